@@ -1,0 +1,54 @@
+"""The errors of the system, one tree; a failure is an error, never a value.
+
+TriuneError
+├── UserError          the input is wrong: one sentence for the user, exit code 2
+│   ├── BadJob         a job file with mistakes, all of them listed
+│   └── BadData        a data file or row that cannot be used
+├── BadSample          this sample can never be used: its group is void at once
+├── Unavailable        a server, peer or disk did not answer in time: tried again
+│   └── BlobMissing    a blob is absent or torn: its source writes it again, else the group is void
+├── Refused            the bus refused a write that names an older state: another instance took over
+└── Corrupt            stored state contradicts itself: fatal, never skipped
+"""
+
+from collections.abc import Sequence
+
+
+class TriuneError(Exception):
+    """Anything the system raises on purpose; its text names the thing, the value, and what was expected."""
+
+
+class UserError(TriuneError):
+    """The user's input is wrong: the command ends with exit code 2 and this sentence."""
+
+
+class BadJob(UserError):
+    """A job file with mistakes; `mistakes` holds one sentence each."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        self.mistakes = tuple(mistakes)
+        super().__init__("\n".join(self.mistakes))
+
+
+class BadData(UserError):
+    """A data file or one of its rows cannot be used."""
+
+
+class BadSample(TriuneError):
+    """This sample can never be used (undecodable image, prompt too long): its group is void, without a retry."""
+
+
+class Unavailable(TriuneError):
+    """A server, a peer or a disk did not answer in time; the caller tries again within its own limit."""
+
+
+class BlobMissing(Unavailable):
+    """A blob is absent or its bytes do not have its digest."""
+
+
+class Refused(TriuneError):
+    """A write named an expected state that is no longer the newest: another instance took over."""
+
+
+class Corrupt(TriuneError):
+    """Stored state contradicts itself (a gap in the journal, a foreign stream); fatal, never skipped."""

@@ -1,0 +1,55 @@
+"""HTTP of a service: health and metrics on every one, and a server that stops when its task is cancelled."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import ASGIApp
+
+from shared.errors import UserError
+
+
+def health_app(service: str, is_ready: Callable[[], bool]) -> FastAPI:
+    """`/healthz` (the process answers), `/readyz` (it can do its work), `/metrics` (Prometheus)."""
+    app = FastAPI(title=f"triune {service}", docs_url=None, redoc_url=None, openapi_url=None)
+    add_health_routes(app, is_ready)
+    return app
+
+
+def add_health_routes(app: FastAPI, is_ready: Callable[[], bool]) -> None:
+    """The three routes, on an app that has others too."""
+
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["health"], responses={503: {"description": "not ready yet"}})
+    async def readyz(response: Response) -> dict[str, str]:
+        if is_ready():
+            return {"status": "ready"}
+        response.status_code = 503
+        return {"status": "not ready"}
+
+    @app.get("/metrics", tags=["health"], response_class=Response)
+    async def metrics() -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves the process's signals to the service."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve_http(app: ASGIApp, host: str, port: int) -> None:
+    """Serve `app` until cancelled; raises UserError when the port is taken."""
+    config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    server = _Server(config)
+    try:
+        await server.serve()
+    except SystemExit as error:  # uvicorn's answer to a port that it cannot bind
+        raise UserError(f"cannot listen on {host}:{port}: the port is taken or not allowed") from error

@@ -1,0 +1,305 @@
+"""The job file: one TOML document that describes a training run, and the only place where its keys are declared.
+
+One vocabulary: `prompts_per_step` groups of `samples_per_prompt` completions make a step of `updates_per_step`
+optimizer updates, and no group is older than `max_staleness` versions. `docs/job-file.md` is generated from here.
+"""
+
+import difflib
+import math
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta
+
+from shared.errors import BadJob
+from shared.messages import SOURCE_PATTERN
+
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of the job file's tables."""
+
+
+class Data(Section, frozen=True, kw_only=True):
+    """Where the samples are: parquet files, folders or glob patterns in the Orsta schema."""
+
+    train: Annotated[list[str], Meta(min_length=1, description="training files, folders or patterns")]
+    held_out: Annotated[list[str], Meta(description="held-out files, folders or patterns; empty: no evaluation")] = []
+    epochs: Annotated[int, Meta(ge=0, description="passes over the training set; 0: as many as total_steps needs")] = 0
+    max_image_pixels: Annotated[
+        int, Meta(ge=784, description="a larger image is scaled down to so many pixels (V-Triune: 2048²)")
+    ] = 2048 * 2048
+    min_image_pixels: Annotated[
+        int, Meta(ge=0, description="a smaller image is scaled up to so many pixels (V-Triune: 512²)")
+    ] = 0
+    max_prompt_tokens: Annotated[int, Meta(ge=1, description="a longer prompt, image tokens included, is void")] = 8192
+    cot_prompts: Annotated[
+        bool, Meta(description="append a sentence of the prompt pool to mathverify rows, as V-Triune does")
+    ] = True
+
+
+class Source(Section, frozen=True, kw_only=True):
+    """Settings of one data source, by its name."""
+
+    weight: Annotated[float, Meta(ge=0.0, description="share of this source in the mixture, relative to its size")] = (
+        1.0
+    )
+
+
+class Algorithm(Section, frozen=True, kw_only=True):
+    """GRPO as in the paper (section 3.2): no KL term, clip-higher, token-mean."""
+
+    prompts_per_step: Annotated[int, Meta(ge=1, description="groups that one training step consumes (B)")] = 32
+    samples_per_prompt: Annotated[int, Meta(ge=1, description="completions of one prompt (n)")] = 8
+    updates_per_step: Annotated[int, Meta(ge=1, description="optimizer updates in one step; 1 = on-policy updates")] = 1
+    max_staleness: Annotated[int, Meta(ge=0, description="η: versions a trained group may be old; 0 = on-policy")] = 0
+    advantage: Annotated[
+        Literal["grpo", "dr_grpo"], Meta(description="group normalisation: (r − mean)/std, or r − mean")
+    ] = "grpo"
+    clip_low: Annotated[float, Meta(gt=0.0, lt=1.0, description="lower clip of the ratio: 1 − clip_low")] = 0.2
+    clip_high: Annotated[float, Meta(gt=0.0, description="upper clip of the ratio: 1 + clip_high")] = 0.28
+    dual_clip: Annotated[
+        float, Meta(ge=0.0, description="bound c of −A·r for negative advantages (V-Triune: 3); 0: off")
+    ] = 3.0
+    importance: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(description="truncated importance weights π_old/π_rollout; auto: on when a group may be stale"),
+    ] = "auto"
+    importance_cap: Annotated[float, Meta(gt=0.0, description="C of w = min(π_old/π_rollout, C)")] = 2.0
+    drop_uniform_groups: Annotated[
+        bool, Meta(description="dynamic sampling: a group whose rewards are all equal is filtered and replaced")
+    ] = False
+
+
+class Sampling(Section, frozen=True, kw_only=True):
+    """How completions are sampled in training; evaluation is greedy."""
+
+    temperature: Annotated[float, Meta(gt=0.0, description="softmax temperature")] = 1.0
+    top_p: Annotated[
+        float, Meta(gt=0.0, le=1.0, description="nucleus; below 1 the log-probs are of the whole softmax")
+    ] = 1.0
+    max_new_tokens: Annotated[int, Meta(ge=1, description="tokens of one completion at most")] = 2048
+
+
+class Optimizer(Section, frozen=True, kw_only=True):
+    """AdamW, with a rate for each component if wanted."""
+
+    learning_rate: Annotated[float, Meta(gt=0.0, description="peak rate")] = 1e-6
+    learning_rate_vit: Annotated[float | None, Meta(description="rate of the vision tower; absent: learning_rate")] = (
+        None
+    )
+    learning_rate_connector: Annotated[
+        float | None, Meta(description="rate of the connector; absent: learning_rate")
+    ] = None
+    beta1: Annotated[float, Meta(ge=0.0, lt=1.0, description="AdamW β₁")] = 0.9
+    beta2: Annotated[float, Meta(ge=0.0, lt=1.0, description="AdamW β₂")] = 0.999
+    weight_decay: Annotated[float, Meta(ge=0.0, description="decoupled weight decay")] = 0.01
+    warmup_steps: Annotated[
+        int, Meta(ge=0, description="steps of linear warm-up; the first step already has a rate above 0")
+    ] = 0
+    schedule: Annotated[Literal["constant", "cosine"], Meta(description="rate after the warm-up")] = "constant"
+    max_grad_norm: Annotated[float, Meta(gt=0.0, description="global norm at which gradients are clipped")] = 1.0
+    freeze: Annotated[list[Literal["vit", "connector", "llm"]], Meta(description="components that are not trained")] = (
+        msgspec.field(default_factory=lambda: ["vit", "connector"])
+    )
+
+
+class Learner(Section, frozen=True, kw_only=True):
+    """The training engine."""
+
+    engine: Annotated[
+        Literal["torch", "deepspeed"], Meta(description="torch: one device; deepspeed: ZeRO under torchrun")
+    ] = "torch"
+    dtype: Annotated[Literal["float32", "bfloat16"], Meta(description="parameters' type in forward and backward")] = (
+        "float32"
+    )
+    tokens_per_batch: Annotated[
+        int, Meta(ge=1, description="token budget of one micro-batch; never changes the loss")
+    ] = 16384
+    checkpoint_every: Annotated[int, Meta(ge=0, description="steps between checkpoints; 0: only at the end")] = 20
+    keep_checkpoints: Annotated[int, Meta(ge=1, description="checkpoints kept; the newest ones")] = 2
+
+
+class Rollout(Section, frozen=True, kw_only=True):
+    """The generation engine."""
+
+    engine: Annotated[Literal["hf", "vllm"], Meta(description="hf: transformers; vllm: AsyncLLM")] = "hf"
+    dtype: Annotated[Literal["float32", "bfloat16"], Meta(description="parameters' type")] = "float32"
+    groups_in_flight: Annotated[int, Meta(ge=1, description="groups that one replica generates together")] = 32
+    group_deadline_s: Annotated[
+        float, Meta(gt=0.0, description="a group that takes longer is given up by its replica")
+    ] = 600.0
+
+
+class RewardSettings(Section, frozen=True, kw_only=True):
+    """How verifiers judge; what a sample itself says (ratios, parameters) stays the sample's."""
+
+    deadline_s: Annotated[float, Meta(gt=0.0, description="time for one sample; past it a verifier-error")] = 10.0
+    iou_threshold: Annotated[
+        Literal["dynamic", "average"] | Annotated[float, Meta(ge=0.0, le=1.0)],
+        Meta(
+            description="IoU from which a box counts: dynamic (by training progress), average (over eleven), or fixed"
+        ),
+    ] = "dynamic"
+    iou_schedule: Annotated[
+        list[tuple[float, float]],
+        Meta(description="dynamic: (progress up to and including, threshold), the paper's section 3.2 by default"),
+    ] = msgspec.field(default_factory=lambda: [(0.10, 0.85), (0.25, 0.95), (1.0, 0.99)])
+    coordinates: Annotated[
+        Literal["auto", "relative", "resized", "original"],
+        Meta(
+            description="what the model's boxes are: 0-1000, resized or stored image's pixels; auto: as the sample says"
+        ),
+    ] = "auto"
+
+
+class Evaluation(Section, frozen=True, kw_only=True):
+    """Greedy generation over the held-out set: before the first and after the last step, and in between."""
+
+    every: Annotated[int, Meta(ge=0, description="steps between evaluations; 0: only before and after")] = 0
+
+
+class JobSpec(Section, frozen=True, kw_only=True):
+    """A training run."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="first part of the job's id")] = "job"
+    model: Annotated[str, Meta(min_length=1, description="folder or hub id of a Hugging Face vision-language model")]
+    total_steps: Annotated[int, Meta(ge=1, description="training steps; each publishes a version of the weights")]
+    seed: Annotated[int, Meta(ge=0, description="seeds the order, the prompt pool and the sampling")] = 0
+    data: Data
+    sources: Annotated[dict[str, Source], Meta(description="settings by source name")] = {}
+    algorithm: Algorithm = Algorithm()
+    sampling: Sampling = Sampling()
+    optimizer: Optimizer = Optimizer()
+    learner: Learner = Learner()
+    rollout: Rollout = Rollout()
+    reward: RewardSettings = RewardSettings()
+    evaluation: Evaluation = Evaluation()
+
+
+def parse_job(document: dict[str, Any]) -> JobSpec:
+    """The job in `document`; raises BadJob that lists every mistake, one sentence each."""
+    mistakes: list[str] = []
+    spec = _convert(document, JobSpec, "", mistakes)
+    if spec is not None and not mistakes:
+        mistakes += _contradictions(spec)
+    if mistakes:
+        raise BadJob(mistakes)
+    return spec
+
+
+def read_job(path: Path) -> JobSpec:
+    """The job in a TOML file; raises BadJob."""
+    return parse_job(_read_toml(path))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return parse_toml(path.read_text())
+    except FileNotFoundError:
+        raise BadJob([f"job file {path} does not exist"]) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadJob([f"job file {path} cannot be read: {error}"]) from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The document in TOML `text`; raises BadJob with line and column."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadJob([f"the job file is not TOML: {error}"]) from error
+
+
+def write_toml(spec: JobSpec) -> str:
+    """`spec` with every key written out, as TOML that `parse_job` reads back to an equal job."""
+    return msgspec.toml.encode(_without_none(msgspec.to_builtins(spec))).decode()
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def _convert(document: Any, kind: type[Section], path: str, mistakes: list[str]) -> Any:
+    """A struct from a table, appending one sentence a mistake; None when it cannot be built."""
+    if not isinstance(document, dict):
+        mistakes.append(f"{path or 'the job'} is {document!r}; expected a table")
+        return None
+    fields = {field.name: field for field in msgspec.structs.fields(kind)}
+    for key in document.keys() - fields.keys():
+        near = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
+        mistakes.append(f"unknown key {_join(path, key)!r}; the nearest known one is {_join(path, near[0])!r}")
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in document:
+            values[name] = _convert_field(document[name], field.type, _join(path, name), mistakes)
+        elif field.required:
+            mistakes.append(f"{_join(path, name)} is missing")
+    before = len(mistakes)
+    return kind(**values) if before == 0 else None
+
+
+def _convert_field(value: Any, kind: Any, path: str, mistakes: list[str]) -> Any:
+    if isinstance(kind, type) and issubclass(kind, Section):
+        return _convert(value, kind, path, mistakes)
+    if path == "sources" and isinstance(value, dict):
+        return {name: _convert(table, Source, f"sources.{name}", mistakes) for name, table in value.items()}
+    try:
+        converted = msgspec.convert(value, kind, strict=True)
+    except msgspec.ValidationError as error:
+        mistakes.append(f"{path} is {value!r}: {str(error)[0].lower()}{str(error)[1:]}")
+        return UNSET
+    if isinstance(converted, float) and not math.isfinite(converted):
+        mistakes.append(f"{path} is {value!r}; expected a finite number")
+    return converted
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _contradictions(spec: JobSpec) -> list[str]:
+    """Mistakes that only show between keys."""
+    found = [
+        f"sources.{name}: a source name has only small letters, digits, - and _"
+        for name in spec.sources
+        if not re.match(SOURCE_PATTERN, name)
+    ]
+    algorithm, bounds = spec.algorithm, [bound for bound, _ in spec.reward.iou_schedule]
+    if algorithm.samples_per_prompt < 2:
+        found.append(
+            f"algorithm.samples_per_prompt is {algorithm.samples_per_prompt}; a group needs at least 2 completions "
+            "to have an advantage"
+        )
+    if algorithm.updates_per_step > algorithm.prompts_per_step:
+        found.append(
+            f"algorithm.updates_per_step is {algorithm.updates_per_step}, more than the "
+            f"{algorithm.prompts_per_step} groups of a step (prompts_per_step)"
+        )
+    if bounds != sorted(bounds) or not bounds or bounds[-1] < 1.0:
+        found.append(f"reward.iou_schedule has bounds {bounds}; expected rising ones that end at 1.0")
+    if set(spec.optimizer.freeze) == {"vit", "connector", "llm"}:
+        found.append("optimizer.freeze names every component; at least one must be trained")
+    return found
+
+
+def derived(spec: JobSpec, *, train_rows: int | None = None) -> dict[str, float]:
+    """Numbers that follow from the job, for `:validate` and the first log line."""
+    algorithm = spec.algorithm
+    groups = spec.total_steps * algorithm.prompts_per_step
+    numbers: dict[str, float] = {
+        "completions_per_step": algorithm.prompts_per_step * algorithm.samples_per_prompt,
+        "groups_per_update": algorithm.prompts_per_step / algorithm.updates_per_step,
+        "total_groups": groups,
+        "total_updates": spec.total_steps * algorithm.updates_per_step,
+        "max_groups_in_flight": (algorithm.max_staleness + 1) * algorithm.prompts_per_step,
+    }
+    if train_rows:
+        numbers["train_rows"] = train_rows
+        numbers["epochs"] = groups / train_rows
+    return numbers

@@ -1,0 +1,168 @@
+"""The skeleton of all five services: connect, run the loops, beat, stop on a signal, crash on the first error.
+
+A service's `app.py` says what is its own:
+
+    def build(ports: Ports) -> Service: ...
+    def main() -> int: return run("reward", build)
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from starlette.types import ASGIApp
+
+from shared.blobs import Blobs
+from shared.bus import HEARTBEAT_S, Bus
+from shared.errors import TriuneError, UserError
+from shared.http import health_app, serve_http
+from shared.jobs import JobStore
+from shared.ledger import Ledger
+from shared.log import get_logger, set_up_logging
+from shared.messages import Heartbeat
+from shared.settings import Settings, read_settings
+from shared.telemetry import set_up_telemetry
+
+STOP_S = 10.0
+"""How long the loops may take to hand back their work after a signal."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What a service reaches the world through; a test passes the in-memory ones."""
+
+    settings: Settings
+    bus: Bus
+    ledger: Ledger
+    blobs: Blobs
+    jobs: JobStore
+
+
+@dataclass
+class Status:
+    """What a service tells of itself in its heartbeat; its loops write it."""
+
+    state: str = "starting"
+    version: int = -1
+    in_flight: int = 0
+    ready: bool = False
+
+
+@dataclass(frozen=True)
+class Service:
+    """Loops that run until the service stops; the first error of any of them ends the process.
+
+    `http`: an application to serve instead of the plain health one, with its host and port.
+    """
+
+    name: str
+    loops: Sequence[Callable[[], Awaitable[None]]]
+    status: Status = field(default_factory=Status)
+    http: tuple[ASGIApp, str, int] | None = None
+
+
+def run(name: str, build: Callable[[Ports], Service]) -> int:
+    """A service's process from start to end; returns its exit code (0 stopped, 1 failed, 2 bad input)."""
+    try:
+        settings = read_settings()
+        set_up_logging(name, settings.replica)
+        return asyncio.run(_main(name, settings, build))
+    except UserError as error:
+        get_logger().error("cannot start", error=str(error))
+        return 2
+    except TriuneError as error:
+        get_logger().error("the service failed", error=str(error))
+        return 1
+
+
+async def _main(name: str, settings: Settings, build: Callable[[Ports], Service]) -> int:
+    telemetry = set_up_telemetry(name, settings)
+    try:
+        async with connect(name, settings) as ports:
+            await _first_error(serve(build(ports), ports))
+        return 0
+    finally:
+        telemetry.close()
+
+
+async def _first_error(work: Awaitable[None]) -> None:
+    """Await `work`; of a group of errors whose first one was raised on purpose, raise that one alone."""
+    try:
+        await work
+    except BaseExceptionGroup as group:
+        known = group.subgroup(TriuneError)
+        if known is None or group.exceptions[0] not in known.exceptions:
+            raise
+        raise known.exceptions[0] from group
+
+
+@contextlib.asynccontextmanager
+async def connect(name: str, settings: Settings) -> AsyncIterator[Ports]:
+    """Ports over NATS, Redis and the blob store; the first connection waits up to 60 s for each."""
+    from shared.blob_store import BlobStore
+    from shared.nats_bus import NatsBus
+    from shared.redis_ledger import RedisLedger
+
+    blobs = BlobStore(settings.blobs)
+    bus = await NatsBus.connect(settings.nats_url, name=f"{name}-{settings.replica}", blobs=blobs)
+    ledger = await RedisLedger.connect(settings.redis_url)
+    try:
+        yield Ports(settings, bus, ledger, blobs, JobStore(bus))
+    finally:
+        await ledger.close()
+        await bus.close()
+
+
+async def serve(service: Service, ports: Ports) -> None:
+    """Run the loops until SIGTERM or SIGINT, or until one of them fails (the others are cancelled, it is raised)."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    log = get_logger()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_run(loop_)) for loop_ in service.loops]
+        tasks += [group.create_task(_beat(service, ports)), group.create_task(_http(service, ports.settings))]
+        log.info("started")
+        await stop.wait()
+        log.info("stopping")
+        for task in tasks:
+            task.cancel()
+        _, late = await asyncio.wait(tasks, timeout=STOP_S)
+        if late:
+            log.error("loops did not stop in time", limit_s=STOP_S, loops=[task.get_name() for task in late])
+            sys.exit(1)
+
+
+async def _run(loop: Callable[[], Awaitable[None]]) -> None:
+    await loop()
+
+
+async def _beat(service: Service, ports: Ports) -> None:
+    status = service.status
+    while True:
+        await ports.bus.beat(
+            Heartbeat(
+                service=service.name,
+                replica=ports.settings.replica,
+                pid=os.getpid(),
+                state=status.state,
+                version=status.version,
+                in_flight=status.in_flight,
+                sent_at=time.time(),
+            )
+        )
+        await asyncio.sleep(HEARTBEAT_S)
+
+
+async def _http(service: Service, settings: Settings) -> None:
+    if service.http is not None:
+        await serve_http(*service.http)
+    elif settings.health_port:
+        app = health_app(service.name, lambda: service.status.ready)
+        await serve_http(app, settings.health_host, settings.health_port)

@@ -1,0 +1,71 @@
+"""Addresses and secrets from the environment, and nothing else; no other module reads a variable."""
+
+import os
+import socket
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shared.errors import UserError
+
+
+def _replica() -> str:
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:4]}"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where the other processes are. A value that is None was not given."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    redis_url: str = "redis://127.0.0.1:6379/0"
+    blobs: str = "file:///tmp/triune-blobs"
+    """URI of the blob store, opened with pyarrow.fs; shared by all services."""
+    runs: Path = Path("runs")
+    """Run folders; shared by monitor and learner."""
+    api_url: str = "http://127.0.0.1:8000"
+    api_host: str = "127.0.0.1"
+    api_port: int = 8000
+    api_token: str | None = None
+    """Bearer token of the REST API; required when it is bound to anything but loopback."""
+    health_host: str = "127.0.0.1"
+    health_port: int = 0
+    """Port of /healthz, /readyz and /metrics of this process; 0: not served."""
+    otlp_endpoint: str | None = None
+    data_roots: tuple[Path, ...] = ()
+    """Folders that data and model paths of a job must lie under; none: any path."""
+    det_iou_threshold: str | None = None
+    """V-Triune's DET_IOU_THRESHOLD, for the reward service's HTTP server."""
+    job_id: str | None = None
+    """V-Triune's JOB_ID, for the reward service's discovery files."""
+    replica: str = field(default_factory=_replica)
+
+
+def read_settings() -> Settings:
+    """The settings of this process; raises UserError when a variable does not parse."""
+    env = os.environ
+    runs = Path(env.get("TRIUNE_RUNS", "runs")).resolve()
+    return Settings(
+        nats_url=env.get("NATS_URL", Settings.nats_url),
+        redis_url=env.get("REDIS_URL", Settings.redis_url),
+        blobs=env.get("TRIUNE_BLOBS") or (runs / ".local" / "blobs").as_uri(),
+        runs=runs,
+        api_url=env.get("TRIUNE_API_URL", Settings.api_url),
+        api_host=env.get("TRIUNE_API_HOST", Settings.api_host),
+        api_port=_port("TRIUNE_API_PORT", Settings.api_port),
+        api_token=env.get("TRIUNE_API_TOKEN") or None,
+        health_host=env.get("TRIUNE_HEALTH_HOST", Settings.health_host),
+        health_port=_port("TRIUNE_HEALTH_PORT", Settings.health_port),
+        otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
+        data_roots=tuple(Path(path).resolve() for path in env.get("TRIUNE_DATA_ROOTS", "").split(os.pathsep) if path),
+        det_iou_threshold=env.get("DET_IOU_THRESHOLD"),
+        job_id=env.get("JOB_ID"),
+        replica=env.get("TRIUNE_REPLICA") or _replica(),
+    )
+
+
+def _port(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdecimal() or int(text) > 65535:
+        raise UserError(f"{name} is {text!r}; expected a port from 0 to 65535")
+    return int(text)
