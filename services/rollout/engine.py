@@ -1,0 +1,66 @@
+"""What the rollout service asks of a generation engine; `engines/` holds those that answer."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.messages import Completion, Prompt, Sampling
+
+
+@dataclass(frozen=True)
+class PromptLimits:
+    """Bounds on a prompt from the job file: pixels of an image, tokens with the image tokens included."""
+
+    min_image_pixels: int
+    max_image_pixels: int
+    max_prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class PreparedPrompt:
+    """A prompt as the model sees it.
+
+    `ids` int32 (P,) with image placeholders expanded; `pixel_values` float32 (patches of all images, patch size in
+    numbers) or None without images; `image_grid_thw` one (t, h, w) in patches an image.
+    """
+
+    ids: NDArray[np.int32]
+    pixel_values: NDArray[np.float32] | None
+    image_grid_thw: list[tuple[int, int, int]]
+    sampling: Sampling
+
+
+class Engine(Protocol):
+    """One model on one device; all calls block and come from one worker thread at a time."""
+
+    @property
+    def version(self) -> int:
+        """The version of the weights that are loaded; -1: those of the model folder, before any version."""
+        ...
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch of the vision tower, in pixels."""
+        ...
+
+    def prepare(self, prompt: Prompt, images: Sequence[bytes]) -> PreparedPrompt:
+        """Tokens and pixels of a prompt whose encoded images are `images`; raises BadSample when it can't be used."""
+        ...
+
+    def generate(self, prompts: Sequence[PreparedPrompt]) -> Iterator[tuple[int, list[Completion]]]:
+        """Sample all groups together; yields (index into `prompts`, its n completions) as soon as a group is whole.
+
+        The same prompt, seed and weights give the same completions, whatever else is in the batch (up to float
+        rounding, which depends on the batch's shape).
+        """
+        ...
+
+    def load(self, version: int, blobs: Sequence[bytes]) -> None:
+        """Copy whole tensors, by name, from safetensors `blobs` in order; what they don't name stays as it is.
+
+        Raises Corrupt when a blob names a tensor that the model doesn't have, or one of another shape.
+        """
+        ...
