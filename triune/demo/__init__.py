@@ -1,0 +1,1 @@
+"""The demonstration: drawn tasks and a tiny vision-language model."""
