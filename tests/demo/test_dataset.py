@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.boxes import parse_boxes
+from shared.dataset import SCHEMA
 from shared.images import probe_image
-from triune.demo.dataset import SCHEMA, held_out_stream, make, training_stream
+from triune.demo.dataset import held_out_stream, make, training_stream
 from triune.demo.tasks import TASKS
 
 

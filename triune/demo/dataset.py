@@ -1,7 +1,6 @@
 """The drawn data set: parquet files in the schema of Orsta-Data-47k, one source a task, train and held-out apart."""
 
 import io
-import json
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 from itertools import islice
@@ -12,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from shared.dataset import RATIO_NAMES, SCHEMA
 from triune.demo.tasks import TASKS, Drawn, ground_truth
 
 Split = Literal["train", "test"]
@@ -23,8 +23,7 @@ FORMAT_RATIO = 0.1
 ABILITIES = {"detection": "cv_detection", "grounding": "cv_grounding"}
 """How Orsta names the ability where it is not the task's own name."""
 
-_RATIO_NAMES = ("iou_max_label_first", "iou_max_iou_first", "iou_completeness", "map", "map50", "map75")
-_DETECTION_RATIOS = dict.fromkeys(_RATIO_NAMES, 0.0) | {"iou_max_label_first": 1.0, "iou_completeness": 0.3}
+_DETECTION_RATIOS = dict.fromkeys(RATIO_NAMES, 0.0) | {"iou_max_label_first": 1.0, "iou_completeness": 0.3}
 _TRIES = 10_000  # repeats in a row after which a task has no new image
 
 
@@ -120,7 +119,7 @@ def _write(
 def row(drawn: Drawn, split: Split, index: int) -> dict[str, Any]:
     """`drawn` as a row of the Orsta schema."""
     located = drawn.verifier == "detection"
-    ratios = _DETECTION_RATIOS if located else dict.fromkeys(_RATIO_NAMES)
+    ratios = _DETECTION_RATIOS if located else dict.fromkeys(RATIO_NAMES)
     sample_id = f"{source_name(drawn.task)}/{split}-{index:06d}"
     return {
         "data_source": source_name(drawn.task),
@@ -144,36 +143,3 @@ def png(drawn: Drawn) -> bytes:
     buffer = io.BytesIO()
     drawn.image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def _schema() -> pa.Schema:
-    """The columns, with the feature description that the `datasets` library keeps in the metadata of its files."""
-    text, real = pa.string(), pa.float32()
-    ratios = pa.struct([(name, real) for name in _RATIO_NAMES])
-    parameters = pa.struct([("det_verifier_normalized", pa.bool_()), ("det_reward_ratio", ratios)])
-    reward = [("answer", text), ("ground_truth", text), ("accuracy_ratio", real), ("format_ratio", real)]
-    columns = [
-        ("data_source", text),
-        ("images", pa.list_(pa.struct([("bytes", pa.binary()), ("path", text)]))),
-        ("prompt", pa.list_(pa.struct([("content", text), ("role", text)]))),
-        ("ability", text),
-        ("reward_model", pa.struct([*reward, ("verifier", text), ("verifier_parm", parameters)])),
-        ("extra_info", pa.struct([("id", text), ("image_path", text)])),
-    ]
-    bare = pa.schema(columns)
-    features = {field.name: _feature(field.name, field.type) for field in bare}
-    return bare.with_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-
-
-def _feature(name: str, kind: pa.DataType) -> Any:
-    if name == "images":
-        return {"feature": {"_type": "Image"}, "_type": "Sequence"}
-    if pa.types.is_struct(kind):
-        return {field.name: _feature(field.name, field.type) for field in kind}
-    if pa.types.is_list(kind):
-        return [_feature("", kind.value_type)]
-    dtype = {"float": "float32"}.get(str(kind), str(kind))
-    return {"dtype": dtype, "_type": "Value"}
-
-
-SCHEMA = _schema()

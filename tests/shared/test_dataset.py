@@ -1,0 +1,128 @@
+"""What is told of data files at submit: names, schema, readability."""
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shared.dataset import SCHEMA, count_rows, expand, inspect_files, open_file, open_files, source_name
+from shared.errors import BadData
+
+
+def rows(*sources: str | None) -> list[dict[str, object]]:
+    return [
+        {
+            "data_source": source,
+            "images": [{"bytes": b"x", "path": "x.png"}],
+            "prompt": [{"content": "<image>?", "role": "user"}],
+            "ability": "math",
+            "reward_model": {"answer": "4", "ground_truth": "\\boxed{4}", "verifier": "mathverify"},
+            "extra_info": {"id": None, "image_path": "x.png"},
+        }
+        for source in sources
+    ]
+
+
+def write(path: Path, *sources: str | None, schema: pa.Schema = SCHEMA) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows(*sources), schema), path, row_group_size=2)
+    return path
+
+
+def test_files_folders_and_patterns_are_found_once_in_a_fixed_order(tmp_path: Path) -> None:
+    b, a = write(tmp_path / "d/b.parquet", "s"), write(tmp_path / "d/sub/a.parquet", "s")
+    assert expand([str(tmp_path / "d"), str(b)]) == ([b, a], [])
+    assert expand([str(a), str(tmp_path / "d" / "*.parquet")]) == ([a, b], [])
+
+
+def test_a_pattern_without_a_match_and_a_path_outside_the_roots_are_problems(tmp_path: Path) -> None:
+    inside, outside = write(tmp_path / "in/a.parquet", "s"), write(tmp_path / "out/b.parquet", "s")
+    link = tmp_path / "in/link.parquet"
+    link.symlink_to(outside)
+    paths, problems = expand([str(tmp_path / "in"), str(tmp_path / "no*.parquet")], roots=[(tmp_path / "in").resolve()])
+    assert paths == [inside]
+    assert len(problems) == 2
+    assert expand(["", "\0", "x" * 5000, "**x", str(tmp_path / "none.parquet")])[0] == []
+    assert "outside the data roots" in problems[0] and "no parquet file matches" in problems[1]
+
+
+def test_rows_are_counted_by_source_over_files_and_row_groups(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", "x", "x", "y/Z", None, "x")
+    write(tmp_path / "b.parquet", "x", "y/Z")
+    files = open_files([str(tmp_path)])
+    assert [file.groups for file in files] == [(2, 2, 1), (2,)]
+    assert count_rows(files) == {"unknown": 1, "x": 4, "y_z": 2}
+
+
+def test_all_bad_files_are_listed_at_once(tmp_path: Path) -> None:
+    write(tmp_path / "good.parquet", "s")
+    write(tmp_path / "empty.parquet")
+    (tmp_path / "text.parquet").write_text("a,b\n1,2\n")
+    files, problems = inspect_files([str(tmp_path)])
+    assert [file.path.name for file in files] == ["good.parquet"]
+    assert len(problems) == 2 and all("\n" not in problem for problem in problems)
+    with pytest.raises(BadData, match="has no rows") as raised:
+        open_files([str(tmp_path)])
+    assert len(str(raised.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        (SCHEMA.remove(4), "column reward_model is missing"),
+        (
+            SCHEMA.set(2, pa.field("prompt", pa.string())),
+            "column prompt is string; expected list<struct<content: string, role: string>>",
+        ),
+        (
+            SCHEMA.set(1, pa.field("images", pa.list_(pa.struct([("path", pa.string())])))),
+            "column images.bytes is missing",
+        ),
+        (
+            SCHEMA.set(4, pa.field("reward_model", pa.struct([("ground_truth", pa.int64())]))),
+            "column reward_model.ground_truth is int64; expected string; column reward_model.verifier is missing",
+        ),
+    ],
+    ids=["missing", "type", "inner", "two"],
+)
+def test_a_column_that_is_missing_or_of_another_type_is_named(tmp_path: Path, schema: pa.Schema, reason: str) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(schema.empty_table(), path)
+    with pytest.raises(BadData) as raised:
+        open_file(path)
+    assert str(raised.value) == f"{path}: {reason}"
+
+
+def test_types_that_read_alike_and_absent_optional_columns_are_fine(tmp_path: Path) -> None:
+    large = pa.schema(
+        [
+            ("data_source", pa.dictionary(pa.int32(), pa.string())),
+            ("images", pa.large_list(pa.struct([("bytes", pa.large_binary()), ("path", pa.string())]))),
+            ("prompt", pa.list_(pa.struct([("content", pa.large_string()), ("role", pa.string())]))),
+            (
+                "reward_model",
+                pa.struct([("answer", pa.null()), ("ground_truth", pa.string()), ("verifier", pa.string())]),
+            ),
+        ]
+    )
+    path = tmp_path / "a.parquet"
+    table = pa.table(
+        [
+            pa.array(["s"]).dictionary_encode(),
+            pa.array([[{"bytes": b"x", "path": None}]], large.field("images").type),
+            pa.array([[{"content": "<image>", "role": "user"}]], large.field("prompt").type),
+            pa.array([{"answer": None, "ground_truth": "4", "verifier": "exact"}], large.field("reward_model").type),
+        ],
+        schema=large,
+    )
+    pq.write_table(table, path)
+    assert open_file(path).rows == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("MM/Math", "mm_math"), ("a b.c", "a_b_c"), ("ok-1_2", "ok-1_2"), ("", "unknown"), (None, "unknown")],
+)
+def test_source_names_are_metric_labels(name: str | None, expected: str) -> None:
+    assert source_name(name) == expected
