@@ -7,7 +7,7 @@ Keys: `job.<id>` the record, `ordinal.<id>` data's next ordinal, `active` the id
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import msgspec
@@ -65,7 +65,8 @@ class JobRecord(Message, frozen=True, kw_only=True):
     ended_at: float | None = None
     changes: list[Change] = []
     error: str = ""
-    sealed: int | None = None  # data publishes no ordinal at or past it
+    seal_wanted: bool = False  # the learner ends early: data seals the order as at a stop
+    sealed: int | None = None  # data publishes no ordinal at or past it; written by data when it is asked to seal
     checkpoint_wanted: int = 0  # counts the requests; the learner remembers how many it has answered
 
 
@@ -237,14 +238,40 @@ class Lease(Message, frozen=True, kw_only=True):
     until: float
 
 
-async def hold_lease(bus: Bus, service: str, owner: str) -> AsyncIterator[None]:
-    """Yield once the lease is ours and after each renewal; raises Refused when another instance took it."""
+async def while_leading(bus: Bus, service: str, owner: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run `work` as the one active instance of `service`: wait for the lease, renew it, give it back at the end.
+
+    Raises Refused when another instance took the lease (this one slept past it): the process must end.
+    """
     revision = await _take_lease(bus, service, owner)
+    renewing = asyncio.ensure_future(_renew(bus, service, owner, revision))
+    working = asyncio.ensure_future(work())
+    try:
+        await asyncio.wait({renewing, working}, return_when=asyncio.FIRST_COMPLETED)
+        for one in (renewing, working):
+            if one.done():
+                one.result()
+    finally:
+        for one in (renewing, working):
+            one.cancel()
+        await asyncio.wait({renewing, working})
+        with contextlib.suppress(TriuneError):
+            await bus.put(f"lease.{service}", b"", revision=await _revision(bus, service, owner))
+
+
+async def _renew(bus: Bus, service: str, owner: str, revision: int) -> None:
     while True:
-        yield
         await asyncio.sleep(LEASE_S / 5)
         with contextlib.suppress(Unavailable):
             revision = await bus.put(f"lease.{service}", _lease(owner), revision=revision)
+
+
+async def _revision(bus: Bus, service: str, owner: str) -> int:
+    """The revision of our own lease; raises Refused when it is another's."""
+    found = await bus.get(f"lease.{service}")
+    if found is None or not found.value or msgspec.msgpack.decode(found.value, type=Lease).owner != owner:
+        raise Refused(f"the lease of {service} is not held by {owner}")
+    return found.revision
 
 
 async def _take_lease(bus: Bus, service: str, owner: str) -> int:
@@ -260,8 +287,3 @@ async def _take_lease(bus: Bus, service: str, owner: str) -> int:
 
 def _lease(owner: str) -> bytes:
     return msgspec.msgpack.encode(Lease(owner=owner, until=time.time() + LEASE_S))
-
-
-async def release_lease(bus: Bus, service: str) -> None:
-    """Give the lease back at an orderly stop, so that a successor need not wait for it to run out."""
-    await bus.put(f"lease.{service}", b"")

@@ -189,7 +189,8 @@ class Voided(Message, frozen=True, kw_only=True, tag="voided.v1"):
     """any stage → learner, monitor: the group at `ordinal` will not be trained on, and why.
 
     `reason` is one word of a small set (a metric label): bad-sample, unverifiable, redelivered, too-large, filtered,
-    stopped. `detail` is a sentence.
+    stopped. `detail` is a sentence. One with stage `learner` overrides an earlier Scored record of its ordinal: the
+    group was scored, but the learner put it aside.
     """
 
     job: JobId
@@ -267,12 +268,16 @@ class EvalDone(Message, frozen=True, kw_only=True, tag="eval-done.v1"):
 
 
 class EndOfOrder(Message, frozen=True, kw_only=True, tag="end-of-order.v1"):
-    """data → learner: the order of `kind` has exactly `total` ordinals (for eval: at `version`)."""
+    """data → learner: the order of `kind` has exactly `total` ordinals (for eval: at `version`).
+
+    `open` names (source, task) of the ordinals that may not be consumed yet, so that a stop can void them by source.
+    """
 
     job: JobId
     kind: Kind
     total: int
     version: int | None = None
+    open: dict[int, tuple[str, str]] = {}
 
 
 class JobChanged(Message, frozen=True, kw_only=True, tag="job.v1"):

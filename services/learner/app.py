@@ -1,0 +1,30 @@
+"""Builds the learner: the one active instance trains the active job."""
+
+from services.learner.config import LearnerConfig
+from services.learner.engines.torch import TorchEngine
+from services.learner.metrics import LearnerMetrics
+from services.learner.training import Training
+from shared.jobs import ActiveJob, follow_active, while_leading
+from shared.service import Ports, Service, Status, run
+
+
+def build(ports: Ports, config: LearnerConfig | None = None) -> Service:
+    """The learner over `ports`."""
+    config = config or LearnerConfig()
+    status, metrics = Status(state="standby"), LearnerMetrics()
+
+    async def train(job: ActiveJob) -> None:
+        await Training(job, ports, TorchEngine(), config, status, metrics).run()
+
+    async def lead() -> None:
+        status.ready, status.state = True, "idle"
+        await follow_active(ports.jobs, train)
+
+    async def main_loop() -> None:
+        await while_leading(ports.bus, "learner", ports.settings.replica, lead)
+
+    return Service("learner", [main_loop], status)
+
+
+def main() -> int:
+    return run("learner", build)

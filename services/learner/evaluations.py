@@ -1,0 +1,56 @@
+"""Which versions are to be evaluated, which evaluations are open, and when one is complete."""
+
+from dataclasses import dataclass, field
+
+
+def is_due(step: int, total_steps: int, every: int) -> bool:
+    """Whether the weights after `step` are evaluated: the first, the last, and every `every`-th (0: none between)."""
+    return step in (0, total_steps) or (every > 0 and step % every == 0)
+
+
+@dataclass
+class _Evaluation:
+    total: int | None = None
+    arrived: dict[int, bool] = field(default_factory=dict)  # ordinal -> is void
+    done: bool = False
+
+
+@dataclass
+class Evaluations:
+    """Evaluations by version: how many groups they have, which have arrived, and whether they are done."""
+
+    _by_version: dict[int, _Evaluation] = field(default_factory=dict)
+
+    def announce(self, version: int) -> None:
+        self._by_version.setdefault(version, _Evaluation())
+
+    def is_announced(self, version: int) -> bool:
+        return version in self._by_version
+
+    def end(self, version: int, total: int) -> None:
+        """Data has published all `total` groups of `version`."""
+        self.announce(version)
+        self._by_version[version].total = total
+
+    def arrive(self, version: int, ordinal: int, *, void: bool) -> None:
+        """A record of the journal; the first one of an ordinal counts."""
+        self.announce(version)
+        self._by_version[version].arrived.setdefault(ordinal, void)
+
+    def finish(self, version: int) -> None:
+        """The evaluation is announced as done."""
+        self.announce(version)
+        self._by_version[version].done = True
+
+    def complete(self) -> list[tuple[int, int, int]]:
+        """(version, groups, void groups) of evaluations whose groups have all arrived and that are not done yet."""
+        return [
+            (version, one.total, sum(one.arrived.values()))
+            for version, one in sorted(self._by_version.items())
+            if not one.done and one.total is not None and len(one.arrived) >= one.total
+        ]
+
+    @property
+    def open(self) -> set[int]:
+        """Versions whose evaluation is announced and not done."""
+        return {version for version, one in self._by_version.items() if not one.done}

@@ -1,0 +1,135 @@
+"""What the learner does with each message it reads: groups and voids into the assembler, ends of orders, evaluations."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from services.learner.assembler import Assembler
+from services.learner.batch import Ready
+from services.learner.engine import Engine
+from services.learner.evaluations import Evaluations
+from shared.blobs import Blobs
+from shared.bus import Bus, JournalEntry
+from shared.errors import BadSample, BlobMissing
+from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, Kind, Scored, Voided, message_id
+
+OVERRIDE_ATTEMPT = 1_000
+"""Attempt in the message ids of the learner's own voids, apart from those of the groups they override."""
+FILTER_CAP = 3
+"""Dynamic sampling puts at most so many steps' groups aside before it takes uniform ones."""
+
+
+@dataclass
+class Intake:
+    """What has arrived for one job, and a bell that rings when there is more."""
+
+    job: str
+    bus: Bus
+    blobs: Blobs
+    engine: Engine
+    assembler: Assembler[Ready]
+    drop_uniform_groups: bool
+    evaluations: Evaluations = field(default_factory=Evaluations)
+    end_of_order: EndOfOrder | None = None
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ingest"))
+
+    async def on_entry(self, entry: JournalEntry) -> None:
+        """A record of the training journal, in order."""
+        record = entry.message
+        if isinstance(record, Voided) and record.stage == "learner":
+            return  # our own word on a group: it is decided again from the group's own record
+        if not isinstance(record, Scored | Voided) or not self.assembler.is_new(record_ordinal(record), entry.sequence):
+            return
+        if isinstance(record, Voided):
+            self.assembler.lose(record.ordinal, record.reason)
+        else:
+            await self.on_scored(record)
+
+    async def on_scored(self, scored: Scored) -> None:
+        """Prepare the group for its step, beside a step that may be running; put aside what can't be trained on."""
+        try:
+            ready = await asyncio.get_running_loop().run_in_executor(self._threads, self._prepare, scored)
+        except (BadSample, BlobMissing) as error:
+            await self._put_aside(scored, "bad-sample", str(error))
+            return
+        if ready.num_valid == 0:
+            await self._put_aside(scored, "unverifiable", "no completion of the group has a verdict")
+        elif ready.uniform and self._filters:
+            await self._put_aside(scored, "filtered", "all rewards of the group are equal")
+        else:
+            self.assembler.add(scored.prompt.ordinal, ready)
+
+    def _prepare(self, scored: Scored) -> Ready:
+        return self.engine.ingest(scored, [self.blobs.get(image.blob) for image in scored.prompt.images])
+
+    @property
+    def _filters(self) -> bool:
+        return self.drop_uniform_groups and self.assembler.lost < FILTER_CAP * self.assembler.prompts_per_step
+
+    async def _put_aside(self, scored: Scored, reason: str, detail: str) -> None:
+        prompt = scored.prompt
+        self.assembler.lose(prompt.ordinal, reason)
+        await self.publish_void(prompt.ordinal, reason, detail, source=prompt.source, task=prompt.task)
+
+    async def publish_void(self, ordinal: int, reason: str, detail: str, *, source: str, task: str) -> None:
+        """Write the learner's own word on an ordinal into the journal."""
+        void = Voided(
+            job=self.job,
+            kind="train",
+            ordinal=ordinal,
+            source=source,
+            task=task,
+            reason=reason,
+            detail=detail,
+            stage="learner",
+        )
+        await self.bus.publish(
+            "scored", self.job, "train", void, message_id(self.job, "train", None, ordinal, OVERRIDE_ATTEMPT)
+        )
+
+    async def on_evaluation_entry(self, entry: JournalEntry) -> None:
+        """A record of the evaluation journal."""
+        match entry.message:
+            case Scored(group=group):
+                assert group.prompt.version is not None
+                self.evaluations.arrive(group.prompt.version, group.prompt.ordinal, void=False)
+            case Voided(version=int(version), ordinal=ordinal):
+                self.evaluations.arrive(version, ordinal, void=True)
+
+    async def on_event(self, event: Event) -> None:
+        """What others, and an earlier learner, have announced."""
+        match event:
+            case EndOfOrder(kind="train", total=total):
+                self.end_of_order = event
+                self.assembler.end = total
+            case EndOfOrder(kind="eval", version=int(version), total=total):
+                self.evaluations.end(version, total)
+            case EvalDue(version=version):
+                self.evaluations.announce(version)
+            case EvalDone(version=version):
+                self.evaluations.finish(version)
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def record_ordinal(record: Scored | Voided) -> int:
+    return record.prompt.ordinal if isinstance(record, Scored) else record.ordinal
+
+
+async def read_all(
+    intake: Intake, bus: Bus, *, kind: Kind, start: int, max_records: int, after_fetch: Callable[[], Awaitable[None]]
+) -> None:
+    """Read a journal for ever, handing each record on; `after_fetch` runs once a batch is handled."""
+    reader = await bus.read_journal(intake.job, kind, start=start)
+    handle = intake.on_entry if kind == "train" else intake.on_evaluation_entry
+    try:
+        while True:
+            for entry in await reader.fetch(max_records, 1.0):
+                await handle(entry)
+                intake.bell.set()
+            await after_fetch()
+    finally:
+        await reader.close()
