@@ -24,6 +24,7 @@ ANSWER_PIECES = (
     '], "label": "',
     '"}, {"bbox_2d": [',
     '"}]',
+    ", ",
 )
 """Fixed pieces of an answer, one token each, so that answers stay short; not special, so that decoding keeps them."""
 
@@ -39,7 +40,7 @@ CHAT_TEMPLATE = (
 )
 """The turns of Qwen2.5-VL, without its default system message: every prompt token costs time on a CPU."""
 
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|[\r\n]+|\s+"
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|[\r\n]+|\s+"
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
