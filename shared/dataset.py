@@ -78,9 +78,11 @@ def expand(patterns: Iterable[str], *, roots: Sequence[Path] = ()) -> tuple[list
 
 def _matches(pattern: str) -> list[Path]:
     """The files that a pattern of a job names; none for text that is no path or pattern at all."""
+    if not pattern:
+        return []
     path = Path(pattern)
     try:
-        if pattern and path.is_dir():
+        if path.is_dir():
             return sorted(path.rglob("*.parquet"))
         if path.is_file():
             return [path]
