@@ -1,6 +1,6 @@
 """What sampler and learner treat alike."""
 
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_an_end_token_is_never_banned_even_in_a_padded_row() -> None:
 class FakeTokenizer:
     """Token 3 was added but is an ordinary word; 1, 2 and 4 are special."""
 
-    added_tokens_decoder = {1: SimpleNamespace(special=True), 3: SimpleNamespace(special=False), 4: SimpleNamespace(special=True)}  # fmt: skip
+    added_tokens_decoder = MappingProxyType({number: SimpleNamespace(special=number != 3) for number in (1, 3, 4)})
     all_special_ids = (1, 2)
     eos_token_id = 2
 

@@ -30,7 +30,7 @@ _HOLE = "\0"
 
 @dataclass(frozen=True)
 class Batch:
-    """`ids` (B, L) right-padded; `answer` bool (B, L) true where a token is part of an answer; `pixels` as one array."""
+    """`ids` (B, L) right-padded; `answer` bool (B, L) true where a token is of an answer; `pixels` of all images."""
 
     ids: Tensor
     answer: Tensor
@@ -133,8 +133,8 @@ def _attend_equal_images(
 ) -> tuple[Tensor, None]:
     """Attention inside each image alone: heads as (1, H, patches of all images, D), boundaries in `cu_seq_lens_q`."""
     images = len(cu_seq_lens_q) - 1
-    parts = [part[0].unflatten(1, (images, -1)).transpose(0, 1) for part in (query, key, value)]
-    made = F.scaled_dot_product_attention(*parts, scale=scaling)
+    query, key, value = (part[0].unflatten(1, (images, -1)).transpose(0, 1) for part in (query, key, value))
+    made = F.scaled_dot_product_attention(query, key, value, scale=scaling)
     return made.transpose(1, 2).flatten(0, 1)[None], None
 
 

@@ -57,7 +57,7 @@ class Recipe:
             "math": 0.7,
             "puzzle": 1.0,
             "science": 0.6,
-        }  # fmt: skip
+        }
     )
     tokenizer_samples: int = 2000
 
