@@ -37,27 +37,39 @@ class DataFile:
         return sum(self.groups)
 
 
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a file, or with one of its rows (counted from 0)."""
+
+    file: str
+    row: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}" if self.row is None else f"{self.file}: row {self.row}: {self.reason}"
+
+
 def open_files(patterns: Sequence[str], *, roots: Sequence[Path] = ()) -> list[DataFile]:
     """The files that `patterns` name, in a fixed order; raises BadData, one line for every bad file or pattern."""
     files, problems = inspect_files(patterns, roots=roots)
     if problems:
-        raise BadData("\n".join(problems))
+        raise BadData("\n".join(map(str, problems)))
     return files
 
 
-def inspect_files(patterns: Sequence[str], *, roots: Sequence[Path] = ()) -> tuple[list[DataFile], list[str]]:
-    """The good files that `patterns` name, and one sentence for each that cannot be used."""
+def inspect_files(patterns: Sequence[str], *, roots: Sequence[Path] = ()) -> tuple[list[DataFile], list[Problem]]:
+    """The good files that `patterns` name, and one problem for each file or pattern that cannot be used."""
     paths, problems = expand(patterns, roots=roots)
     files = []
     for path in paths:
         try:
-            files.append(open_file(path))
+            files.append(_read_footer(path))
         except BadData as error:
-            problems.append(str(error))
+            problems.append(Problem(str(path), None, str(error)))
     return files, problems
 
 
-def expand(patterns: Iterable[str], *, roots: Sequence[Path] = ()) -> tuple[list[Path], list[str]]:
+def expand(patterns: Iterable[str], *, roots: Sequence[Path] = ()) -> tuple[list[Path], list[Problem]]:
     """Files, folders (all `*.parquet` below) and glob patterns as paths, each once; and what was wrong with them.
 
     With `roots`, a path that leads outside all of them is a problem, links followed.
@@ -67,10 +79,11 @@ def expand(patterns: Iterable[str], *, roots: Sequence[Path] = ()) -> tuple[list
     for pattern in patterns:
         found = _matches(pattern)
         if not found:
-            problems.append(f"{pattern}: no such file, or no parquet file matches it")
+            problems.append(Problem(pattern, None, "no such file, or no parquet file matches it"))
         for path in found:
             if roots and not any(path.resolve().is_relative_to(root) for root in roots):
-                problems.append(f"{path}: lies outside the data roots {', '.join(map(str, roots))}")
+                reason = f"lies outside the data roots {', '.join(map(str, roots))}"
+                problems.append(Problem(str(path), None, reason))
             else:
                 paths.setdefault(path.resolve(), path)
     return list(paths.values()), problems
@@ -95,16 +108,23 @@ def _matches(pattern: str) -> list[Path]:
 def open_file(path: Path) -> DataFile:
     """The file's footer, checked; raises BadData: unreadable, no rows, a column missing or of another type."""
     try:
+        return _read_footer(path)
+    except BadData as error:
+        raise BadData(f"{path}: {error}") from error
+
+
+def _read_footer(path: Path) -> DataFile:
+    try:
         with pq.ParquetFile(path) as file:
             schema, metadata = file.schema_arrow, file.metadata
             groups = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
     except READ_ERRORS as error:
-        raise BadData(f"{path}: cannot be read as parquet: {first_line(error)}") from error
+        raise BadData(f"cannot be read as parquet: {first_line(error)}") from error
     faults = list(_schema_faults(schema))
     if faults:
-        raise BadData(f"{path}: {'; '.join(faults)}")
+        raise BadData("; ".join(faults))
     if not sum(groups):
-        raise BadData(f"{path}: has no rows")
+        raise BadData("has no rows")
     return DataFile(path, groups)
 
 

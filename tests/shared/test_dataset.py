@@ -44,7 +44,7 @@ def test_a_pattern_without_a_match_and_a_path_outside_the_roots_are_problems(tmp
     assert paths == [inside]
     assert len(problems) == 2
     assert expand(["", "\0", "x" * 5000, "**x", str(tmp_path / "none.parquet")])[0] == []
-    assert "outside the data roots" in problems[0] and "no parquet file matches" in problems[1]
+    assert "outside the data roots" in problems[0].reason and "no parquet file matches" in problems[1].reason
 
 
 def test_rows_are_counted_by_source_over_files_and_row_groups(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_all_bad_files_are_listed_at_once(tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("a,b\n1,2\n")
     files, problems = inspect_files([str(tmp_path)])
     assert [file.path.name for file in files] == ["good.parquet"]
-    assert len(problems) == 2 and all("\n" not in problem for problem in problems)
+    assert len(problems) == 2 and all("\n" not in str(problem) for problem in problems)
     with pytest.raises(BadData, match="has no rows") as raised:
         open_files([str(tmp_path)])
     assert len(str(raised.value).splitlines()) == 2
