@@ -11,7 +11,7 @@ Every call has a limit and raises `Unavailable` past it; nothing here waits for 
 result is durably published.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,6 +46,11 @@ class Delivery(Protocol):
     @property
     def deliveries(self) -> int:
         """How often it was delivered, this time included."""
+        ...
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """W3C trace headers that it came with, for `opentelemetry.propagate.extract`."""
         ...
 
     async def ack(self) -> None:

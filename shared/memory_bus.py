@@ -10,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast, get_args
 
+from opentelemetry import propagate
+
 from shared.bus import (
     ACK_WAIT_S,
     STREAMS,
@@ -34,6 +36,12 @@ from shared.messages import (
 _LOOK_S = 0.01
 """How often a waiting fetch looks at the injected clock again, in seconds of real time."""
 _HEARTBEATS_KEPT = 1000
+
+
+def _trace() -> dict[str, str]:
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return headers
 
 
 @dataclass
@@ -88,6 +96,7 @@ class MemoryDelivery:
         self.subject = stored.subject
         self.sequence = stored.sequence
         self.deliveries = deliveries
+        self.trace = stored.trace
 
     async def ack(self) -> None:
         self._consumer.ack(self.sequence)
@@ -169,7 +178,7 @@ class MemoryBus:
                     f"within {server.publish_limit_s} s"
                 )
             await server.wait_change(left)
-        sequence = target.append(f"{stream}.{job}.{kind}", body, message_id)
+        sequence = target.append(f"{stream}.{job}.{kind}", body, message_id, _trace())
         server.changed()
         return sequence
 
@@ -179,7 +188,7 @@ class MemoryBus:
         sequence = newest.sequence if newest else 0
         if expected_last is not None and sequence != expected_last:
             raise Refused(f"{subject} is at sequence {sequence}, expected {expected_last}: another instance wrote it")
-        sequence = target.append(subject, encode(event), None)
+        sequence = target.append(subject, encode(event), None, _trace())
         self.server.changed()
         return sequence
 

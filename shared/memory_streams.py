@@ -1,7 +1,7 @@
 """Streams and consumers of the in-memory bus: what JetStream stores, without a server."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,6 +16,7 @@ class Stored:
     sequence: int
     subject: str
     body: bytes
+    trace: Mapping[str, str]
 
 
 class MemoryStream:
@@ -34,12 +35,12 @@ class MemoryStream:
     def is_full(self, size: int) -> bool:
         return self.max_bytes is not None and self.bytes + size > self.max_bytes
 
-    def append(self, subject: str, body: bytes, message_id: str | None) -> int:
+    def append(self, subject: str, body: bytes, message_id: str | None, trace: Mapping[str, str]) -> int:
         """Store it and return its sequence; a known id returns the sequence that it had."""
         if message_id is not None and message_id in self.ids:
             return self.ids[message_id]
         self.last_sequence += 1
-        self.entries[self.last_sequence] = Stored(self.last_sequence, subject, body)
+        self.entries[self.last_sequence] = Stored(self.last_sequence, subject, body, trace)
         self.bytes += len(body)
         self._counts[subject] += 1
         if message_id is not None:

@@ -95,6 +95,10 @@ class LocalServer:
             except subprocess.TimeoutExpired:
                 self.kill()
 
+    def close(self) -> None:
+        """`stop`, for `contextlib.closing`."""
+        self.stop()
+
     def kill(self) -> None:
         """`kill -9`, as a crash would."""
         if self._process is not None:

@@ -1,0 +1,197 @@
+"""The connection to nats-server: opened within a limit, kept for ever, its calls tried again within theirs."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import nats
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError, OutboundBufferLimitError, StaleConnectionError
+from nats.js import api
+from nats.js.errors import (
+    BadRequestError,
+    NoStreamResponseError,
+    NotFoundError,
+    ServerError,
+    ServiceUnavailableError,
+)
+
+from shared.bus import KEPT_PER_SUBJECT, STREAMS, WORK_STREAMS
+from shared.errors import Unavailable, UserError
+from shared.log import get_logger
+
+OLDEST_SERVER = (2, 12)
+ANSWER_S = 2.0
+"""How long one request may take before it is sent again."""
+BUCKET = "jobs"
+STREAM_BYTES: Mapping[str, int] = {"prompts": 128 << 20, "completions": 512 << 20, "scored": 2 << 30}
+"""Limits of the streams that refuse when full, in bytes."""
+DUPLICATE_WINDOW_S = 300.0
+_BUFFER_BYTES = 64 << 20
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_WRONG_LIMITS = 10058  # add_stream: the stream exists with another configuration
+_NO_ROOM = 10047  # the server's storage cannot hold the limits
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+
+T = TypeVar("T")
+
+
+class Away(Exception):
+    """There is no connection now; the call is worth another try."""
+
+
+_TEMPORARY = (
+    Away,
+    TimeoutError,
+    NoRespondersError,
+    OutboundBufferLimitError,
+    StaleConnectionError,
+    NoStreamResponseError,
+    ServiceUnavailableError,
+    ServerError,
+)
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether the server said that a stream, consumer or message does not exist."""
+    return isinstance(error, NotFoundError)
+
+
+def is_wrong_sequence(error: Exception) -> bool:
+    """Whether a compare-and-set named a sequence that is not the newest."""
+    return isinstance(error, BadRequestError) and error.err_code in _WRONG_LAST_SEQUENCE
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__} {error}"
+
+
+class Link:
+    """One connection with JetStream; everything that is sent goes through `call`."""
+
+    def __init__(self, client: Any, url: str, call_limit_s: float) -> None:
+        self.client, self.url, self.call_limit_s = client, url, call_limit_s
+        self.streams = client.jetstream(timeout=ANSWER_S)
+
+    @classmethod
+    async def open(cls, url: str, *, limit_s: float, call_limit_s: float, **options: Any) -> "Link":
+        """Connect within `limit_s`. Raises Unavailable (no answer) or UserError (refused, too old a server)."""
+        log = get_logger(nats=url)
+
+        async def on_error(error: Exception) -> None:
+            log.debug("bus error", error=repr(error))
+
+        async def on_away() -> None:
+            log.warning("the bus is away")
+
+        async def on_back() -> None:
+            log.info("the bus is back")
+
+        seen = {"error_cb": on_error, "disconnected_cb": on_away, "reconnected_cb": on_back}
+        client = nats.NATS()
+        try:
+            async with asyncio.timeout(limit_s):
+                await client.connect(
+                    url,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.2,
+                    connect_timeout=2,
+                    pending_size=_BUFFER_BYTES,
+                    **seen,
+                    **options,
+                )
+        except TimeoutError:
+            raise Unavailable(f"no nats-server answered at {url} within {limit_s:.0f} s") from None
+        except (NatsError, OSError, ValueError) as error:
+            raise UserError(f"nats-server at {url} refused the connection: {error}") from error
+        version = client.connected_server_version
+        if (version.major, version.minor) < OLDEST_SERVER:
+            await client.close()
+            raise UserError(f"nats-server at {url} is {version.major}.{version.minor}, expected 2.12 or newer")
+        return cls(client, url, call_limit_s)
+
+    async def call(self, what: str, send: Callable[[], Awaitable[T]], limit_s: float | None = None) -> T:
+        """`send()`, again with back-off while the server is away or refuses, for at most `limit_s`; then Unavailable.
+
+        An answer that another try cannot change (missing, wrong sequence) is raised as it is.
+        """
+        limit_s = self.call_limit_s if limit_s is None else limit_s
+        until, pause = time.monotonic() + limit_s, _FIRST_PAUSE_S
+        while True:
+            try:
+                if not self.client.is_connected:
+                    raise Away("not connected")  # nothing is buffered: it would be sent late, after its retry
+                return await send()
+            except (Away, TimeoutError, NatsError) as error:
+                if not isinstance(error, _TEMPORARY):
+                    self._reraise(what, error)
+                if self.client.is_closed or time.monotonic() + pause > until:
+                    raise Unavailable(
+                        f"{what}: {self.url} did not take it within {limit_s} s: {_text(error)}"
+                    ) from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    def _reraise(self, what: str, error: Exception) -> None:
+        if is_missing(error) or is_wrong_sequence(error):
+            raise error
+        raise Unavailable(f"{what}: {self.url} answered {_text(error)}") from error
+
+    async def last(self, stream: str, subject: str) -> Any | None:
+        """The newest message of `subject`, with `data`, `seq` and `headers`; None when there is none."""
+        try:
+            return await self.call(f"read {subject}", lambda: self.streams.get_last_msg(stream, subject))
+        except NotFoundError:
+            return None
+
+    async def subjects(self, stream: str, pattern: str) -> dict[str, int]:
+        """How many messages each subject that matches `pattern` has."""
+        info = await self.call(f"list {pattern}", lambda: self.streams.stream_info(stream, subjects_filter=pattern))
+        return dict(info.state.subjects or {})
+
+    async def set_up(self, stream_bytes: Mapping[str, int]) -> None:
+        """Create the streams and the bucket, or give existing ones the wanted limits."""
+        for name in STREAMS:
+            await self._set_up_stream(_stream_config(name, stream_bytes.get(name, STREAM_BYTES.get(name, -1))))
+        await self.call(f"create bucket {BUCKET}", lambda: self.streams.create_key_value(bucket=BUCKET))
+
+    async def _set_up_stream(self, config: api.StreamConfig) -> None:
+        async def create() -> None:
+            try:
+                await self.streams.add_stream(config)
+            except (BadRequestError, ServerError) as error:
+                if error.err_code == _NO_ROOM:
+                    raise Unavailable(
+                        f"nats-server at {self.url} has no room for stream {config.name} of {config.max_bytes} bytes; "
+                        f"free disk space or raise its max_file_store"
+                    ) from error
+                if error.err_code != _WRONG_LIMITS:
+                    raise
+                await self.streams.update_stream(config)
+
+        await self.call(f"create stream {config.name}", create)
+
+    async def close(self) -> None:
+        """Close the connection; what was not acknowledged is the caller's to send again."""
+        with contextlib.suppress(TimeoutError, NatsError):
+            async with asyncio.timeout(ANSWER_S):
+                await self.client.flush()
+        with contextlib.suppress(TimeoutError, NatsError):
+            async with asyncio.timeout(ANSWER_S):
+                await self.client.close()
+
+
+def _stream_config(name: str, max_bytes: int) -> api.StreamConfig:
+    kept = KEPT_PER_SUBJECT.get(name)
+    return api.StreamConfig(
+        name=name,
+        subjects=[f"{name}.*.*"],
+        retention=api.RetentionPolicy.WORK_QUEUE if name in WORK_STREAMS else api.RetentionPolicy.LIMITS,
+        discard=api.DiscardPolicy.NEW if kept is None else api.DiscardPolicy.OLD,
+        max_bytes=max_bytes,
+        max_msgs_per_subject=-1 if kept is None else kept,
+        storage=api.StorageType.FILE,
+        duplicate_window=DUPLICATE_WINDOW_S,
+    )

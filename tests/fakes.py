@@ -1,0 +1,115 @@
+"""Stand-ins and small messages that several tests need."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+
+from shared.messages import (
+    ChatTurn,
+    Completed,
+    Completion,
+    Kind,
+    Prompt,
+    Reward,
+    RewardSpec,
+    Sampling,
+    Scored,
+    Voided,
+    message_id,
+    pack_floats,
+    pack_ints,
+)
+
+
+class FrozenClock:
+    """A clock that moves only when it is told to; seconds."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def make_prompt(
+    ordinal: int = 0, *, job: str = "job", kind: Kind = "train", n: int = 2, text: str = "2 + 2?"
+) -> Prompt:
+    """A prompt without images, of source `sums`."""
+    return Prompt(
+        job=job,
+        kind=kind,
+        ordinal=ordinal,
+        source="sums",
+        task="math",
+        sample_id=f"sums-{ordinal}",
+        turns=[ChatTurn(role="user", content=text)],
+        images=[],
+        reward=RewardSpec(verifier="mathverify", answer="4", ground_truth="4"),
+        sampling=Sampling(n=n, temperature=1.0, max_new_tokens=8, seed=ordinal),
+        version=0 if kind == "eval" else None,
+    )
+
+
+def make_completed(ordinal: int = 0, *, job: str = "job", kind: Kind = "train", tokens: int = 3) -> Completed:
+    """A group of two completions of `tokens` tokens, all sampled by version 0."""
+    completion = Completion(
+        token_ids=pack_ints(np.arange(tokens)),
+        log_probs=pack_floats(np.full(tokens, -0.5)),
+        text="4",
+        finish="stop",
+        versions=[(0, tokens)],
+    )
+    return Completed(
+        prompt=make_prompt(ordinal, job=job, kind=kind),
+        completions=[completion, completion],
+        prompt_ids=pack_ints([1, 2, 3]),
+        image_grid_thw=[],
+        patch_size=14,
+        replica="rollout-0",
+        started_at=1.0,
+        finished_at=2.0,
+    )
+
+
+def make_scored(ordinal: int = 0, *, job: str = "job", kind: Kind = "train", tokens: int = 3) -> Scored:
+    """The group of `make_completed`, one answer right and one wrong."""
+    rewards = [Reward(status="ok", final=final, accuracy=final, format=final) for final in (1.0, 0.0)]
+    return Scored(
+        group=make_completed(ordinal, job=job, kind=kind, tokens=tokens),
+        rewards=rewards,
+        replica="reward-0",
+        started_at=2.0,
+        finished_at=3.0,
+    )
+
+
+def make_voided(ordinal: int = 0, *, job: str = "job", kind: Kind = "train") -> Voided:
+    """The group at `ordinal`, given up by data."""
+    return Voided(
+        job=job,
+        kind=kind,
+        ordinal=ordinal,
+        source="sums",
+        task="math",
+        reason="bad-sample",
+        detail="the image is empty",
+        stage="data",
+    )
+
+
+def make_id(job: str, ordinal: int, kind: Kind = "train") -> str:
+    """The id of a first attempt."""
+    return message_id(job, kind, None, ordinal)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], limit_s: float = 10.0) -> None:
+    """Return once `condition()` holds; fails after `limit_s`."""
+    until = time.monotonic() + limit_s
+    while not await condition():
+        assert time.monotonic() < until, f"the condition did not hold within {limit_s} s"
+        await asyncio.sleep(0.01)
