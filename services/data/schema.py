@@ -1,0 +1,194 @@
+"""One row of a data file: checked once, at ingest, with one clear reason when it cannot be used."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, NamedTuple
+
+from shared.boxes import answer_block, parse_boxes
+from shared.dataset import source_name
+from shared.errors import BadSample
+from shared.images import probe_image
+from shared.messages import ChatTurn
+from shared.verifiers import VERIFIERS
+
+PLACEHOLDER = "<image>"
+ROLES = ("system", "user", "assistant")
+TEXT_LIMIT = 256 * 1024
+"""Characters of all turns together, past which a row is refused: it must fit a message."""
+
+
+class Identity(NamedTuple):
+    """What a row is called, also when it cannot be used."""
+
+    source: str
+    task: str
+    sample_id: str
+
+
+class EncodedImage(NamedTuple):
+    """An image as it stands in the file, PNG or JPEG bytes; width and height in pixels as its header declares."""
+
+    data: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A row that can be used. `format_ratio` None: the row does not say (V-Triune then scores with 0.1)."""
+
+    identity: Identity
+    turns: tuple[ChatTurn, ...]
+    images: tuple[EncodedImage, ...]
+    verifier: str
+    answer: str
+    ground_truth: str
+    accuracy_ratio: float
+    format_ratio: float | None
+    params: dict[str, object]
+
+
+def identify(row: Mapping[str, Any], place: str) -> Identity:
+    """The row's source, task and id; `place` (file and row) stands in for an id that it does not have.
+
+    The task is its ability without Orsta's `cv_`.
+    """
+    source = source_name(row.get("data_source"))
+    ability = source_name(row["ability"]).removeprefix("cv_") if row.get("ability") else source
+    return Identity(source, ability, (row.get("extra_info") or {}).get("id") or place)
+
+
+def read_row(row: Mapping[str, Any], place: str) -> Sample:
+    """The sample in `row` (a dict of the Orsta schema); raises BadSample with the reason that it cannot be used."""
+    if not row.get("data_source"):
+        raise BadSample("data_source is empty; expected the name of the row's source")
+    turns = _turns(row.get("prompt"))
+    images = row.get("images") or []
+    _check_placeholders(turns, len(images))
+    model = row.get("reward_model") or {}
+    verifier = _verifier(model.get("verifier"))
+    truth = _truth(verifier, model.get("ground_truth"))
+    accuracy_ratio, format_ratio = _ratios(model)
+    return Sample(
+        identity=identify(row, place),
+        turns=turns,
+        images=tuple(_image(image, number) for number, image in enumerate(images)),
+        verifier=verifier,
+        answer=model.get("answer") or "",
+        ground_truth=truth,
+        accuracy_ratio=accuracy_ratio,
+        format_ratio=format_ratio,
+        params=_params(model.get("verifier_parm"), "verifier_parm"),
+    )
+
+
+def _turns(prompt: Any) -> tuple[ChatTurn, ...]:
+    if not prompt:
+        raise BadSample("prompt is empty; expected at least one turn")
+    turns = []
+    for number, turn in enumerate(prompt):
+        role, content = (turn or {}).get("role"), (turn or {}).get("content")
+        if role not in ROLES:
+            raise BadSample(f"prompt turn {number} has role {role!r}; expected {', '.join(ROLES)}")
+        if not content or not content.strip():
+            raise BadSample(f"prompt turn {number} is empty; expected text")
+        turns.append(ChatTurn(role=role, content=content))
+    if turns[-1].role != "user":
+        raise BadSample(f"the last prompt turn has role {turns[-1].role!r}; expected 'user'")
+    length = sum(len(turn.content) for turn in turns)
+    if length > TEXT_LIMIT:
+        raise BadSample(f"the prompt has {length} characters; expected at most {TEXT_LIMIT}")
+    return tuple(turns)
+
+
+def _check_placeholders(turns: tuple[ChatTurn, ...], images: int) -> None:
+    places = sum(turn.content.count(PLACEHOLDER) for turn in turns if turn.role == "user")
+    if places != images:
+        raise BadSample(f"the prompt has {places} {PLACEHOLDER} for {images} images; expected one for each image")
+
+
+def _image(image: Mapping[str, Any] | None, number: int) -> EncodedImage:
+    data = (image or {}).get("bytes")
+    if data is None:
+        raise BadSample(f"image {number} has no bytes; a path alone is not read")
+    try:
+        return EncodedImage(data, *probe_image(data))
+    except BadSample as error:
+        raise BadSample(f"image {number}: {error}") from error
+
+
+def _verifier(name: str | None) -> str:
+    known = known_verifiers()
+    if name not in known:
+        raise BadSample(f"verifier is {name!r}; there are {', '.join(sorted(known))}")
+    return name
+
+
+@cache
+def known_verifiers() -> frozenset[str]:
+    """The built-in verifiers and those that other installed packages bring."""
+    return frozenset(VERIFIERS) | {point.name for point in entry_points(group="triune.verifiers")}
+
+
+def _truth(verifier: str, truth: str | None) -> str:
+    if not truth or not truth.strip():
+        raise BadSample("ground_truth is empty; expected the answer as the verifier extracts it")
+    if verifier == "detection":
+        _check_boxes(truth)
+    return truth
+
+
+def _check_boxes(truth: str) -> None:
+    """A ground truth must read without the repairs that a model's answer gets."""
+    items = _strict_list(answer_block(truth))
+    boxes = parse_boxes(truth)
+    if boxes is None or len(boxes) != len({_corners(item) for item in items}):
+        raise BadSample(
+            f"ground_truth has {len(items)} items, of which {len(boxes or [])} read as boxes; "
+            "expected [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, and a label, in each"
+        )
+
+
+def _corners(item: object) -> str:
+    return str(item.get("bbox_2d")) if isinstance(item, dict) else str(item)
+
+
+def _strict_list(body: str) -> list[object]:
+    try:
+        items = json.loads(body.replace("'", '"'))
+    except (ValueError, RecursionError) as error:
+        raise BadSample(
+            f"ground_truth is not a list of boxes in <answer> tags ({error}); an apostrophe in a label breaks it too"
+        ) from error
+    if not isinstance(items, list) or not items:
+        raise BadSample("ground_truth holds no list of boxes in <answer> tags")
+    return items
+
+
+def _ratios(model: Mapping[str, Any]) -> tuple[float, float | None]:
+    accuracy, format_ = model.get("accuracy_ratio"), model.get("format_ratio")
+    for name, value in (("accuracy_ratio", accuracy), ("format_ratio", format_)):
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise BadSample(f"{name} is {value}; expected a finite number of at least 0")
+    if accuracy == 0 and format_ == 0:
+        raise BadSample("accuracy_ratio and format_ratio are both 0; expected a positive sum")
+    return 1.0 if accuracy is None else accuracy, format_
+
+
+def _params(value: Any, path: str) -> dict[str, object]:
+    """`value` without what is null; raises BadSample for a number that is not finite."""
+    kept: dict[str, object] = {}
+    for name, item in (value or {}).items():
+        if isinstance(item, Mapping):
+            inner = _params(item, f"{path}.{name}")
+            if inner:
+                kept[name] = inner
+        elif isinstance(item, float) and not math.isfinite(item):
+            raise BadSample(f"{path}.{name} is {item}; expected a finite number")
+        elif item is not None:
+            kept[name] = item
+    return kept
