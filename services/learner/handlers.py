@@ -1,4 +1,4 @@
-"""What the learner does with each message it reads: groups and voids into the assembler, ends of orders, evaluations."""
+"""What the learner does with each message it reads: groups, voids, ends of orders, evaluations."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

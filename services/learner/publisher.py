@@ -97,7 +97,7 @@ class Publisher:
         self._chains[version] = chain
 
     async def fence(self) -> None:
-        """Write the last announcement again: raises Refused when it is not ours any more. Before what can't be undone."""
+        """Write the last announcement again, before what can't be undone; raises Refused when it is not ours."""
         if self.last is not None:
             await self._announce(self.last)
 

@@ -215,17 +215,15 @@ class Training:
             lambda: self.engine.step(list(step.groups.values()), step=number, total_steps=total, importance=importance)
         )
         stepped = time.monotonic()
-        live = self.publisher.last is None or number > self.publisher.last.version
-        chain_digest = (
-            await self.publisher.store(self.engine, anchor=False) if live or self._at_announced(number) else None
-        )
+        announced = self._announced_version
+        stored = await self.publisher.store(self.engine, anchor=False) if number >= announced else None
         self.step = number
         timing = {"wait_s": wait_s, "step_s": stepped - began, "store_s": time.monotonic() - stepped, **result.seconds}
-        if live:
+        if number > announced:
             await self.ports.bus.announce(self._step_done(step, stale, result, timing))
         self.assembler.consume(step)
-        if chain_digest is not None:
-            await self._publish_version(live, *chain_digest)
+        if stored is not None:
+            await self._publish_version(*stored, is_new=number > announced)
         await self._count(step, stale, result, timing)
         await self._after_step()
 
@@ -236,8 +234,9 @@ class Training:
             return setting == "on"
         return self._value("max_staleness") > 0 or any(stale) or min(step.groups) < self._stale_until
 
-    def _at_announced(self, number: int) -> bool:
-        return self.publisher.last is not None and number == self.publisher.last.version
+    @property
+    def _announced_version(self) -> int:
+        return -1 if self.publisher.last is None else self.publisher.last.version
 
     def _step_done(self, step: Step[Ready], stale: list[int], result: StepResult, timing: dict[str, float]) -> StepDone:
         return StepDone(
@@ -253,11 +252,11 @@ class Training:
             finished_at=time.time(),
         )
 
-    async def _publish_version(self, live: bool, chain: list[BlobRef], digest: str) -> None:
-        """Announce a new version; at the last announced one of a replay, only if its bits differ (DESIGN: incarnation)."""
+    async def _publish_version(self, chain: list[BlobRef], digest: str, *, is_new: bool) -> None:
+        """Announce a new version; the last announced one of a replay again only if its bits differ (incarnation + 1)."""
         last = self.publisher.last
         assert last is not None
-        if live:
+        if is_new:
             if self._evaluates(self.step):
                 self.intake.evaluations.announce(self.step)
                 await self.ports.bus.announce(EvalDue(job=self.job.id, version=self.step, chain=chain))

@@ -1,0 +1,48 @@
+# Every target sets up what it needs itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+COMPOSE := docker compose -f deploy/compose/compose.yaml
+
+.PHONY: help setup demo test check format bench up down logs clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(VENV)/.done  ## create .venv with the triune command
+
+$(VENV)/.done: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,torch,dev]'
+	touch $@
+
+demo: setup  ## train a tiny VLM on eight tasks on this machine (embedded NATS and Redis)
+	$(BIN)/triune demo
+
+test: setup  ## all tests that need no GPU
+	$(BIN)/pytest
+
+check: setup  ## format, lint, types, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## bring the code into its form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup  ## the numbers of docs/performance.md, as JSON lines
+	$(BIN)/python -m bench
+
+up:  ## the whole system in containers
+	$(COMPOSE) up --build --detach --wait
+
+down:  ## stop the containers and remove their volumes
+	$(COMPOSE) down --volumes --remove-orphans
+
+logs:  ## follow the containers' logs
+	$(COMPOSE) logs --follow
+
+clean:  ## remove what the targets above have made
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,56 @@
+"""The REST API as the command line calls it."""
+
+import json
+from typing import Any
+
+import httpx
+
+from shared.errors import Unavailable, UserError
+from shared.settings import Settings
+
+TIMEOUT_S = 30.0
+
+
+class Api:
+    """A client of the monitor; raises UserError with the API's own sentences, Unavailable when it does not answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        headers = {"authorization": f"Bearer {settings.api_token}"} if settings.api_token else {}
+        self.url = settings.api_url
+        self._client = httpx.Client(base_url=settings.api_url, headers=headers, timeout=TIMEOUT_S)
+
+    def get(self, path: str, **query: Any) -> Any:
+        return self._call("GET", path, params=query)
+
+    def post(self, path: str) -> Any:
+        return self._call("POST", path)
+
+    def submit(self, toml: str) -> dict[str, Any]:
+        """Submit a job file; raises UserError with every mistake."""
+        return self._call("POST", "/v1/jobs", content=toml, headers={"content-type": "application/toml"})
+
+    def validate(self, toml: str) -> dict[str, Any]:
+        """The resolved numbers of a job file; nothing is started."""
+        return self._call("POST", "/v1/jobs:validate", content=toml, headers={"content-type": "application/toml"})
+
+    def patch(self, path: str, changes: dict[str, Any]) -> Any:
+        return self._call("PATCH", path, json=changes)
+
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        try:
+            response = self._client.request(method, path, **arguments)
+        except httpx.TransportError as error:
+            raise Unavailable(f"the API at {self.url} does not answer ({error}); is `triune up` running?") from error
+        if response.is_error:
+            raise _error(response)
+        return response.json()
+
+
+def _error(response: httpx.Response) -> Exception:
+    try:
+        body = response.json()
+    except json.JSONDecodeError:
+        body = {}
+    mistakes = body.get("mistakes") or [body.get("error") or f"HTTP {response.status_code} from {response.url}"]
+    text = "\n".join(str(mistake) for mistake in mistakes)
+    return UserError(text) if response.status_code < 500 else Unavailable(text)

@@ -1,0 +1,122 @@
+"""`triune job …`: submit, watch and steer jobs over REST."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from shared.errors import UserError
+from shared.job import JobSpec, read_job, write_toml
+from shared.settings import read_settings
+from triune.cli.client import Api
+from triune.cli.errors import FAILED, exit_codes
+from triune.cli.watch import watch_job
+
+app = typer.Typer(no_args_is_help=True, help="Submit, watch and steer jobs.")
+out = Console(highlight=False)
+
+Id = Annotated[str, typer.Argument(help="the job's id")]
+Json = Annotated[bool, typer.Option("--json", help="machine-readable lines")]
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(help="job file (TOML)")],
+    watch: Annotated[bool, typer.Option("--watch", help="follow it until it ends")] = False,
+    as_json: Json = False,
+) -> None:
+    """Submit a job; relative paths in it are taken from the job file's folder if they exist there."""
+    with exit_codes():
+        spec = read_job(file)
+        api = Api(read_settings())
+        created = api.submit(write_toml(resolve_paths(spec, file.resolve().parent)))
+        out.print_json(data=created) if as_json else out.print(f"{created['job_id']} is {created['state']}")
+        if watch and watch_job(api, created["job_id"], as_json=as_json) != "done":
+            raise typer.Exit(FAILED)
+
+
+@app.command("list")
+def list_jobs(as_json: Json = False) -> None:
+    """All jobs, oldest first."""
+    with exit_codes():
+        jobs = Api(read_settings()).get("/v1/jobs")["jobs"]
+        if as_json:
+            for job in jobs:
+                out.print(json.dumps(job), soft_wrap=True)
+            return
+        if not jobs:
+            out.print("no jobs yet; submit one with `triune job submit FILE`")
+            return
+        table = Table("job", "state", "step", box=None)
+        for job in jobs:
+            table.add_row(job["job_id"], job["state"], f"{job.get('step', 0)}/{job.get('total_steps', '?')}")
+        out.print(table)
+
+
+@app.command()
+def show(job: Id) -> None:
+    """All that is known of a job, as JSON."""
+    with exit_codes():
+        out.print_json(data=Api(read_settings()).get(f"/v1/jobs/{job}"))
+
+
+@app.command()
+def watch(job: Id, as_json: Json = False) -> None:
+    """Follow a job until it ends."""
+    with exit_codes():
+        if watch_job(Api(read_settings()), job, as_json=as_json) != "done":
+            raise typer.Exit(FAILED)
+
+
+def _command(name: str, text: str) -> None:
+    def command(job: Id) -> None:
+        with exit_codes():
+            answer = Api(read_settings()).post(f"/v1/jobs/{job}/{name}")
+            out.print(f"{job} is {answer['state']}")
+
+    app.command(name, help=text)(command)
+
+
+_command("pause", "Finish what was admitted, admit nothing more.")
+_command("resume", "Go on with a paused job, or a failed one from its last checkpoint.")
+_command("stop", "End a job; what is open becomes void.")
+_command("checkpoint", "Write a checkpoint at the next step boundary.")
+
+
+@app.command("set")
+def change(job: Id, settings: Annotated[list[str], typer.Argument(help="key=value …")]) -> None:
+    """Change max_staleness, total_steps or sources.<name>.weight while the job runs."""
+    with exit_codes():
+        changes: dict[str, Any] = dict(_pair(text) for text in settings)
+        out.print_json(data=Api(read_settings()).patch(f"/v1/jobs/{job}", changes))
+
+
+def _pair(text: str) -> tuple[str, float]:
+    key, found, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        found = ""
+    if not found or not key:
+        raise UserError(f"{text!r} is not a change; expected key=number, such as max_staleness=2")
+    return key, int(number) if number.is_integer() and "weight" not in key else number
+
+
+def resolve_paths(spec: JobSpec, folder: Path) -> JobSpec:
+    """`spec` with absolute paths: relative ones are taken from `folder` or else from here, where they exist."""
+
+    def absolute(path: str) -> str:
+        if Path(path).is_absolute() or "://" in path:
+            return path
+        return next((str(root / path) for root in (folder, Path.cwd()) if any(root.glob(path))), path)
+
+    data = msgspec.structs.replace(
+        spec.data,
+        train=[absolute(path) for path in spec.data.train],
+        held_out=[absolute(path) for path in spec.data.held_out],
+    )
+    return msgspec.structs.replace(spec, data=data, model=absolute(spec.model))

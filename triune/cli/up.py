@@ -1,0 +1,45 @@
+"""`triune up`: the whole system on this machine, until Ctrl-C."""
+
+import asyncio
+import signal
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from shared.settings import read_settings
+from triune.cli.errors import exit_codes
+from triune.local.deployment import Deployment, deployed
+
+out = Console(highlight=False)
+
+
+def up(
+    reward: Annotated[int, typer.Option(min=1, help="reward replicas")] = 1,
+    rollout: Annotated[int, typer.Option(min=1, help="rollout replicas")] = 1,
+) -> None:
+    """Start NATS, Redis and the five services on this machine, with the API on 127.0.0.1:8000; Ctrl-C stops them."""
+    with exit_codes():
+        asyncio.run(_up({"data": 1, "rollout": rollout, "reward": reward, "learner": 1, "monitor": 1}))
+
+
+async def _up(replicas: dict[str, int]) -> None:
+    settings = read_settings()
+    folder = settings.runs / ".local"
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with deployed(settings.runs, folder, replicas=replicas, api_port=settings.api_port) as system:
+        _greet(system)
+        watching = asyncio.create_task(system.supervisor.watch())
+        stopping = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (watching, stopping):
+            task.cancel()
+        if watching in done:
+            watching.result()
+
+
+def _greet(system: Deployment) -> None:
+    out.print(f"API and page: {system.api_url}   run folders: {system.runs}   logs: {system.logs}")
+    out.print("submit a job with `triune job submit FILE --watch`; Ctrl-C stops everything")

@@ -1,0 +1,113 @@
+"""Following a job on the terminal: its step, a table by source, staleness and queue depths, until it ends."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from shared.errors import TriuneError, Unavailable
+from triune.cli.client import Api
+
+POLL_S = 1.0
+PATIENCE_S = 60.0
+ENDED = ("done", "stopped", "failed")
+
+out = Console(highlight=False)
+
+
+class JobFailed(TriuneError):
+    """The job ended as failed; the text is its own sentence."""
+
+
+def watch_job(
+    api: Api, job: str, *, as_json: bool = False, title: str = "", look: Callable[[], None] = lambda: None
+) -> str:
+    """Follow `job` until it ends; returns its last state. `look` is called once a poll and may raise.
+
+    An API that is away is waited for (60 s), since the monitor may be starting again. Raises JobFailed.
+    """
+    progress = Progress(
+        TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=out
+    )
+    bar = progress.add_task(title or job, total=None)
+    with Live(console=out, refresh_per_second=4, transient=as_json or not out.is_terminal) as live:
+        while True:
+            look()
+            details, services = _ask(api, job)
+            progress.update(bar, completed=details["step"], total=details["total_steps"])
+            if as_json:
+                live.console.print(json.dumps(_line(details)), soft_wrap=True)
+            else:
+                live.update(_screen(progress, details, services))
+            if details["state"] in ENDED:
+                break
+            time.sleep(POLL_S)
+    if details["state"] == "failed":
+        raise JobFailed(f"job {job} failed: {details['error'] or 'no reason was given'}")
+    return str(details["state"])
+
+
+def _ask(api: Api, job: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return api.get(f"/v1/jobs/{job}"), api.get("/v1/services")
+        except Unavailable:
+            if time.monotonic() > until:
+                raise
+            time.sleep(POLL_S)
+
+
+def _line(details: dict[str, Any]) -> dict[str, Any]:
+    report = details["report"]
+    return {name: details[name] for name in ("job_id", "state", "step", "total_steps")} | {
+        name: report[name] for name in ("groups", "staleness", "sources") if name in report
+    }
+
+
+def _screen(progress: Progress, details: dict[str, Any], services: dict[str, Any]) -> RenderableType:
+    report = details["report"]
+    table = Table("source", "reward now", "before", "trained", "void", box=None, header_style="dim")
+    latest = report.get("latest", {})
+    for name, source in report["sources"].items():
+        groups = source["groups"]
+        table.add_row(
+            name, _number(latest.get(name)), _number(source["before"]), str(groups["trained"]), str(groups["void"])
+        )
+    staleness = report["staleness"]
+    queues = ", ".join(f"{q['stream']} {q['kind']} {q['waiting']}+{q['in_hand']}" for q in services["queues"])
+    facts = (
+        f"{details['state']}; staleness mean {staleness['mean']:.2f}, max {staleness['max']}, "
+        f"bound {staleness['bound']}; queues (waiting+in hand): {queues or 'empty'}"
+    )
+    return Group(progress, table, facts)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def result_table(report: dict[str, Any]) -> Table:
+    """Held-out greedy reward by source, before and after, from a report."""
+    table = Table("source", "n", "before", "after", "change", title="held-out greedy reward", box=None)
+    rows = [(name, s["n"], s["before"], s["after"]) for name, s in report["sources"].items()]
+    known = [(before, after) for _, _, before, after in rows if before is not None and after is not None]
+    for name, n, before, after in rows:
+        table.add_row(name, str(n), _number(before), _number(after), _change(before, after))
+    if known:
+        before, after = (sum(column) / len(known) for column in zip(*known, strict=True))
+        table.add_section()
+        table.add_row("mean", "", _number(before), _number(after), _change(before, after), style="bold")
+    return table
+
+
+def _change(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return "–"
+    change = after - before
+    return f"[{'green' if change > 0 else 'red' if change < 0 else 'dim'}]{change:+.3f}[/]"

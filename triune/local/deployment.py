@@ -1,0 +1,65 @@
+"""The whole system on one machine: servers (embedded, or those that are given) and the five services as processes."""
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import UserError
+from triune.local.process import free_port, port_is_free
+from triune.local.servers import local_servers
+from triune.local.supervisor import Supervisor
+
+READY_S = 120.0
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What runs, and where its API is."""
+
+    api_url: str
+    runs: Path
+    logs: Path
+    supervisor: Supervisor
+
+
+@contextlib.asynccontextmanager
+async def deployed(
+    runs: Path,
+    folder: Path,
+    *,
+    replicas: Mapping[str, int],
+    api_port: int | None = None,
+    threads: Mapping[str, int] | None = None,
+) -> AsyncIterator[Deployment]:
+    """Start everything, wait until it is ready, and stop everything that was started at the end.
+
+    `runs` and `folder` are absolute paths; `folder` holds the servers' data, the blobs and the logs. NATS_URL,
+    REDIS_URL and TRIUNE_BLOBS are used when they are set. `api_port` None: a free one. `threads`: compute threads by
+    service. Raises UserError for a busy port, Unavailable when something does not become ready.
+    """
+    if api_port and not port_is_free(api_port):
+        raise UserError(f"port {api_port} on 127.0.0.1 is in use, expected it free for the API (TRIUNE_API_PORT)")
+    port = api_port or free_port()
+    with contextlib.ExitStack() as stack:
+        env = dict(os.environ)
+        if not (env.get("NATS_URL") and env.get("REDIS_URL")):
+            servers = stack.enter_context(local_servers(folder))
+            env.setdefault("NATS_URL", servers.nats.url)
+            env.setdefault("REDIS_URL", servers.redis.url)
+        env.setdefault("TRIUNE_BLOBS", (folder / "blobs").as_uri())
+        env |= {
+            "TRIUNE_RUNS": str(runs),
+            "TRIUNE_API_URL": f"http://127.0.0.1:{port}",
+            "TRIUNE_API_PORT": str(port),
+            "TRIUNE_API_HOST": "127.0.0.1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_WAIT_POLICY": "passive",  # a service that waits leaves its cores to the others
+        }
+        logs = folder / "logs"
+        extra = {name: {"OMP_NUM_THREADS": str(count)} for name, count in (threads or {}).items()}
+        supervisor = Supervisor(services=dict(replicas), env=env, env_by_service=extra, log_dir=logs)
+        async with supervisor:
+            await supervisor.wait_ready(READY_S)
+            yield Deployment(env["TRIUNE_API_URL"], runs, logs, supervisor)
