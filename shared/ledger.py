@@ -3,9 +3,12 @@
 The truth is the last `WeightsPublished` event. A missing key means unknown, so the gate is closed; it is never 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+
+LOADED_S = 30.0
+"""The entry of a replica that is silent for so long expires."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Ledger(Protocol):
         ...
 
     async def loaded(self, job: str, replica: str, version: int) -> None:
-        """`replica` runs `version` now (the entry expires with the replica's silence, 30 s)."""
+        """`replica` runs `version` now (told again at least every `LOADED_S`, else the entry expires)."""
         ...
 
     async def start_group(self, job: str, ordinal: int, deadline_s: float) -> None:
@@ -49,7 +52,7 @@ class Ledger(Protocol):
 
     async def end_group(self, job: str, ordinal: int) -> None: ...
 
-    async def trained(self, job: str, source: str, staleness: list[int]) -> None:
+    async def trained(self, job: str, source: str, staleness: Sequence[int]) -> None:
         """Count trained groups of `source` by their staleness."""
         ...
 

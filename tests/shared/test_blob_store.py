@@ -1,0 +1,149 @@
+"""Blobs on a file system: whole or absent, checked at every read."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+
+from shared.blob_store import TEMPORARY_S, BlobStore, BlobUsage
+from shared.errors import BlobMissing, Unavailable, UserError
+from shared.messages import BlobRef
+
+DATA = b"three little pixels"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "blob store"  # a space, as people have in their paths
+
+
+@pytest.fixture
+def store(folder: Path) -> BlobStore:
+    return BlobStore(folder.as_uri())
+
+
+def place(folder: Path, ref: BlobRef) -> Path:
+    return folder / ref.digest[:2] / ref.digest
+
+
+def test_a_blob_comes_back_under_its_digest(store: BlobStore, folder: Path) -> None:
+    ref = store.put(DATA)
+    assert ref == BlobRef(digest=blake3(DATA).hexdigest(), size=19)
+    assert store.get(ref) == DATA
+    assert place(folder, ref).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("data", [b"", bytes(3 << 20)], ids=["empty", "large"])
+def test_blobs_of_any_size_come_back(store: BlobStore, data: bytes) -> None:
+    assert store.get(store.put(memoryview(data))) == data
+
+
+def test_a_sound_copy_is_kept(store: BlobStore, folder: Path) -> None:
+    ref = store.put(DATA)
+    before = place(folder, ref).stat()
+    assert store.put(DATA) == ref
+    assert place(folder, ref).stat().st_ino == before.st_ino
+
+
+def test_a_torn_blob_is_missing_and_written_again(store: BlobStore, folder: Path) -> None:
+    ref = store.put(DATA)
+    place(folder, ref).write_bytes(DATA[:5])
+    with pytest.raises(BlobMissing, match="is torn: 5 bytes, expected 19"):
+        store.get(ref)
+    store.put(DATA)
+    assert store.get(ref) == DATA
+
+
+def test_a_put_repairs_a_torn_blob_that_nobody_has_read(store: BlobStore, folder: Path) -> None:
+    ref = store.put(DATA)
+    place(folder, ref).write_bytes(DATA[:5])
+    store.put(DATA)
+    assert store.get(ref) == DATA
+
+
+def test_a_flipped_bit_is_found(store: BlobStore, folder: Path) -> None:
+    ref = store.put(DATA)
+    place(folder, ref).write_bytes(bytes([DATA[0] ^ 1]) + DATA[1:])
+    with pytest.raises(BlobMissing, match=ref.digest):
+        store.get(ref)
+    store.put(DATA)
+    assert store.get(ref) == DATA
+
+
+def test_an_absent_blob_is_missing_and_its_deletion_fine(store: BlobStore) -> None:
+    ref = store.put(DATA)
+    store.delete(ref)
+    store.delete(ref)
+    with pytest.raises(BlobMissing, match="is not in"):
+        store.get(ref)
+
+
+@pytest.mark.parametrize("digest", ["../../etc/passwd", "", "a/b" * 21 + "a"])
+def test_a_digest_that_is_a_path_is_refused(store: BlobStore, digest: str) -> None:
+    with pytest.raises(BlobMissing, match="is no digest"):
+        store.get(BlobRef(digest=digest, size=1))
+
+
+def test_usage_counts_blobs_and_bytes(store: BlobStore) -> None:
+    assert store.usage() == BlobUsage(0, 0)
+    store.put(DATA)
+    store.put(b"12345")
+    assert store.usage() == BlobUsage(2, 24)
+
+
+def test_a_killed_writer_leaves_nothing_under_the_digest(folder: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from shared.blob_store import BlobStore\n"
+        "store = BlobStore(sys.argv[1])\n"
+        "real = store._fs\n"
+        "class Killed:\n"
+        "    def __getattr__(self, name):\n"
+        "        return os._exit(9) if name == 'move' else getattr(real, name)\n"
+        "store._fs = Killed()\n"
+        "store.put(b'three little pixels')\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, folder.as_uri()], timeout=60, check=False)
+    assert ended.returncode == 9
+    store = BlobStore(folder.as_uri())
+    assert len(list((folder / "tmp").iterdir())) == 1
+    assert store.usage() == BlobUsage(0, 0)
+    assert store.get(store.put(DATA)) == DATA
+
+
+def test_what_a_killed_writer_left_is_removed_once_it_is_old(store: BlobStore, folder: Path) -> None:
+    store.put(DATA)
+    old, young = folder / "tmp" / "old", folder / "tmp" / "young"
+    for file in (old, young):
+        file.write_bytes(b"half")
+    past = time.time() - TEMPORARY_S - 1
+    os.utime(old, (past, past))
+    BlobStore(folder.as_uri())
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_a_durable_store_reads_back_the_same(folder: Path) -> None:
+    store = BlobStore(folder.as_uri(), durable=True)
+    assert store.get(store.put(DATA)) == DATA
+
+
+def test_a_disk_that_cannot_take_a_blob_is_one_sentence_and_leaves_nothing(store: BlobStore, folder: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(Unavailable, match="cannot take 5000 bytes") as error:
+            store.put(bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert folder.as_uri() in str(error.value)
+    assert not any((folder / "tmp").iterdir())
+
+
+def test_an_address_that_is_none_is_a_users_error() -> None:
+    with pytest.raises(UserError, match="'nowhere'"):
+        BlobStore("nowhere")
