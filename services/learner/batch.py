@@ -1,0 +1,257 @@
+"""Groups as arrays: what a step keeps of a scored group, and how groups are cut into micro-batches.
+
+Letters: P prompt tokens, T tokens of one response, n completions of a group. All of it is numpy.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared.messages import Scored
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ReadyImage:
+    """An image of a prompt: its digest, encoded bytes, and grid (t, h, w) in patches."""
+
+    digest: str
+    data: bytes
+    grid: tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Response:
+    """A completion that may be trained on: `token_ids` int64 (T,), `log_probs` float32 (T,) of the rollout."""
+
+    index: int  # its place among the group's completions
+    token_ids: Ints
+    log_probs: NDArray[np.float32]
+    advantage: float
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A scored group, checked and turned into arrays, so that a step only has to compute.
+
+    `prompt_ids` (P,); `positions` (3, P): mRoPE's temporal, height and width position of every prompt token;
+    `next_position`: where every response starts, on all three axes. `advantages` float64 (n,), NaN for a completion
+    without a verdict; `responses` are the others, empty ones left out. Images in the order of their placeholders.
+    """
+
+    scored: Scored
+    prompt_ids: Ints
+    positions: Ints
+    next_position: int
+    advantages: NDArray[np.float64]
+    responses: tuple[Response, ...]
+    images: tuple[ReadyImage, ...]
+
+    @property
+    def ordinal(self) -> int:
+        return self.scored.prompt.ordinal
+
+    @property
+    def num_valid(self) -> int:
+        """Completions that have a verdict; 0: the group is void (`unverifiable`)."""
+        return int(np.sum(~np.isnan(self.advantages)))
+
+    @property
+    def uniform(self) -> bool:
+        """True when no completion is better than another one: the group has no gradient."""
+        return not np.any(np.nan_to_num(self.advantages))
+
+    @property
+    def num_response_tokens(self) -> int:
+        return sum(len(response.token_ids) for response in self.responses)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A group with those of its responses that share a micro-batch."""
+
+    group: Ready
+    responses: tuple[Response, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.group.prompt_ids) + sum(len(response.token_ids) for response in self.responses)
+
+
+def micro_batches(groups: Sequence[Ready], tokens_per_batch: int) -> list[list[Part]]:
+    """The responses of `groups` in micro-batches of at most `tokens_per_batch` tokens, prompts counted once a group.
+
+    A group that is larger is cut between responses, and its prompt computed once a part; a single response that is
+    larger has a micro-batch of its own. Groups of similar prompt length go together (less padding in attention), and
+    uniform groups apart from the others (they need no backward pass). Nothing here changes the loss.
+    """
+    parts = [part for group in groups for part in _cut(group, tokens_per_batch)]
+    parts.sort(key=lambda part: (part.group.uniform, len(part.group.prompt_ids), part.group.ordinal))
+    batches: list[list[Part]] = []
+    filled = 0
+    for part in parts:
+        joins = batches and batches[-1][0].group.uniform == part.group.uniform
+        if not joins or filled + part.num_tokens > tokens_per_batch:
+            batches.append([])
+            filled = 0
+        batches[-1].append(part)
+        filled += part.num_tokens
+    return batches
+
+
+def _cut(group: Ready, tokens_per_batch: int) -> list[Part]:
+    room = tokens_per_batch - len(group.prompt_ids)
+    cuts: list[list[Response]] = []
+    filled = 0
+    for response in group.responses:
+        size = len(response.token_ids)
+        if not cuts or filled + size > room:
+            cuts.append([])
+            filled = 0
+        cuts[-1].append(response)
+        filled += size
+    return [Part(group, tuple(cut)) for cut in cuts]
+
+
+def mini_batches(groups: Sequence[Ready], updates: int) -> list[Sequence[Ready]]:
+    """`groups` in order, cut into at most `updates` runs whose sizes differ by one at most; none is empty.
+
+    Deviation: V-Triune needs the number of groups to be a multiple of its mini-batch; a short last step is cut too.
+    """
+    bounds = np.linspace(0, len(groups), min(updates, len(groups)) + 1).round().astype(int)
+    return [groups[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Sequences of similar length whose attention is computed as one rectangle: R rows, Q queries, K keys.
+
+    `query` (R, Q) and `key` (R, K) are places in the packed row (padding points at place 0). The last Q keys of a row
+    are its queries; `context` (R,) says how many of the K − Q keys before them are real: those are right-aligned.
+    """
+
+    query: Ints
+    key: Ints
+    context: Ints
+
+    @property
+    def padded_context(self) -> bool:
+        """True when some key before the queries is padding, which only a mask can hide."""
+        return bool(np.any(self.context != self.key.shape[1] - self.query.shape[1]))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A micro-batch as one row of N tokens in which every prompt stands once, followed by all responses.
+
+    `token_ids` (N,), `positions` (3, N). Response tokens, M in all, stand in the order of `parts`: `source` (M,) is
+    the place whose hidden state predicts each, `targets` (M,) its id, `advantages` and `rollout_log_probs` (M,).
+    `blocks` hold the attention; `restore` (N,) is where each token of the row stands among all blocks' queries.
+    `image_places` (K,) are the placeholders, `image_order` the digests whose features fill them, in order.
+    """
+
+    parts: Sequence[Part]
+    token_ids: Ints
+    positions: Ints
+    source: Ints
+    targets: Ints
+    advantages: NDArray[np.float32]
+    rollout_log_probs: NDArray[np.float32]
+    blocks: Sequence[Block]
+    restore: Ints
+    image_places: Ints
+    image_order: Sequence[str]
+
+
+def pack(parts: Sequence[Part], *, image_token_id: int) -> Packed:
+    """One row of all `parts`; see `Packed`."""
+    prompts = [part.group.prompt_ids for part in parts]
+    starts = np.concatenate([[0], np.cumsum([len(ids) for ids in prompts])])
+    spans = [np.arange(start, end) for start, end in itertools.pairwise(starts)]
+    rows = [
+        (part.group, response, span) for part, span in zip(parts, spans, strict=True) for response in part.responses
+    ]
+    places, end = [], int(starts[-1])
+    for _, response, _ in rows:
+        places.append(np.arange(end, end + len(response.token_ids)))
+        end += len(response.token_ids)
+    positions = [part.group.positions for part in parts]
+    positions += [_text_positions(group.next_position, len(response.token_ids)) for group, response, _ in rows]
+    ids = np.concatenate(prompts + [response.token_ids for _, response, _ in rows])
+    blocks = _prompt_blocks(spans) + _response_blocks(
+        [(span, place) for (_, _, span), place in zip(rows, places, strict=True)]
+    )
+    return Packed(
+        parts=parts,
+        token_ids=ids,
+        positions=np.concatenate(positions, axis=1),
+        source=np.concatenate(
+            [np.concatenate([span[-1:], place[:-1]]) for (_, _, span), place in zip(rows, places, strict=True)]
+        ),
+        targets=np.concatenate([response.token_ids for _, response, _ in rows]),
+        advantages=np.concatenate([np.full(len(row.token_ids), row.advantage, np.float32) for _, row, _ in rows]),
+        rollout_log_probs=np.concatenate([response.log_probs for _, response, _ in rows]),
+        blocks=blocks,
+        restore=_restore(blocks, len(ids)),
+        image_places=np.flatnonzero(ids[: starts[-1]] == image_token_id),
+        image_order=[image.digest for part in parts for image in part.group.images],
+    )
+
+
+def _text_positions(start: int, length: int) -> Ints:
+    return np.broadcast_to(np.arange(start, start + length), (3, length))
+
+
+SIMILAR = 0.6
+"""A sequence joins a block if it is at least this share of the block's longest one; so padding stays below 40 %."""
+
+
+def _prompt_blocks(spans: Sequence[Ints]) -> list[Block]:
+    blocks = []
+    for chosen in _similar([len(span) for span in spans]):
+        query = _right_padded([spans[index] for index in chosen])
+        blocks.append(Block(query, query, np.zeros(len(chosen), np.int64)))
+    return blocks
+
+
+def _response_blocks(rows: Sequence[tuple[Ints, Ints]]) -> list[Block]:
+    blocks = []
+    for chosen in _similar([len(place) for _, place in rows]):
+        contexts = [rows[index][0] for index in chosen]
+        query = _right_padded([rows[index][1] for index in chosen])
+        key = np.concatenate([_left_padded(contexts), query], axis=1)
+        blocks.append(Block(query, key, np.array([len(context) for context in contexts])))
+    return blocks
+
+
+def _similar(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of sequences in runs of similar length, longest first, order kept among equals."""
+    runs: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if not runs or lengths[index] < SIMILAR * lengths[runs[-1][0]]:
+            runs.append([])
+        runs[-1].append(index)
+    return runs
+
+
+def _right_padded(rows: Sequence[Ints]) -> Ints:
+    padded = np.full((len(rows), max(map(len, rows))), -1, np.int64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = row
+    return padded
+
+
+def _left_padded(rows: Sequence[Ints]) -> Ints:
+    return _right_padded([row[::-1] for row in rows])[:, ::-1]
+
+
+def _restore(blocks: Sequence[Block], num_tokens: int) -> Ints:
+    queries = np.concatenate([block.query.ravel() for block in blocks])
+    real = np.flatnonzero(queries >= 0)
+    restore = np.empty(num_tokens, np.int64)
+    restore[queries[real]] = real
+    return restore

@@ -1,0 +1,264 @@
+"""A Hugging Face vision-language model as the learner sees it: components, image features, log-probs of responses.
+
+Letters: N tokens of a packed row, M response tokens of a micro-batch, K image tokens, V logits.
+Tested with Qwen2.5-VL on the CPU; CUDA (bf16 autocast, gradient checkpointing) has never run.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
+
+from services.learner import attention
+from services.learner.batch import Ints, Packed
+from shared import vlm
+from shared.errors import BadJob
+
+Component = Literal["vit", "connector", "llm"]
+COMPONENTS: tuple[Component, ...] = ("vit", "connector", "llm")
+
+BANNED_LOGIT = -1e9
+"""Added to the logits of banned tokens: their probability is exactly 0 in float32, and 0·log 0 stays finite."""
+LOGITS_AT_ONCE = 32 * 1024 * 1024
+"""Logits (tokens times vocabulary) kept for the backward pass; more are computed again there, so many at a time."""
+
+
+def component_of(name: str) -> Component:
+    """The component of a parameter: the vision tower, its merger (the connector), or the language model.
+
+    By module name, with or without the `model.` that transformers 4.52 put before `visual` (which made V-Triune's
+    rule take the tower for a part of the language model).
+    """
+    parts = name.split(".")
+    if "visual" not in parts:
+        return "llm"
+    inner = parts[parts.index("visual") + 1 :]
+    return "connector" if inner and "merger" in inner[0] else "vit"
+
+
+def layer_of(name: str) -> str:
+    """The layer a parameter is counted under, in the names of transformers 4.51 as V-Triune logs them.
+
+    `model.visual.blocks.0.mlp.down_proj.weight` → `visual.blocks.0`, `model.visual.merger.ln_q.weight` →
+    `visual.merger`, `model.language_model.layers.5.…` → `model.layers.5`, `lm_head.weight` → `lm_head.weight`.
+    """
+    name = name.replace("model.visual.", "visual.", 1).replace("model.language_model.", "model.", 1)
+    parts = name.split(".")
+    return ".".join(parts[: 3 if len(parts) > 2 and parts[2].isdigit() else 2])
+
+
+class FlatConv3d(nn.Conv3d):
+    """A convolution whose kernel is as large as its input, as one matrix product; same weights, same names.
+
+    oneDNN's backward pass of such a convolution takes about a tenth of a small model's step on a CPU.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, T, H, W), where (T, H, W) is the kernel's size, to (B, C', 1, 1, 1)."""
+        output = F.linear(input.flatten(1), self.weight.flatten(1), self.bias)
+        return output[:, :, None, None, None]
+
+
+@dataclass(frozen=True)
+class TokenValues:
+    """Values of the M response tokens: `log_probs` (with gradient) and `entropy`, both float32 (M,)."""
+
+    log_probs: Tensor
+    entropy: Tensor
+
+
+class VisionLanguageModel:
+    """Weights, tokenizer and image processor of one model folder or hub id, on one device.
+
+    Raises BadJob when `source` cannot be loaded or is no vision-language model of the kind that is known here.
+    """
+
+    def __init__(self, source: str | Path, *, dtype: str, device: torch.device, freeze: Sequence[Component]) -> None:
+        self.device = device
+        self.autocast_dtype = torch.bfloat16 if dtype == "bfloat16" else None
+        self.frozen = frozenset(freeze)
+        try:
+            self.hf: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
+            self.image_processor: Any = AutoImageProcessor.from_pretrained(source, backend="pil")
+            self.generation: Any = _generation_config(source, self.hf)
+        except (OSError, ValueError, ImportError) as error:
+            raise BadJob([f"model {str(source)!r} cannot be loaded: {_first_line(error)}"]) from error
+        self._check(source)
+        self.attention = attention.install(self.hf)
+        self.banned = vlm.banned_for_model(self.hf.config, self.generation, self.tokenizer)
+        self._prepare()
+
+    def _check(self, source: str | Path) -> None:
+        base = getattr(self.hf, "model", None)
+        missing = [name for name in ("visual", "language_model", "get_rope_index") if not hasattr(base, name)]
+        if missing:
+            kind = type(self.hf).__name__
+            raise BadJob([f"model {str(source)!r} is a {kind} without {missing[0]!r}; expected one like Qwen2.5-VL"])
+        if "sliding_attention" in (getattr(self.hf.config.get_text_config(), "layer_types", None) or ()):
+            raise BadJob([f"model {str(source)!r} has sliding-window layers; expected full attention only"])
+
+    def _prepare(self) -> None:
+        self.hf.to(self.device).eval()
+        flatten_convolutions(self.hf)
+        for name, parameter in self.hf.named_parameters():
+            parameter.requires_grad_(component_of(name) not in self.frozen)
+            if self.autocast_dtype is not None and not parameter.requires_grad:
+                parameter.data = parameter.data.to(self.autocast_dtype)
+        if self.device.type == "cuda":
+            self.checkpoint_activations()
+        self._bias = torch.zeros(self.hf.config.get_text_config().vocab_size, device=self.device)
+        self._bias[self.banned] = BANNED_LOGIT
+
+    def checkpoint_activations(self) -> None:
+        """Keep one activation a layer and compute the others again in the backward pass.
+
+        transformers does so only in training mode, which differs from evaluation mode by dropout alone; V-Triune's
+        models have none, and a policy's ratio must not be drawn at random.
+        """
+        if any(getattr(module, "p", 0.0) for module in self.hf.modules() if isinstance(module, nn.Dropout)):
+            return
+        self.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.hf.train()
+
+    @property
+    def vision_frozen(self) -> bool:
+        """True when image features cannot change: neither tower nor connector is trained."""
+        return {"vit", "connector"} <= self.frozen
+
+    @property
+    def image_token_id(self) -> int:
+        return int(self.hf.config.image_token_id)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of logits, padded rows included."""
+        return len(self._bias)
+
+    @property
+    def merge_size(self) -> int:
+        return int(self.hf.config.vision_config.spatial_merge_size)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Parameters that are trained, by name; a tied one once."""
+        return {name: parameter for name, parameter in self.hf.named_parameters() if parameter.requires_grad}
+
+    def positions(self, prompt_ids: Ints, grids: Sequence[tuple[int, int, int]]) -> Ints:
+        """mRoPE positions (3, P) of a prompt whose image placeholders stand for `grids`, by the model's own rule."""
+        config = self.hf.config
+        kinds = vlm.token_types(prompt_ids, image_token_id=config.image_token_id, video_token_id=config.video_token_id)
+        places, _ = self.hf.model.get_rope_index(
+            torch.from_numpy(prompt_ids)[None],
+            mm_token_type_ids=torch.from_numpy(kinds)[None],
+            image_grid_thw=torch.tensor(grids) if grids else None,
+        )
+        result: Ints = places[:, 0].numpy()
+        return result
+
+    def image_features(self, pixels: Sequence[Tensor], grids: Sequence[tuple[int, int, int]]) -> list[Tensor]:
+        """One (k, hidden) tensor an image, from its pixels (patches, values a patch); gradient unless all is frozen."""
+        values = torch.cat(list(pixels)).to(self.device, non_blocking=True)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_frozen), self._autocast():
+            output = self.hf.model.get_image_features(values, torch.tensor(grids, device=self.device))
+        features = getattr(output, "pooler_output", output)
+        return list(features)
+
+    def token_values(self, packed: Packed, features: Mapping[str, Tensor], temperature: float) -> TokenValues:
+        """Log-prob and entropy of every response token of a micro-batch, under the sampler's distribution.
+
+        `features` hold each image's features by digest. The distribution is softmax(logits / temperature) without the
+        banned tokens; the entropy, in nats, is of the same distribution and has no gradient.
+        """
+        with self._autocast():
+            embeddings = self._embed(packed, features)
+            output = self.hf.model.language_model(
+                inputs_embeds=embeddings,
+                position_ids=torch.from_numpy(packed.positions)[:, None].to(self.device),
+                use_cache=False,
+                packed_layout=attention.Layout.of(packed, self.device),
+            )
+            source = torch.from_numpy(packed.source).to(self.device)
+            hidden = output.last_hidden_state[0].index_select(0, source)
+            return self._head(hidden, torch.from_numpy(packed.targets).to(self.device), temperature)
+
+    def _embed(self, packed: Packed, features: Mapping[str, Tensor]) -> Tensor:
+        embeddings = self.hf.get_input_embeddings()(torch.from_numpy(packed.token_ids).to(self.device))
+        if packed.image_order:
+            values = torch.cat([features[digest] for digest in packed.image_order]).to(embeddings.dtype)
+            places = torch.from_numpy(packed.image_places).to(self.device)
+            embeddings = embeddings.index_copy(0, places, values)
+        return embeddings[None]
+
+    def _head(self, hidden: Tensor, targets: Tensor, temperature: float) -> TokenValues:
+        size = max(1, LOGITS_AT_ONCE // len(self._bias))
+        chunks = list(zip(hidden.split(size), targets.split(size), strict=True))
+        if len(chunks) == 1 or not torch.is_grad_enabled():
+            values = [self._values(*chunk, temperature) for chunk in chunks]
+        else:
+            values = [checkpoint(self._values, *chunk, temperature, use_reentrant=False) for chunk in chunks]
+        return TokenValues(*(torch.cat(parts) for parts in zip(*values, strict=True)))
+
+    def _values(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        logits = self.hf.lm_head(hidden).float()
+        if temperature != 1.0:
+            logits = logits / temperature
+        log_probs = F.log_softmax(logits + self._bias, dim=-1)
+        with torch.no_grad():
+            entropy = -(log_probs.exp() * log_probs).sum(-1)
+        return log_probs.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        enabled = self.autocast_dtype is not None
+        return torch.autocast(self.device.type, self.autocast_dtype or torch.float32, enabled=enabled)
+
+    def tensors(self, *, trainable_only: bool) -> dict[str, Tensor]:
+        """State-dict name → tensor on its device; a tied tensor once, under the first of its names."""
+        trained = set(self.trainable())
+        found: dict[str, Tensor] = {}
+        seen: set[int] = set()
+        for name, tensor in self.hf.state_dict().items():
+            if tensor.data_ptr() in seen or (trainable_only and name not in trained):
+                continue
+            seen.add(tensor.data_ptr())
+            found[name] = tensor
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that any Hugging Face loader reads: weights, configurations, tokenizer, image processor."""
+        self.hf.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+
+
+def flatten_convolutions(module: nn.Module) -> None:
+    """Replace each 3-d convolution with kernel = stride and no padding by a `FlatConv3d` over the same parameters."""
+    for name, child in module.named_children():
+        if (
+            type(child) is nn.Conv3d
+            and child.kernel_size == child.stride
+            and child.padding == (0, 0, 0)
+            and child.groups == 1
+        ):
+            flat = FlatConv3d.__new__(FlatConv3d)
+            flat.__dict__.update(child.__dict__)
+            setattr(module, name, flat)
+        else:
+            flatten_convolutions(child)
+
+
+def _generation_config(source: str | Path, model: Any) -> Any:
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:
+        return model.generation_config
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

@@ -1,0 +1,204 @@
+"""A random Qwen2.5-VL of some thousand weights, and scored groups made by hand for it."""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import blake3
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+)
+
+from services.learner.engines.torch import TorchEngine
+from shared.job import JobSpec, parse_job
+from shared.messages import (
+    BlobRef,
+    ChatTurn,
+    Completed,
+    Completion,
+    ImageRef,
+    Prompt,
+    Reward,
+    RewardSpec,
+    Sampling,
+    Scored,
+    pack_floats,
+    pack_ints,
+)
+
+SPECIAL = ["<pad>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+WORDS = [f"w{index}" for index in range(30)]
+VOCABULARY = {word: index for index, word in enumerate(SPECIAL + WORDS)}
+ROWS = 48  # of the embedding: 36 tokens and 12 rows of padding
+IMAGE = VOCABULARY["<|image_pad|>"]
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two text layers, a vision block with windows and one with full attention, tied embeddings."""
+    folder = tmp_path_factory.mktemp("model")
+    words = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<|im_end|>", pad_token="<pad>", additional_special_tokens=SPECIAL[2:]
+    )
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": ROWS,
+            "hidden_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "intermediate_size": 32,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]},
+            "tie_word_embeddings": True,
+            "initializer_range": 0.3,
+            "bos_token_id": None,
+            "eos_token_id": VOCABULARY["<|im_end|>"],
+            "pad_token_id": VOCABULARY["<pad>"],
+        },
+        vision_config={
+            "depth": 2,
+            "hidden_size": 16,
+            "num_heads": 2,
+            "intermediate_size": 24,
+            "out_hidden_size": 24,
+            "patch_size": 14,
+            "window_size": 56,
+            "fullatt_block_indexes": [1],
+            "initializer_range": 0.3,
+        },
+        tie_word_embeddings=True,
+        image_token_id=IMAGE,
+        video_token_id=VOCABULARY["<|video_pad|>"],
+        vision_start_token_id=VOCABULARY["<|vision_start|>"],
+        vision_end_token_id=VOCABULARY["<|vision_end|>"],
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(eos_token_id=VOCABULARY["<|im_end|>"])
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessor(min_pixels=28 * 28, max_pixels=280 * 280).save_pretrained(folder)
+    return folder
+
+
+MakeSpec = Callable[..., JobSpec]
+MakeEngine = Callable[..., TorchEngine]
+MakeGroup = Callable[..., tuple[Scored, list[bytes]]]
+
+
+@pytest.fixture(scope="session")
+def make_spec(model_folder: Path) -> MakeSpec:
+    """A job for the tiny model; keyword arguments are tables of the job file, merged over the defaults."""
+
+    def make(**tables: dict[str, object]) -> JobSpec:
+        document: dict[str, object] = {
+            "model": str(model_folder),
+            "total_steps": 10,
+            "data": {"train": ["unused"]},
+            "optimizer": {"learning_rate": 1e-2, "freeze": []} | tables.pop("optimizer", {}),
+        }
+        return parse_job(document | tables)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_engine(make_spec: MakeSpec) -> MakeEngine:
+    """A loaded engine for `make_spec(**tables)`."""
+
+    def make(**tables: dict[str, object]) -> TorchEngine:
+        engine = TorchEngine()
+        engine.load(make_spec(**tables))
+        return engine
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_group() -> MakeGroup:
+    """A scored group: images of the given sizes, text tokens around them, responses of the given lengths."""
+
+    def make(
+        ordinal: int,
+        *,
+        sizes: Sequence[tuple[int, int]] = ((56, 56),),
+        text: int = 4,
+        lengths: Sequence[int] = (3, 5),
+        rewards: Sequence[float | None] | None = None,
+    ) -> tuple[Scored, list[bytes]]:
+        random = np.random.default_rng(ordinal)
+        images = [_png(random, width, height) for width, height in sizes]
+        refs = [
+            ImageRef(blob=BlobRef(digest=blake3.blake3(data).hexdigest(), size=len(data)), width=width, height=height)
+            for data, (width, height) in zip(images, sizes, strict=True)
+        ]
+        prompt_ids: list[int] = []
+        for width, height in sizes:
+            pads = [IMAGE] * (width // 28 * (height // 28))
+            prompt_ids += [VOCABULARY["<|vision_start|>"], *pads, VOCABULARY["<|vision_end|>"]]
+        prompt_ids += random.integers(len(SPECIAL), len(VOCABULARY), text).tolist()
+        completions = [
+            Completion(
+                token_ids=pack_ints(random.integers(len(SPECIAL), len(VOCABULARY), length)),
+                log_probs=pack_floats(random.uniform(-4.0, -2.0, length)),
+                text="",
+                finish="stop",
+                versions=[(0, length)],
+            )
+            for length in lengths
+        ]
+        wanted = rewards if rewards is not None else random.uniform(0.0, 1.0, len(lengths)).tolist()
+        scored = Scored(
+            group=Completed(
+                prompt=Prompt(
+                    job="job-1",
+                    kind="train",
+                    ordinal=ordinal,
+                    source="drawn",
+                    task="math",
+                    sample_id=str(ordinal),
+                    turns=[ChatTurn(role="user", content="<image>")],
+                    images=refs,
+                    reward=RewardSpec(verifier="mathverify", answer="1", ground_truth="1"),
+                    sampling=Sampling(n=len(lengths), temperature=1.0, max_new_tokens=16, seed=0),
+                ),
+                completions=completions,
+                prompt_ids=pack_ints(prompt_ids),
+                image_grid_thw=[(1, height // 14, width // 14) for width, height in sizes],
+                patch_size=14,
+                replica="r",
+                started_at=0.0,
+                finished_at=0.0,
+            ),
+            rewards=[
+                Reward(status="verifier-error", error="no") if reward is None else Reward(status="ok", final=reward)
+                for reward in wanted
+            ],
+            replica="w",
+            started_at=0.0,
+            finished_at=0.0,
+        )
+        return scored, images
+
+    return make
+
+
+def _png(random: np.random.Generator, width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,108 @@
+import io
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from services.learner.batch import ReadyImage
+from services.learner.pixels import PixelCache
+from shared.errors import BadSample
+from shared.messages import pack_floats, pack_ints
+
+replace = msgspec.structs.replace
+
+
+@pytest.fixture(scope="module")
+def engine(make_engine):
+    return make_engine()
+
+
+def test_a_group_becomes_arrays(engine, make_group):
+    scored, images = make_group(0, sizes=[(56, 84)], text=2, lengths=[2, 3, 4], rewards=[1.0, None, 0.0])
+    ready = engine.ingest(scored, images)
+    assert ready.positions.shape == (3, 10) and ready.next_position == int(ready.positions.max()) + 1
+    assert [row.index for row in ready.responses] == [0, 2]
+    assert ready.num_valid == 2 and ready.num_response_tokens == 6 and not ready.uniform
+    assert np.isnan(ready.advantages[1])
+    assert ready.images[0].grid == (1, 6, 4)
+
+
+def test_an_empty_completion_counts_in_the_group_but_is_not_trained_on(engine, make_group):
+    ready = engine.ingest(*make_group(0, lengths=[0, 3], rewards=[0.0, 1.0]))
+    assert [row.index for row in ready.responses] == [1] and ready.num_valid == 2
+    assert ready.responses[0].advantage > 0
+
+
+def test_a_group_without_a_verdict_says_so(engine, make_group):
+    ready = engine.ingest(*make_group(0, rewards=[None, None]))
+    assert ready.num_valid == 0 and ready.responses == ()
+
+
+def change(scored, **fields):
+    return replace(scored, group=replace(scored.group, **fields))
+
+
+def first_completion(scored, **fields):
+    first, *others = scored.group.completions
+    return change(scored, completions=[replace(first, **fields), *others])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda scored: change(scored, prompt_ids=b""), "the prompt has no tokens"),
+        (lambda scored: change(scored, prompt_ids=pack_ints([2, 4, 3])), "the prompt has 1 image tokens; its 1 images"),
+        (lambda scored: change(scored, image_grid_thw=[(1, 2, 2)]), "in the rollout; expected equal ones"),
+        (lambda scored: change(scored, prompt_ids=pack_ints([999])), "holds token 999; the model's vocabulary has 48"),
+        (lambda scored: first_completion(scored, token_ids=pack_ints([7, 4, 8])), "holds token 4, which may not"),
+        (lambda scored: first_completion(scored, token_ids=pack_ints([7, 40, 8])), "holds token 40, which may not"),
+        (lambda scored: first_completion(scored, log_probs=pack_floats([-1.0])), "3 tokens, 1 log-probs"),
+        (lambda scored: first_completion(scored, log_probs=pack_floats([-1.0, float("nan"), -1.0])), "finite"),
+    ],
+)
+def test_a_group_that_contradicts_itself_is_a_bad_sample(engine, make_group, spoil, sentence):
+    scored, images = make_group(0)
+    with pytest.raises(BadSample, match=sentence):
+        engine.ingest(spoil(scored), images)
+
+
+def test_a_missing_image_is_a_bad_sample(engine, make_group):
+    scored, _ = make_group(0)
+    with pytest.raises(BadSample, match="names 1 images, 0 were given"):
+        engine.ingest(scored, [])
+
+
+def test_a_torn_image_is_a_bad_sample(engine, make_group):
+    scored, images = make_group(77)
+    with pytest.raises(BadSample, match="cannot be decoded"):
+        engine.ingest(scored, [images[0][:200]])
+
+
+def test_pixels_are_kept_within_their_bound_and_made_again_when_dropped(engine):
+    processed = 0
+
+    def processor(**arguments):
+        nonlocal processed
+        processed += 1
+        return engine._model.image_processor(**arguments)
+
+    size = 16 * 1176 * 4  # a 56x56 image: 16 patches of 1,176 floats
+    cache = PixelCache(processor, min_pixels=0, max_pixels=10**6, limit_bytes=2 * size)
+    images = [ReadyImage(str(shade), png(shade), (1, 4, 4)) for shade in range(3)]
+    first = cache.pixels(images[0])
+    assert first.shape == (16, 1176)
+    cache.pixels(images[1])
+    cache.pixels(images[0])  # used again, so that image 1 is the oldest
+    assert processed == 2 and cache.held_bytes == 2 * size
+    cache.pixels(images[2])
+    assert processed == 3 and cache.held_bytes == 2 * size
+    assert cache.pixels(images[0]) is first
+    cache.pixels(images[1])
+    assert processed == 4
+
+
+def png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (56, 56), (shade, shade, shade)).save(buffer, "PNG")
+    return buffer.getvalue()
