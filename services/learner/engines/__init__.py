@@ -1,0 +1,1 @@
+"""Training engines behind `services.learner.engine.Engine`."""

@@ -1,0 +1,167 @@
+import blake3
+import numpy as np
+import pytest
+import torch
+
+from services.learner.engines.torch import TorchEngine
+from shared.errors import BadJob, Corrupt
+from shared.job import parse_job
+
+SHAPES = [
+    {"lengths": [3, 9, 1, 5], "rewards": [1.0, 0.0, 0.5, 0.2]},
+    {"sizes": [(112, 56)], "text": 9, "lengths": [2, 14], "rewards": [0.0, 1.0]},
+    {"lengths": [4, 4], "rewards": [0.5, 0.5]},
+    {"sizes": [], "lengths": [6, 3], "rewards": [1.0, None]},
+    {"text": 1, "lengths": [2, 8, 3], "rewards": [1.0, 0.0, None]},
+]
+
+
+def ready_groups(engine, make_group, first=0):
+    return [engine.ingest(*make_group(first + index, **shape)) for index, shape in enumerate(SHAPES)]
+
+
+def step(engine, groups, number=1, importance=False):
+    return engine.step(groups, step=number, total_steps=10, importance=importance)
+
+
+def digest(engine: TorchEngine) -> str:
+    hasher = blake3.blake3()
+    for name, tensor in sorted(engine.weights(trainable_only=False).items()):
+        hasher.update(name.encode())
+        hasher.update(tensor.numpy().tobytes())
+    return hasher.hexdigest()
+
+
+def test_two_fresh_engines_and_one_from_a_checkpoint_end_with_equal_bits(make_engine, make_group, tmp_path):
+    settings = {"algorithm": {"updates_per_step": 2, "prompts_per_step": 5}, "learner": {"tokens_per_batch": 40}}
+    one, other, resumed = make_engine(**settings), make_engine(**settings), make_engine(**settings)
+    for number in (1, 2, 3):
+        step(one, ready_groups(one, make_group, 10 * number), number, importance=True)
+        step(other, ready_groups(other, make_group, 10 * number), number, importance=True)
+        if number == 1:
+            one.save(tmp_path)
+    assert digest(one) == digest(other)
+    resumed.restore(tmp_path)
+    for number in (2, 3):
+        step(resumed, ready_groups(resumed, make_group, 10 * number), number, importance=True)
+    assert digest(resumed) == digest(one)
+
+
+def test_a_step_does_not_depend_on_the_micro_batch_size(make_engine, make_group):
+    found = []
+    for budget in (10_000, 45, 1):
+        engine = make_engine(learner={"tokens_per_batch": budget})
+        result = step(engine, ready_groups(engine, make_group))
+        found.append((result.metrics, engine.weights(trainable_only=True)))
+    for metrics, weights in found[1:]:
+        for name in ("loss", "grad_norm", "entropy", "mismatch_abs", "mismatch_k3", "mismatch_max", "tokens"):
+            assert metrics[name] == pytest.approx(found[0][0][name], rel=1e-4, abs=1e-6), name
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, found[0][1][name], atol=2e-4, rtol=0)
+
+
+def test_the_loss_is_the_mean_over_all_tokens_of_the_update(make_engine, make_group):
+    # With one update the ratio is 1, so that a token's loss is minus its advantage.
+    engine = make_engine()
+    groups = ready_groups(engine, make_group)
+    result = step(engine, groups)
+    rows = [row for group in groups for row in group.responses]
+    tokens = sum(len(row.token_ids) for row in rows)
+    assert result.num_response_tokens == tokens == 58
+    assert result.metrics["loss"] == pytest.approx(-sum(row.advantage * len(row.token_ids) for row in rows) / tokens)
+    assert result.metrics["ppo_kl"] == 0.0 and result.metrics["clip_high"] == 0.0
+
+
+def test_mismatch_is_measured_against_the_rollouts_log_probs(make_engine, make_group, make_spec):
+    engine = make_engine()
+    groups = ready_groups(engine, make_group)
+    result = step(engine, groups)
+    assert result.metrics["mismatch_abs"] > 0.1
+    assert result.metrics["mismatch_max"] >= result.metrics["mismatch_abs"]
+
+
+def test_one_update_needs_no_pass_for_the_old_policy_and_more_do(make_engine, make_group):
+    one, two = make_engine(), make_engine(algorithm={"updates_per_step": 2, "prompts_per_step": 5})
+    groups = ready_groups(one, make_group)
+    assert step(one, groups, importance=True).seconds.get("proximal", 0.0) < 1e-3
+    result = step(two, groups)
+    assert result.updates == 2 and result.metrics["ppo_kl"] != 0.0
+
+
+def test_truncated_importance_weights_scale_the_loss(make_engine, make_group):
+    # The policy is far likelier than the rollout said for every token: all weights are at the cap of 2.
+    engine, weighted = make_engine(), make_engine()
+    groups = ready_groups(engine, make_group)
+    for group in groups:
+        for row in group.responses:
+            object.__setattr__(row, "log_probs", np.full_like(row.log_probs, -30.0))
+    plain, doubled = step(engine, groups), step(weighted, groups, importance=True)
+    assert doubled.metrics["importance_weight"] == pytest.approx(2.0)
+    assert doubled.metrics["loss"] == pytest.approx(2 * plain.metrics["loss"])
+    assert doubled.metrics["grad_norm"] == pytest.approx(2 * plain.metrics["grad_norm"], rel=1e-4)
+
+
+def test_the_policy_moves_towards_the_better_answer(make_engine, make_group):
+    engine = make_engine(optimizer={"learning_rate": 3e-3})
+    ready = engine.ingest(*make_group(0, lengths=[4, 4], rewards=[1.0, 0.0]))
+    gaps = []
+    for number in range(1, 6):
+        values = engine._model.token_values(*packed(engine, ready), 1.0).log_probs
+        gaps.append((values[:4].sum() - values[4:].sum()).item())
+        step(engine, [ready], number)
+    assert gaps == sorted(gaps) and gaps[-1] > gaps[0] + 0.1
+
+
+def packed(engine, ready):
+    from services.learner.batch import Part, pack
+
+    image = ready.images[0]
+    features = engine._model.image_features([engine._cache.pixels(image)], [image.grid])
+    row = pack([Part(ready, ready.responses)], image_token_id=engine._model.image_token_id)
+    return row, {image.digest: features[0]}
+
+
+@pytest.mark.parametrize("frozen", [["vit", "connector"], ["llm"]])
+def test_frozen_components_keep_their_bits_and_are_not_published(make_engine, make_group, frozen):
+    engine = make_engine(optimizer={"freeze": frozen})
+    before = engine.weights(trainable_only=False)
+    result = step(engine, ready_groups(engine, make_group))
+    after, published = engine.weights(trainable_only=False), engine.weights(trainable_only=True)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and changed <= published.keys() < before.keys()
+    assert not any(f"grad_norm/{component}" in result.metrics for component in frozen)
+
+
+def test_weights_are_contiguous_copies_and_a_tied_tensor_comes_once(make_engine):
+    engine = make_engine()
+    weights = engine.weights(trainable_only=False)
+    assert "model.language_model.embed_tokens.weight" in weights and "lm_head.weight" not in weights
+    assert all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in weights.values())
+    weights["model.language_model.embed_tokens.weight"].zero_()
+    assert engine._model.hf.lm_head.weight.abs().sum() > 0
+
+
+def test_bfloat16_trains_float32_masters_and_publishes_bfloat16(make_engine, make_group):
+    engine = make_engine(learner={"dtype": "bfloat16"}, optimizer={"freeze": ["vit", "connector"]})
+    result = step(engine, ready_groups(engine, make_group))
+    assert np.isfinite(result.metrics["loss"]) and result.metrics["grad_norm"] > 0
+    assert {tensor.dtype for tensor in engine.weights(trainable_only=False).values()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in engine._model.trainable().values()} == {torch.float32}
+
+
+def test_a_checkpoint_of_another_job_is_refused(make_engine, make_group, tmp_path):
+    engine = make_engine()
+    step(engine, ready_groups(engine, make_group))
+    engine.save(tmp_path)
+    other = make_engine(optimizer={"freeze": ["llm"]})
+    with pytest.raises(Corrupt, match="the job trains no such parameter"):
+        other.restore(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["/does/not/exist", "no/such-model"])
+def test_a_missing_model_is_one_clear_sentence(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    spec = parse_job({"model": name, "total_steps": 1, "data": {"train": ["x"]}})
+    with pytest.raises(BadJob, match=f"model '{name}' cannot be loaded") as caught:
+        TorchEngine().load(spec)
+    assert len(caught.value.mistakes) == 1 and "\n" not in str(caught.value)
