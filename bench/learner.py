@@ -1,0 +1,249 @@
+"""Seconds of one learner update against the same update with every prompt and image repeated n times.
+
+Prints one JSON line a case: `python bench/learner.py [--threads N] [--repeats N]`. The plain update is transformers'
+own model, its batch padded within buckets of similar length. Both take turns, so that a busy machine slows both.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import blake3
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from services.learner.batch import Ready
+from services.learner.engines.torch import TorchEngine
+from services.learner.losses import Clip, policy_loss
+from shared.job import JobSpec, parse_job
+from shared.messages import (
+    BlobRef,
+    ChatTurn,
+    Completed,
+    Completion,
+    ImageRef,
+    Prompt,
+    Reward,
+    RewardSpec,
+    Sampling,
+    Scored,
+    pack_floats,
+    pack_ints,
+)
+from triune.demo.tiny_vlm import make_tiny_vlm
+
+N = 8
+BUCKETS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """`groups` prompts of `text` tokens and one square image of `side` pixels; N responses of `lengths` (low, high)."""
+
+    name: str
+    groups: int
+    side: int
+    text: int
+    lengths: tuple[int, int]
+    freeze: tuple[str, ...]
+
+    @property
+    def image_tokens(self) -> int:
+        return (self.side // 28) ** 2
+
+
+CASES = [
+    Case("256 image tokens", 2, 448, 16, (40, 40), ()),
+    Case("9 image tokens", 32, 84, 16, (9, 28), ()),
+    Case("256 image tokens, vit and connector frozen", 2, 448, 16, (40, 40), ("vit", "connector")),
+    Case("9 image tokens, vit and connector frozen", 32, 84, 16, (9, 28), ("vit", "connector")),
+]
+
+
+def main() -> None:
+    """Run every case and print its line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        make_tiny_vlm(Path(folder), ["count the red circles 0 1 2 3"] * 8)
+        for case in CASES:
+            sys.stdout.write(json.dumps(measure(case, folder, arguments.repeats)) + "\n")
+            sys.stdout.flush()
+
+
+def measure(case: Case, folder: str, repeats: int) -> dict[str, object]:
+    """Median seconds of both updates after one unmeasured round, and their ratio."""
+    spec = job(case, folder)
+    engine = TorchEngine()
+    facts = engine.load(spec)
+    groups = [engine.ingest(*scored_group(case, ordinal, engine)) for ordinal in range(case.groups)]
+    plain = Plain(spec, groups, engine)
+    ours = [0]
+
+    def shared() -> None:
+        ours[0] += 1
+        engine.step(groups, step=ours[0], total_steps=1000, importance=False)
+
+    times = take_turns([plain.update, shared], repeats)
+    return {
+        "bench": "learner",
+        "case": case.name,
+        "groups": case.groups,
+        "completions": N,
+        "image_tokens": case.image_tokens,
+        "prompt_tokens": len(groups[0].prompt_ids),
+        "response_tokens": sum(group.num_response_tokens for group in groups),
+        "threads": facts["threads"],
+        "plain_s": round(times[0], 4),
+        "learner_s": round(times[1], 4),
+        "ratio": round(times[0] / times[1], 2),
+    }
+
+
+def take_turns(calls: Sequence[Callable[[], None]], repeats: int) -> list[float]:
+    """Median wall seconds of each call, one unmeasured round before."""
+    times: list[list[float]] = [[] for _ in calls]
+    for round_number in range(repeats + 1):
+        for call, seconds in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            if round_number:
+                seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds) for seconds in times]
+
+
+class Plain:
+    """The same update by transformers' forward: one row a completion, with its own copy of prompt and image."""
+
+    def __init__(self, spec: JobSpec, groups: Sequence[Ready], engine: TorchEngine) -> None:
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(spec.model, dtype=torch.float32)
+        for name, parameter in self.model.named_parameters():
+            frozen = "llm"
+            if "visual" in name:
+                frozen = "connector" if "merger" in name else "vit"
+            parameter.requires_grad_(frozen not in spec.optimizer.freeze)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.adam = torch.optim.AdamW(trained, lr=spec.optimizer.learning_rate, fused=True)
+        self.clip = Clip.of(spec.algorithm)
+        rows = sorted(
+            ((group, row) for group in groups for row in group.responses), key=lambda pair: len(pair[1].token_ids)
+        )
+        size = -(-len(rows) // BUCKETS)
+        self.buckets = [self._bucket(rows[start : start + size], engine) for start in range(0, len(rows), size)]
+        self.tokens = sum(len(row.token_ids) for _, row in rows)
+
+    def _bucket(self, rows: Sequence[tuple[Ready, Any]], engine: TorchEngine) -> dict[str, Any]:
+        prompt = len(rows[0][0].prompt_ids)
+        longest = max(len(row.token_ids) for _, row in rows)
+        ids = torch.zeros(len(rows), prompt + longest, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        advantages = torch.zeros(len(rows), longest)
+        for index, (group, row) in enumerate(rows):
+            end = prompt + len(row.token_ids)
+            ids[index, :end] = torch.from_numpy(np.concatenate([group.prompt_ids, row.token_ids]))
+            mask[index, :end] = 1
+            advantages[index] = row.advantage
+        image_token = self.model.config.image_token_id
+        return {
+            "inputs": {
+                "input_ids": ids,
+                "attention_mask": mask,
+                "mm_token_type_ids": (ids == image_token).long(),
+                "pixel_values": torch.cat([engine._cache.pixels(group.images[0]) for group, _ in rows]),
+                "image_grid_thw": torch.tensor([group.images[0].grid for group, _ in rows]),
+            },
+            "prompt": prompt,
+            "mask": mask[:, prompt:].bool(),
+            "advantages": advantages,
+            "keep": longest + 1,
+        }
+
+    def update(self) -> None:
+        """Forward, loss, backward, clip and AdamW."""
+        for bucket in self.buckets:
+            keep, mask = bucket["keep"], bucket["mask"]
+            logits = self.model(**bucket["inputs"], use_cache=False, logits_to_keep=keep).logits[:, :-1]
+            targets = bucket["inputs"]["input_ids"][:, bucket["prompt"] :, None]
+            log_probs = logits.log_softmax(-1).gather(-1, targets)[..., 0][mask]
+            loss, _ = policy_loss(log_probs, log_probs.detach(), bucket["advantages"][mask], self.clip)
+            (loss / self.tokens).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+
+
+def job(case: Case, folder: str) -> JobSpec:
+    """A job of one update a step on the model in `folder`."""
+    return parse_job(
+        {
+            "model": folder,
+            "total_steps": 1000,
+            "data": {"train": ["unused"]},
+            "optimizer": {"learning_rate": 1e-5, "freeze": list(case.freeze)},
+        }
+    )
+
+
+def scored_group(case: Case, ordinal: int, engine: TorchEngine) -> tuple[Scored, list[bytes]]:
+    """A drawn group: noise for an image, random text tokens, alternating rewards."""
+    random = np.random.default_rng(ordinal)
+    buffer = BytesIO()
+    Image.fromarray(random.integers(0, 256, (case.side, case.side, 3), dtype=np.uint8)).save(buffer, "PNG")
+    data = buffer.getvalue()
+    banned = set(engine._model.banned)
+    text = [token for token in range(engine._model.vocab_size) if token not in banned]
+    ids = [engine._model.image_token_id] * case.image_tokens + random.choice(text, case.text).tolist()
+    completions = []
+    for length in random.integers(case.lengths[0], case.lengths[1] + 1, N).tolist():
+        tokens, log_probs = random.choice(text, length), np.full(length, -3.0)
+        completions.append(
+            Completion(
+                token_ids=pack_ints(tokens),
+                log_probs=pack_floats(log_probs),
+                text="",
+                finish="stop",
+                versions=[(0, length)],
+            )
+        )
+    blob = BlobRef(digest=blake3.blake3(data).hexdigest(), size=len(data))
+    prompt = Prompt(
+        job="bench",
+        kind="train",
+        ordinal=ordinal,
+        source="drawn",
+        task="math",
+        sample_id=str(ordinal),
+        turns=[ChatTurn(role="user", content="<image>")],
+        images=[ImageRef(blob=blob, width=case.side, height=case.side)],
+        reward=RewardSpec(verifier="mathverify", answer="1", ground_truth="1"),
+        sampling=Sampling(n=N, temperature=1.0, max_new_tokens=64, seed=0),
+    )
+    group = Completed(
+        prompt=prompt,
+        completions=completions,
+        prompt_ids=pack_ints(ids),
+        image_grid_thw=[(1, case.side // 14, case.side // 14)],
+        patch_size=14,
+        replica="bench",
+        started_at=0.0,
+        finished_at=0.0,
+    )
+    rewards = [Reward(status="ok", final=float(index % 2)) for index in range(N)]
+    return Scored(group=group, rewards=rewards, replica="bench", started_at=0.0, finished_at=0.0), [data]
+
+
+if __name__ == "__main__":
+    main()
