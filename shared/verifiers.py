@@ -1,6 +1,8 @@
-"""The names of the built-in verifiers: what a sample may ask for; the reward service has one file for each."""
+"""The names of the verifiers: what a sample may ask for; the reward service has one file for each built-in one."""
 
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import entry_points
 from types import MappingProxyType
 
 VERIFIERS: Mapping[str, str] = MappingProxyType(
@@ -17,4 +19,14 @@ VERIFIERS: Mapping[str, str] = MappingProxyType(
         "composite": "a weighted mean of other verifiers, with the weights that the sample names",
     }
 )
-"""Name → what it judges, in one line. Third parties add more through the entry point group `triune.verifiers`."""
+"""Name → what it judges, in one line, of the built-in ones."""
+
+ENTRY_POINTS = "triune.verifiers"
+"""The entry point group through which another package adds a verifier."""
+
+
+@cache
+def known_verifiers() -> Mapping[str, str]:
+    """Name → what it judges (an added one: where it comes from), of every verifier that a sample may ask for here."""
+    added = {entry.name: f"added by {entry.value}" for entry in entry_points(group=ENTRY_POINTS)}
+    return MappingProxyType({**added, **VERIFIERS})

@@ -1,0 +1,7 @@
+"""`python -m services.reward`"""
+
+import sys
+
+from services.reward.app import main
+
+sys.exit(main())

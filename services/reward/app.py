@@ -1,0 +1,87 @@
+"""Builds the reward service: on the bus (`main`), or as an HTTP server alone (`serve_alone`)."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine
+
+from services.reward.config import RewardConfig
+from services.reward.discovery import announced
+from services.reward.handlers import Deps, consume
+from services.reward.http import create_app
+from services.reward.metrics import instruments
+from services.reward.pool import Pool
+from shared.http import serve_http
+from shared.jobs import ActiveJob, follow_active
+from shared.messages import Kind
+from shared.service import Ports, Service, Status, run
+from shared.settings import Settings
+from shared.telemetry import set_up_telemetry
+
+_KINDS: tuple[Kind, ...] = ("eval", "train")
+
+
+def build(ports: Ports, config: RewardConfig | None = None) -> Service:
+    """The service on the bus; with a health port it also answers the whole HTTP interface there."""
+    config = config or RewardConfig()
+    settings, status, counters = ports.settings, Status(), instruments()
+    pool = Pool(config.workers, config.worker_memory_bytes, config.waiting_samples)
+    deps = Deps(ports.bus, pool, counters, settings.replica, config.deadline_s)
+
+    async def score(job: ActiveJob) -> None:
+        queues = [await ports.bus.work("completions", job.id, kind) for kind in _KINDS]
+        status.state = "scoring"
+        try:
+            async with asyncio.TaskGroup() as group:
+                for queue in queues:
+                    group.create_task(consume(queue, deps, config.groups_in_flight))
+        finally:
+            status.state = "idle"
+
+    async def loop() -> None:
+        async with pool:
+            status.state, status.ready = "idle", True
+            await follow_active(ports.jobs, score)
+
+    http = None
+    if settings.health_port:
+        http = (create_app(pool, config, counters), settings.health_host, settings.health_port)
+    return Service("reward", [loop], status, http)
+
+
+def main() -> int:
+    """The reward service's process."""
+    return run("reward", build)
+
+
+async def serve_alone(config: RewardConfig, settings: Settings, host: str, port: int) -> None:
+    """Serve HTTP until SIGTERM or SIGINT, announced under `settings.job_id` where there is one.
+
+    Raises UserError for a port that is taken or a JOB_ID that is no name, Unavailable when the workers do not start.
+    """
+    telemetry = set_up_telemetry("reward", settings)
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    pool = Pool(config.workers, config.worker_memory_bytes, config.waiting_samples)
+    try:
+        with announced(settings.job_id, host, port):
+            async with pool:
+                await _until(stop, serve_http(create_app(pool, config, instruments()), host, port))
+    finally:
+        telemetry.close()
+
+
+async def _until(stop: asyncio.Event, serving: Coroutine[None, None, None]) -> None:
+    """Run the server until it fails or `stop` is set."""
+    server = asyncio.ensure_future(serving)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({server, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if server.done():
+            server.result()
+    finally:
+        for task in (server, stopping):
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({server, stopping})

@@ -1,0 +1,32 @@
+"""What the operator of the reward service decides; jobs and samples decide the rest."""
+
+import os
+from dataclasses import dataclass, field
+
+MIB = 1024 * 1024
+
+
+def _default_workers() -> int:
+    return max(1, min(8, (os.cpu_count() or 2) // 2))
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Settings of one replica."""
+
+    workers: int = field(default_factory=_default_workers)
+    """Worker processes; half the cores by default, since trainer and sampler want the others."""
+    worker_memory_bytes: int = 4096 * MIB
+    """Address space of one worker; past half of it in use, the worker is replaced."""
+    groups_in_flight: int = 32
+    """Groups of a job that are scored together."""
+    waiting_samples: int = 4096
+    """Samples that may wait for a worker before HTTP answers 429."""
+    body_bytes: int = 64 * MIB
+    """Largest HTTP body; a larger one is answered 413."""
+    bodies_bytes: int = 256 * MIB
+    """All HTTP bodies in work together; beyond it HTTP answers 429."""
+    deadline_s: float = 10.0
+    """Time of one sample where neither the job nor the request names one."""
+    iou_threshold: str | float = "dynamic"
+    """HTTP only: the threshold mode of requests that name none. On the bus the job's holds."""

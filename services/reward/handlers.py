@@ -1,0 +1,168 @@
+"""One group of completions in, one journal record out."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from services.reward.pool import Pool
+from services.reward.scoring import score_samples
+from services.reward.verdict import Context, Sample
+from shared.bus import DELIVERY_BUDGET, HEARTBEAT_S, Bus, Delivery, WorkQueue
+from shared.errors import Corrupt, Unavailable
+from shared.log import get_logger
+from shared.messages import Completed, DeadLetter, Prompt, RewardSpec, Scored, Voided, message_id
+from shared.metrics import Instruments
+
+_FETCH_S = 1.0
+_HAND_BACK_S = 0.5
+_LIMIT_S = 600.0  # a group is given back to the others after so long, whatever its samples' deadlines add up to
+
+
+@dataclass(frozen=True)
+class Deps:
+    """What the handlers work with."""
+
+    bus: Bus
+    pool: Pool
+    instruments: Instruments
+    replica: str
+    deadline_s: float = 10.0
+
+
+async def consume(queue: WorkQueue, deps: Deps, groups_in_flight: int) -> None:
+    """Score what `queue` holds, for ever; at most `groups_in_flight` groups together, redelivered ones alone."""
+    async with asyncio.TaskGroup() as group:
+        running: set[asyncio.Task[None]] = set()
+        while True:
+            if len(running) >= groups_in_flight:
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            deliveries = await queue.fetch(groups_in_flight - len(running), _FETCH_S)
+            for delivery in sorted(deliveries, key=lambda one: one.deliveries):
+                before = frozenset(running) if delivery.deliveries > 1 else frozenset()
+                task = group.create_task(_handle(delivery, before, deps))
+                running.add(task)
+                task.add_done_callback(running.discard)
+            if any(delivery.deliveries > 1 for delivery in deliveries):
+                await asyncio.wait(set(running))
+
+
+async def _handle(delivery: Delivery, before: frozenset[asyncio.Task[None]], deps: Deps) -> None:
+    """Score `delivery` once the tasks `before` it are done, keeping it alive meanwhile."""
+    async with _kept_alive(delivery):
+        if before:
+            await asyncio.wait(before)
+        await on_completed(delivery, deps)
+
+
+async def on_completed(delivery: Delivery, deps: Deps) -> None:
+    """Judge a group's completions, publish the record to the journal, then ack.
+
+    A group with no verifiable completion is void (`unverifiable`), as is one delivered more often than
+    `DELIVERY_BUDGET` (`redelivered`, and a letter to `dead`). An infra-error hands the group back to the replicas.
+    """
+    group = delivery.message
+    if not isinstance(group, Completed):
+        raise Corrupt(f"{delivery.subject} holds a {type(group).__name__}; expected a Completed")
+    if delivery.deliveries > DELIVERY_BUDGET:
+        await _give_up(delivery, group, deps)
+        return
+    try:
+        record = await score_group(group, deps)
+    except (Unavailable, TimeoutError) as error:
+        get_logger().warning("infra-error, handing back", error=str(error), ordinal=group.prompt.ordinal)
+        deps.instruments.add("reward.handed_back")
+        await delivery.hand_back(_HAND_BACK_S)
+        return
+    await _publish(record, group.prompt, deps)
+    await delivery.ack()
+
+
+async def score_group(group: Completed, deps: Deps) -> Scored | Voided:
+    """The journal record of `group`; raises Unavailable or TimeoutError for an infra-error."""
+    started_at = time.time()
+    samples = group_samples(group, deps.deadline_s)
+    async with asyncio.timeout(_LIMIT_S):
+        rewards = await score_samples(deps.pool, samples, deps.instruments)
+    if not any(reward.ok for reward in rewards):
+        detail = rewards[0].error if rewards else "the group has no completions"
+        return _void(group.prompt, "unverifiable", detail)
+    return Scored(group=group, rewards=rewards, replica=deps.replica, started_at=started_at, finished_at=time.time())
+
+
+def group_samples(group: Completed, default_deadline_s: float) -> list[Sample]:
+    """The samples of a group: its completions, each with the prompt's reward specification and image sizes."""
+    prompt = group.prompt
+    spec = prompt.reward
+    context = Context(
+        resized=[(w * group.patch_size, h * group.patch_size) for _, h, w in group.image_grid_thw],
+        original=[(image.width, image.height) for image in prompt.images],
+        progress=spec.step / spec.total_steps if spec.total_steps else 1.0,
+    )
+    deadline_s = _deadline(spec, default_deadline_s)
+    return [
+        Sample(completion=completion.text, spec=spec, context=context, deadline_s=deadline_s)
+        for completion in group.completions
+    ]
+
+
+def _deadline(spec: RewardSpec, default_s: float) -> float:
+    value = spec.options.get("deadline_s")
+    return float(value) if isinstance(value, (int, float)) and value > 0 else default_s
+
+
+async def _give_up(delivery: Delivery, group: Completed, deps: Deps) -> None:
+    prompt = group.prompt
+    reason = f"delivered {delivery.deliveries} times, expected at most {DELIVERY_BUDGET}"
+    await _publish(_void(prompt, "redelivered", reason), prompt, deps)
+    letter = DeadLetter(
+        job=prompt.job,
+        subject=delivery.subject,
+        ordinal=prompt.ordinal,
+        deliveries=delivery.deliveries,
+        reason=reason,
+        service="reward",
+    )
+    await deps.bus.publish("dead", prompt.job, prompt.kind, letter, f"{_id(prompt)}/reward")
+    await delivery.ack()
+
+
+async def _publish(record: Scored | Voided, prompt: Prompt, deps: Deps) -> None:
+    await deps.bus.publish("scored", prompt.job, prompt.kind, record, _id(prompt))
+    deps.instruments.add("reward.voided" if isinstance(record, Voided) else "reward.groups", source=prompt.source)
+
+
+def _void(prompt: Prompt, reason: str, detail: str) -> Voided:
+    return Voided(
+        job=prompt.job,
+        kind=prompt.kind,
+        ordinal=prompt.ordinal,
+        source=prompt.source,
+        task=prompt.task,
+        reason=reason,
+        detail=detail,
+        stage="reward",
+        version=prompt.version,
+        sample_id=prompt.sample_id,
+    )
+
+
+def _id(prompt: Prompt) -> str:
+    return message_id(prompt.job, prompt.kind, prompt.version, prompt.ordinal, prompt.attempt)
+
+
+@contextlib.asynccontextmanager
+async def _kept_alive(delivery: Delivery) -> AsyncIterator[None]:
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            with contextlib.suppress(Unavailable):  # the bus is away: the group may be scored twice, and counts once
+                await delivery.keep()
+
+    task = asyncio.ensure_future(keep())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
