@@ -1,0 +1,7 @@
+"""`python -m services.monitor`."""
+
+import sys
+
+from services.monitor.app import main
+
+sys.exit(main())

@@ -1,0 +1,99 @@
+"""Looking into a run: curves, thinned for the eye, and samples, by what is wanted of them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from services.monitor.queries import Reader, reading
+from services.monitor.samples import FOLDER, SCHEMA, evaluation_file, sample_row, step_file
+from services.monitor.shapes import Point, Series
+from shared.messages import Scored, decode
+
+POINTS_IN_AN_ANSWER = 200_000
+"""Points of all curves of one answer together."""
+_HIDDEN = ("token_ids", "log_probs")
+"""Columns of a completion that are in the files alone."""
+
+
+def find_series(
+    folder: Path,
+    wanted: tuple[str | None, str | None, str | None],
+    steps: tuple[int | None, int | None],
+    max_points: int,
+) -> list[Series]:
+    """The curves whose name, source and task are as `wanted` (None: any), each of `max_points` points at most."""
+    with reading(folder) as reader:
+        if reader is None:
+            return []
+        found = reader.find_series(*wanted)
+        limit = max(2, min(max_points, POINTS_IN_AN_ANSWER // max(1, len(found))))
+        return [
+            Series(
+                name=name,
+                source=source,
+                task=task,
+                points=[Point(step=s, time=t, value=v) for s, t, v in reader.thinned(number, steps, limit)],
+            )
+            for number, name, source, task in found
+        ]
+
+
+class Wanted(NamedTuple):
+    """What samples must be; None: anything. `step` trained it, `version` was evaluated with it."""
+
+    source: str | None = None
+    kind: str | None = None
+    step: int | None = None
+    version: int | None = None
+    ordinal: int | None = None
+    state: str | None = None
+    errors: bool | None = None
+    min_reward: float | None = None
+    max_reward: float | None = None
+
+
+def find_samples(folder: Path, wanted: Wanted, limit: int) -> list[dict[str, Any]]:
+    """At most `limit` groups, newest first, as JSON-ready rows."""
+    with reading(folder) as reader:
+        if reader is None:
+            return []
+        groups = reader.find_groups(wanted._asdict(), limit)
+        return [_shown(row) for row in _rows(folder, reader, groups)]
+
+
+def _rows(folder: Path, reader: Reader, groups: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """The row of each group, from its file or, before its step is done, from the store."""
+    by_file: dict[str, list[int]] = {}
+    for group in groups:
+        by_file.setdefault(_file_of(group), []).append(group["ordinal"])
+    filed: dict[tuple[str, int], dict[str, Any]] = {}
+    for name, ordinals in by_file.items():
+        path = folder / FOLDER / name
+        if name and path.exists():
+            for row in pq.read_table(path, filters=[("ordinal", "in", ordinals)], schema=SCHEMA).to_pylist():
+                filed[name, row["ordinal"]] = row
+    for group in groups:
+        yield filed.get((_file_of(group), group["ordinal"])) or _pending_row(reader, group)
+
+
+def _file_of(group: dict[str, Any]) -> str:
+    if group["kind"] == "eval":
+        return evaluation_file(group["version"])
+    return step_file(group["step"]) if group["step"] is not None else ""
+
+
+def _pending_row(reader: Reader, group: dict[str, Any]) -> dict[str, Any]:
+    body = reader.pending_body(group["kind"], group["version"], group["ordinal"])
+    scored = decode(body) if body else None
+    return sample_row(group, scored if isinstance(scored, Scored) else None, None)
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    completions = [
+        {name: value for name, value in completion.items() if name not in _HIDDEN}
+        | {"parts": dict(completion["parts"])}
+        for completion in row.get("completions") or []
+    ]
+    return row | {"completions": completions}

@@ -1,0 +1,26 @@
+"""The monitor's own settings."""
+
+import msgspec
+
+
+class MonitorConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Times are in seconds."""
+
+    batch_records: int = 512
+    """Journal records, and events, in one transaction at most."""
+    read_s: float = 0.25
+    """How long a read of a journal waits for a record."""
+    quiet_reads: int = 3
+    """An ended job is on file after so many reads in a row that brought nothing."""
+    report_s: float = 5.0
+    """At least so long between two writings of report.json; an evaluation is written at once."""
+    draw_s: float = 60.0
+    """At least so long between two writings of curves.png and metrics.parquet; both are written at the end."""
+    promote_s: float = 0.5
+    """How often the queue of jobs is looked at."""
+    silent_s: float = 5.0
+    """A replica that was not heard of for so long is shown as silent."""
+    forget_s: float = 300.0
+    """A replica that was not heard of for so long is no longer shown."""
+    body_bytes: int = 1024 * 1024
+    """A larger request body is refused with 413."""

@@ -1,0 +1,115 @@
+"""Which job runs, and whose streams are read: one job is active, the others wait in order.
+
+The monitor alone promotes (queued → running) and names the active job. A job is read while it is active, and after its
+end until everything is on file.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterable
+
+from services.monitor.fold import FINAL
+from services.monitor.handlers import Desk, JobReading
+from services.monitor.queries import reading
+from shared.errors import Corrupt, Refused, TriuneError, Unavailable
+from shared.jobs import ACTIVE, ENDED, IllegalMove, JobRecord
+from shared.log import get_logger
+
+
+def next_active(records: Iterable[JobRecord]) -> JobRecord | None:
+    """The job to work on: one that is active already, else the oldest that waits; `records` oldest first."""
+    listed = list(records)
+    active = [record for record in listed if record.state in ACTIVE]
+    waiting = [record for record in listed if record.state == "queued"]
+    return next(iter(active + waiting), None)
+
+
+class Control:
+    """The monitor's loop over all jobs; `records` is what it saw last, for answers while the bus is away."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.records: dict[str, JobRecord] = {}
+        self.errors: dict[str, str] = {}  # job -> why its streams cannot be read
+        self._active: str | None = None
+        self._readings: dict[str, tuple[JobReading, asyncio.Task[None]]] = {}
+        self._on_file: set[str] = set()
+        self._log = get_logger()
+
+    async def run(self) -> None:
+        """Look at the jobs for ever."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                with contextlib.suppress(Unavailable):
+                    await self.look(group)
+                await asyncio.sleep(self._desk.config.promote_s)
+
+    async def look(self, group: asyncio.TaskGroup) -> None:
+        """Once: read the records, promote, start and end readings."""
+        listed = await self._desk.jobs.list()
+        for record in listed:
+            self._tell_change(record)
+        self.records = {record.id: record for record in listed}
+        await self._promote(listed)
+        for record in listed:
+            await self._attend(group, record)
+
+    def _tell_change(self, record: JobRecord) -> None:
+        before = self.records.get(record.id)
+        if before is not None and before != record:
+            self._desk.live.tell(record.id, "state", {"state": record.state, "error": record.error})
+
+    async def _promote(self, listed: list[JobRecord]) -> None:
+        chosen = next_active(listed)
+        if chosen is None:
+            return
+        if chosen.state == "queued":
+            with contextlib.suppress(IllegalMove):
+                chosen = await self._desk.jobs.move(chosen.id, "running")
+                self.records[chosen.id] = chosen
+                self._log.info("a job was started", job=chosen.id)
+        if chosen.state in ACTIVE and self._active != chosen.id:
+            await self._desk.jobs.set_active(chosen.id)
+            self._active = chosen.id
+
+    async def _attend(self, group: asyncio.TaskGroup, record: JobRecord) -> None:
+        job = record.id
+        held = self._readings.get(job)
+        if held is not None:
+            held[0].record = record
+            if held[1].done():
+                del self._readings[job]
+            return
+        if record.state in ACTIVE:
+            self._on_file.discard(job)
+        wanted = record.state in ACTIVE or (record.state in ENDED and not await self._is_on_file(record))
+        if wanted and job not in self.errors:
+            reading_ = JobReading(self._desk, record)
+            self._readings[job] = reading_, group.create_task(self._read(reading_))
+
+    async def _is_on_file(self, record: JobRecord) -> bool:
+        """Whether everything of an ended job is in its run folder; then there is nothing to read."""
+        if record.id not in self._on_file and await asyncio.to_thread(_final_state, self._desk, record) == record.state:
+            self._on_file.add(record.id)
+        return record.id in self._on_file
+
+    async def _read(self, job: JobReading) -> None:
+        """Read one job; an error ends this reading alone: the others and the API go on."""
+        try:
+            await job.run()
+            if job.record.state in ("done", "stopped"):
+                await self._desk.bus.forget_job(job.record.id)
+        except Refused:
+            raise
+        except Unavailable as error:
+            self._log.warning("reading a job stopped and starts again", job=job.record.id, error=str(error))
+        except Corrupt as error:
+            self.errors[job.record.id] = str(error)
+            self._log.error("a job can no longer be read", job=job.record.id, error=str(error))
+        except TriuneError as error:
+            self._log.error("reading a job failed and starts again", job=job.record.id, error=str(error))
+
+
+def _final_state(desk: Desk, record: JobRecord) -> str | None:
+    with reading(desk.runs / record.id) as reader:
+        return reader.meta(FINAL) if reader else None

@@ -1,0 +1,126 @@
+"""What the monitor keeps of a scored group: one short record of numbers, from which every series is made.
+
+`correct` is defined per verifier, since V-Triune's rule (accuracy exactly 1) calls hardly any detection answer correct:
+detection is correct when every true box has a match of its label at the fixed IoU 0.5 and no box is left over; `iou`
+when the IoU is at least 0.5; every other verifier when its accuracy is 1.
+"""
+
+import math
+from typing import Final
+
+import msgspec
+
+from shared.messages import Completion, Reward, Scored
+
+REFLECTION_WORDS: Final = (
+    "re-check",
+    "re-evaluate",
+    "re-examine",
+    "re-think",
+    "recheck",
+    "reevaluate",
+    "reexamine",
+    "reevaluation",
+    "rethink",
+    "check again",
+    "think again",
+    "try again",
+    "verify",
+    "wait",
+    "yet",
+)
+"""V-Triune's fifteen words (paper, section 3.3), found as substrings of the lower-cased answer."""
+
+_DETECTION_AT_50 = ("report_iou_50_label_match_precision", "report_iou_50_label_match_recall")
+
+
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One completion. The rewards are None after a verifier error: an error is never a zero.
+
+    `words` counts each reflection word that occurs; `length` is in tokens.
+    """
+
+    length: int
+    truncated: bool
+    final: float | None
+    accuracy: float | None
+    format: float | None
+    correct: bool
+    words: dict[str, int]
+    parts: dict[str, float]
+
+    @property
+    def judged(self) -> bool:
+        return self.final is not None
+
+
+class GroupFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One group. Times are in seconds; a wait that was not stamped is 0."""
+
+    verifier: str
+    answers: list[Answer]
+    prompt_length: int
+    oldest_version: int
+    queue_s: float  # published → generation begun
+    generate_s: float
+    transit_s: float  # generated → scoring begun
+    score_s: float
+
+
+def count_words(text: str) -> dict[str, int]:
+    """How often each reflection word occurs in `text`, as V-Triune counts: also inside other words."""
+    lower = text.lower()
+    counts = ((word, lower.count(word)) for word in REFLECTION_WORDS)
+    return {word: count for word, count in counts if count}
+
+
+def is_correct(verifier: str, reward: Reward) -> bool:
+    """Whether the answer counts as correct; never after a verifier error."""
+    if not reward.ok:
+        return False
+    if verifier == "detection":
+        at_50 = [_part(reward, name) for name in _DETECTION_AT_50]
+        return all(value == 1.0 for value in at_50)
+    if verifier == "iou":
+        return max(_part(reward, "iou"), reward.accuracy) >= 0.5
+    return reward.accuracy == 1.0
+
+
+def group_facts(scored: Scored) -> GroupFacts:
+    """The facts of one scored group."""
+    group, prompt = scored.group, scored.prompt
+    verifier = prompt.reward.verifier
+    published_at = prompt.published_at or group.started_at
+    pairs = zip(group.completions, scored.rewards, strict=True)
+    return GroupFacts(
+        verifier=verifier,
+        answers=[_answer(verifier, completion, reward) for completion, reward in pairs],
+        prompt_length=len(group.prompt_ids) // 4,
+        oldest_version=scored.oldest_version,
+        queue_s=max(0.0, group.started_at - published_at),
+        generate_s=max(0.0, group.finished_at - group.started_at),
+        transit_s=max(0.0, scored.started_at - group.finished_at),
+        score_s=max(0.0, scored.finished_at - scored.started_at),
+    )
+
+
+def _answer(verifier: str, completion: Completion, reward: Reward) -> Answer:
+    ok = reward.ok
+    return Answer(
+        length=completion.num_tokens,
+        truncated=completion.finish == "length",
+        final=reward.final if ok else None,
+        accuracy=reward.accuracy if ok else None,
+        format=reward.format if ok else None,
+        correct=is_correct(verifier, reward),
+        words=count_words(completion.text),
+        parts={_plain(name): value for name, value in reward.parts.items() if math.isfinite(value)} if ok else {},
+    )
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix("_reward")
+
+
+def _part(reward: Reward, name: str) -> float:
+    return reward.parts.get(name, reward.parts.get(f"{name}_reward", 0.0))

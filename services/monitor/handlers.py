@@ -1,0 +1,181 @@
+"""Reading one job's streams into its store: commit, then ack, then tell.
+
+`on_batch` is what happens to each batch; the fold says what happens to each message.
+"""
+
+import asyncio
+import contextlib
+import math
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from services.monitor.config import MonitorConfig
+from services.monitor.curves import draw_curves
+from services.monitor.fold import EVENTS, FINAL, Batch, Fold, Progress
+from services.monitor.live import Live
+from services.monitor.metrics import MonitorMetrics
+from services.monitor.queries import reading
+from services.monitor.report import build_report, write_metrics, write_report
+from services.monitor.store import Store
+from shared.bus import Bus, JournalReader
+from shared.errors import Unavailable
+from shared.jobs import ENDED, JobRecord, JobStore
+from shared.log import get_logger
+from shared.messages import Event
+
+DURABLE = "monitor"
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What the reading of every job needs."""
+
+    bus: Bus
+    jobs: JobStore
+    runs: Path
+    live: Live
+    metrics: MonitorMetrics
+    config: MonitorConfig
+
+
+class JobReading:
+    """The reading of one job, from its first record until it has ended and everything is in the store."""
+
+    def __init__(self, desk: Desk, record: JobRecord) -> None:
+        self.desk, self.record = desk, record
+        self.folder = desk.runs / record.id
+        self._thread = ThreadPoolExecutor(1, f"store-{record.id}")  # the store's one thread
+        self._events: asyncio.Queue[tuple[Event, int]] = asyncio.Queue(desk.config.batch_records)
+        self._log = get_logger(job=record.id)
+        self._reported_at = self._drawn_at = -math.inf
+
+    async def run(self) -> None:
+        """Read until the job has ended and nothing more comes; raises Corrupt when the journal has a gap."""
+        store = await self._in_thread(lambda: Store(self.folder))
+        try:
+            fold = Fold(store)
+            await self._in_thread(fold.reopen)
+            async with self._readers(store) as (train, held_out):
+                await self._read_all(fold, train, held_out)
+            await self._in_thread(fold.write_rest)
+            await self.write_files()
+            await self._in_thread(lambda: _mark_final(store, self.record))
+            self._log.info("the job is on file", state=self.record.state)
+        finally:
+            await asyncio.shield(self._in_thread(store.close))
+            self._thread.shutdown(wait=False)
+
+    @contextlib.asynccontextmanager
+    async def _readers(self, store: Store) -> AsyncIterator[tuple[JournalReader, JournalReader]]:
+        bus, job = self.desk.bus, self.record.id
+        starts = await self._in_thread(lambda: [store.sequence(name) for name in ("train", "eval", EVENTS)])
+        train = await bus.read_journal(job, "train", start=starts[0] + 1, durable=DURABLE)
+        held_out = await bus.read_journal(job, "eval", start=starts[1] + 1, durable=DURABLE)
+        self._pump = asyncio.ensure_future(self._pump_events(starts[2]))
+        try:
+            yield train, held_out
+        finally:
+            self._pump.cancel()
+            await asyncio.wait({self._pump})
+            await train.close()
+            await held_out.close()
+
+    async def _pump_events(self, after: int) -> None:
+        async for event, sequence in self.desk.bus.events(self.record.id, after=after):
+            await self._events.put((event, sequence))
+
+    async def _read_all(self, fold: Fold, train: JournalReader, held_out: JournalReader) -> None:
+        config, quiet = self.desk.config, 0
+        while quiet < config.quiet_reads:
+            ended = self.record.state in ENDED  # looked at first: what was published before it is read below
+            entries = await asyncio.gather(
+                train.fetch(config.batch_records, config.read_s), held_out.fetch(config.batch_records, config.read_s)
+            )
+            batch = Batch(*entries, events=self._take_events(fold))
+            if batch:
+                await self.on_batch(fold, batch, train, held_out)
+            quiet = quiet + 1 if ended and not batch else 0
+        if fold.waiting:
+            self._log.warning("steps wait for groups that are not in the journal", events=fold.waiting)
+
+    async def on_batch(self, fold: Fold, batch: Batch, train: JournalReader, held_out: JournalReader) -> None:
+        """Commit, ack, tell."""
+        try:
+            progress = await self._in_thread(lambda: fold.apply(batch))
+        except (OSError, sqlite3.OperationalError) as error:
+            raise Unavailable(f"run folder {self.folder} cannot be written: {error}") from error
+        if batch.train:
+            await train.ack(progress.train_sequence)
+        if batch.eval:
+            await held_out.ack(progress.eval_sequence)
+        self._tell(progress)
+        await self._report(progress)
+
+    def _take_events(self, fold: Fold) -> list[tuple[Event, int]]:
+        if self._pump.done():
+            self._pump.result()  # raises what ended it
+        taken: list[tuple[Event, int]] = []
+        while not self._events.empty() and fold.waiting + len(taken) < self.desk.config.batch_records:
+            taken.append(self._events.get_nowait())
+        return taken
+
+    def _tell(self, progress: Progress) -> None:
+        live, job = self.desk.live, self.record.id
+        for step, values in progress.steps:
+            self.desk.metrics.show(values)
+            live.tell(
+                job,
+                "step",
+                {
+                    "step": step.step,
+                    "trained": len(step.trained),
+                    "void": len(step.voided),
+                    "staleness_max": max(step.staleness, default=0),
+                    "finished_at": step.finished_at,
+                    "rewards": {where.source: named["reward"] for where, named in values.items() if "reward" in named},
+                },
+            )
+        for done in progress.evaluations:
+            live.tell(job, "evaluation", {"version": done.version, "total": done.total, "void": done.void})
+        for void in progress.voids:
+            self.desk.metrics.count_void(void)
+            live.tell(job, "void", {"ordinal": void.ordinal, "source": void.source, "reason": void.reason})
+        if progress.groups:
+            self.desk.metrics.count_groups(progress.groups)
+            live.tell(job, "groups", {"groups": progress.groups})
+
+    async def _report(self, progress: Progress) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._reported_at < self.desk.config.report_s and not progress.evaluations:
+            return
+        self._reported_at = now
+        draw = now - self._drawn_at >= self.desk.config.draw_s
+        await self.write_files(everything=draw)
+        if draw:
+            self._drawn_at = asyncio.get_running_loop().time()
+
+    async def write_files(self, everything: bool = True) -> None:
+        """`report.json`; with `everything` also `metrics.parquet` and `curves.png`."""
+        ordinal = await self.desk.jobs.ordinal(self.record.id)
+        await self._in_thread(lambda: _write_files(self.folder, self.record, ordinal, everything))
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _write_files(folder: Path, record: JobRecord, ordinal: int, everything: bool) -> None:
+    with reading(folder) as reader:
+        write_report(folder, build_report(record, reader, ordinal))
+        if everything and reader is not None:
+            write_metrics(folder, reader)
+            draw_curves(folder, f"{record.id}: {record.state}", reader)
+
+
+def _mark_final(store: Store, record: JobRecord) -> None:
+    with store.transaction():
+        store.set_meta(FINAL, record.state)

@@ -1,0 +1,84 @@
+"""The tables of a job's store: SQLite in the run folder, one writer, any number of readers (write-ahead log)."""
+
+import sqlite3
+from pathlib import Path
+
+STORE_NAME = "monitor.sqlite"
+TRAIN_VERSION = -1
+"""Stands for "no version" in the key of training groups."""
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS streams(name TEXT PRIMARY KEY, sequence INTEGER NOT NULL) WITHOUT ROWID;
+
+-- One row a group. `sequence` is NULL while only a step has named it. state: scored, trained, void.
+CREATE TABLE IF NOT EXISTS groups(
+    id INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL, version INTEGER NOT NULL, ordinal INTEGER NOT NULL,
+    sequence INTEGER, source TEXT NOT NULL, task TEXT NOT NULL, sample_id TEXT NOT NULL DEFAULT '',
+    state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+    stage TEXT NOT NULL DEFAULT '', detail TEXT NOT NULL DEFAULT '',
+    step INTEGER, staleness INTEGER, reward REAL, errors INTEGER NOT NULL DEFAULT 0,
+    oldest_version INTEGER, replica TEXT NOT NULL DEFAULT '', scorer TEXT NOT NULL DEFAULT '',
+    published_at REAL, started_at REAL, finished_at REAL, score_started_at REAL, score_finished_at REAL,
+    UNIQUE(kind, version, ordinal));
+CREATE INDEX IF NOT EXISTS groups_by_step ON groups(kind, step);
+
+-- How many groups there are of each sort, kept by the triggers below; n never falls below 0.
+CREATE TABLE IF NOT EXISTS counts(
+    kind TEXT, version INTEGER, source TEXT, state TEXT, reason TEXT, n INTEGER NOT NULL,
+    PRIMARY KEY(kind, version, source, state, reason)) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS group_came AFTER INSERT ON groups BEGIN
+    INSERT INTO counts VALUES(NEW.kind, NEW.version, NEW.source, NEW.state, NEW.reason, 1)
+    ON CONFLICT DO UPDATE SET n = n + 1;
+END;
+CREATE TRIGGER IF NOT EXISTS group_changed AFTER UPDATE OF source, state, reason ON groups BEGIN
+    UPDATE counts SET n = n - 1 WHERE kind = OLD.kind AND version = OLD.version AND source = OLD.source
+        AND state = OLD.state AND reason = OLD.reason;
+    INSERT INTO counts VALUES(NEW.kind, NEW.version, NEW.source, NEW.state, NEW.reason, 1)
+    ON CONFLICT DO UPDATE SET n = n + 1;
+END;
+CREATE TABLE IF NOT EXISTS duplicates(
+    kind TEXT, source TEXT, n INTEGER NOT NULL, PRIMARY KEY(kind, source)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sources(source TEXT PRIMARY KEY, task TEXT NOT NULL) WITHOUT ROWID;
+
+-- A scored group until its step or its evaluation is done: then it lies in samples/*.parquet.
+CREATE TABLE IF NOT EXISTS pending(
+    kind TEXT, version INTEGER, ordinal INTEGER, facts BLOB NOT NULL, body BLOB NOT NULL,
+    PRIMARY KEY(kind, version, ordinal));
+
+CREATE TABLE IF NOT EXISTS series(
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, source TEXT NOT NULL, task TEXT NOT NULL, UNIQUE(name, source, task));
+CREATE TABLE IF NOT EXISTS points(
+    series INTEGER, step INTEGER, time REAL, value REAL NOT NULL, PRIMARY KEY(series, step, time)) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS steps(
+    step INTEGER PRIMARY KEY, incarnation INTEGER, sequence INTEGER, finished_at REAL, groups INTEGER, void INTEGER,
+    metrics TEXT, timing TEXT);
+CREATE TABLE IF NOT EXISTS evaluations(
+    version INTEGER PRIMARY KEY, sequence INTEGER, total INTEGER, void INTEGER, finished_at REAL);
+CREATE TABLE IF NOT EXISTS letters(
+    id TEXT PRIMARY KEY, subject TEXT, ordinal INTEGER, deliveries INTEGER, reason TEXT, service TEXT, time REAL
+) WITHOUT ROWID;
+"""
+
+
+def open_for_writing(folder: Path) -> sqlite3.Connection:
+    """The store in `folder`, created when it is missing; transactions are explicit (BEGIN, COMMIT)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(folder / STORE_NAME, isolation_level=None, check_same_thread=False, timeout=30.0)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.executescript(SCHEMA)
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def open_for_reading(folder: Path) -> sqlite3.Connection | None:
+    """A read-only connection; None when the job has no store yet."""
+    path = folder / STORE_NAME
+    if not path.exists():
+        return None
+    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10.0, check_same_thread=False)
+    connection.row_factory = sqlite3.Row
+    return connection

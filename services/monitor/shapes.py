@@ -1,0 +1,157 @@
+"""What the REST API answers, as its OpenAPI document shows it."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class Mistakes(BaseModel):
+    """Why a request was refused."""
+
+    error: str = Field(description="one sentence", examples=["job demo-1f2e3d4c is done; it cannot become paused"])
+    mistakes: list[str] = Field(
+        default=[],
+        description="every mistake of the body, one sentence each",
+        examples=[["unknown key 'totl_steps'; the nearest known one is 'total_steps'"]],
+    )
+
+
+class JobState(BaseModel):
+    """A job and its state."""
+
+    job_id: str = Field(examples=["demo-1f2e3d4c"])
+    state: Literal["queued", "running", "paused", "stopping", "stopped", "done", "failed"]
+
+
+class JobChange(BaseModel):
+    """A change asked for while the job was alive; `since` is the first step or ordinal that it holds for."""
+
+    key: str
+    value: float
+    requested_at: float
+    since: int | None
+
+
+class JobSummary(JobState):
+    """One line of the list of jobs. Times are seconds since the epoch."""
+
+    name: str
+    error: str
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    step: int = Field(description="training steps done")
+    total_steps: int
+    max_staleness: int
+
+
+class JobDetails(JobSummary):
+    """A job with what is known of its run; `report` has the keys of report.json."""
+
+    spec: dict[str, Any]
+    changes: list[JobChange]
+    report: dict[str, Any]
+    reading_error: str = Field(description="why the monitor cannot read the job's streams; empty: it can")
+
+
+class JobList(BaseModel):
+    """All jobs, oldest first."""
+
+    jobs: list[JobSummary]
+
+
+class Validated(BaseModel):
+    """A job that could be submitted: all keys with their defaults, and the numbers that follow from them."""
+
+    spec: dict[str, Any]
+    derived: dict[str, float]
+
+
+class Point(BaseModel):
+    """One value; `time` in seconds since the epoch."""
+
+    step: int
+    time: float
+    value: float
+
+
+class Series(BaseModel):
+    """One curve; an empty source or task means all of them."""
+
+    name: str
+    source: str
+    task: str
+    points: list[Point]
+
+
+class SeriesList(BaseModel):
+    """Curves, thinned to at most the wanted number of points: the lowest and the highest value of each stretch stay."""
+
+    job_id: str
+    series: list[Series]
+
+
+class SampleList(BaseModel):
+    """Groups with their completions, newest first."""
+
+    job_id: str
+    samples: list[dict[str, Any]]
+
+
+class VoidList(BaseModel):
+    """Groups that were given up, newest first, each with its reason."""
+
+    job_id: str
+    voids: list[dict[str, Any]]
+
+
+class ReplicaShown(BaseModel):
+    """A process of a service, as its heartbeats tell."""
+
+    service: str
+    replica: str
+    pid: int
+    state: str
+    version: int | None = Field(description="version of the weights that it has loaded")
+    in_flight: int
+    heard_s_ago: float
+    alive: bool
+
+
+class QueueShown(BaseModel):
+    """A job's work queue: messages nobody has taken, and those in somebody's hands."""
+
+    stream: str
+    kind: str
+    waiting: int
+    in_hand: int
+
+
+class StreamShown(BaseModel):
+    """A stream's size; `max_bytes` -1: unlimited."""
+
+    stream: str
+    messages: int
+    bytes: int
+    max_bytes: int
+
+
+class LedgerShown(BaseModel):
+    """The active job's window, as Redis shows it."""
+
+    version: int | None
+    cursor: int | None
+    window_end: int | None
+    max_staleness: int | None
+    in_flight: int
+    loaded: dict[str, int] = Field(description="version by rollout replica")
+
+
+class Services(BaseModel):
+    """All replicas, the active job's queues, the streams, and the ledger (null while Redis does not answer)."""
+
+    active_job: str | None
+    replicas: list[ReplicaShown]
+    queues: list[QueueShown]
+    streams: list[StreamShown]
+    ledger: LedgerShown | None
