@@ -2,9 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
+import psutil
 
 from shared.messages import (
     ChatTurn,
@@ -113,3 +114,19 @@ async def eventually(condition: Callable[[], Awaitable[bool]], limit_s: float = 
     while not await condition():
         assert time.monotonic() < until, f"the condition did not hold within {limit_s} s"
         await asyncio.sleep(0.01)
+
+
+def runs(pid: int) -> bool:
+    """Whether the process is there and not a zombie."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_gone(pids: Sequence[int], limit_s: float = 10.0) -> None:
+    """Return once none of the processes runs; fails after `limit_s`."""
+    until = time.monotonic() + limit_s
+    while any(map(runs, pids)):
+        assert time.monotonic() < until, f"of {pids} some are left after {limit_s} s"
+        time.sleep(0.01)

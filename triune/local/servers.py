@@ -84,7 +84,7 @@ class LocalServer:
         raise Unavailable(f"{self.name} on port {self.port} did not answer within {READY_S:.0f} s: {self._said()}")
 
     def _said(self) -> str:
-        return f"{last_lines(self.log)} ({self.log})"
+        return f"{last_lines(self.log, 1)} ({self.log})"
 
     def stop(self) -> None:
         """End it in order, or by force after 5 s; not running is fine."""
