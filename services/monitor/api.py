@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.monitor.config import MonitorConfig
 from services.monitor.shapes import Mistakes
@@ -51,12 +51,11 @@ def create_app(
         title="Triune",
         summary="Jobs, curves and samples of reinforcement-learning runs.",
         version="1",
-        max_body_size=config.body_bytes,
         docs_url=None,
         redoc_url=None,
         responses=DOCUMENTED_ERRORS,
     )
-    app.add_middleware(Gate, token=settings.api_token)
+    app.add_middleware(Gate, token=settings.api_token, body_bytes=config.body_bytes)
     _add_error_handlers(app)
     for router in routers:
         app.include_router(router)
@@ -73,14 +72,44 @@ def is_loopback(host: str) -> bool:
 
 
 class Gate:
-    """Who may ask: with a token, who knows it; without one, only programs and pages of this machine."""
+    """Who may ask, and how much: with a token, who knows it; without one, programs and pages of this machine."""
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
-        self._app, self._token = app, token
+    def __init__(self, app: ASGIApp, token: str | None, body_bytes: int) -> None:
+        self._app, self._token, self._body_bytes = app, token, body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = _refusal(Request(scope), self._token) if scope["type"] == "http" else None
-        await (refusal or self._app)(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        refusal = _refusal(request, self._token) or self._too_large(request)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self._app(scope, self._limited(receive), send)
+
+    def _too_large(self, request: Request) -> Response | None:
+        announced = request.headers.get("content-length", "0")
+        too_large = announced.isdecimal() and int(announced) > self._body_bytes
+        return _answer(413, self._limit_text) if too_large else None
+
+    def _limited(self, receive: Receive) -> Receive:
+        """`receive` that refuses a body which turns out too large while it comes."""
+        total = 0
+
+        async def limited() -> Message:
+            nonlocal total
+            message = await receive()
+            total += len(message.get("body", b""))
+            if total > self._body_bytes:
+                raise HTTPException(413, self._limit_text)
+            return message
+
+        return limited
+
+    @property
+    def _limit_text(self) -> str:
+        return f"the body is larger than {self._body_bytes} bytes"
 
 
 def _refusal(request: Request, token: str | None) -> Response | None:

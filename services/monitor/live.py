@@ -39,7 +39,8 @@ class Listener:
     async def next(self, limit_s: float) -> list[Notice]:
         """What has come since the last call; waits up to `limit_s` for something."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._bell.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._bell.wait()
         self._bell.clear()
         notices, lost = list(self._waiting), self._lost
         self._waiting.clear()

@@ -7,6 +7,8 @@ STORE_NAME = "monitor.sqlite"
 TRAIN_VERSION = -1
 """Stands for "no version" in the key of training groups."""
 
+LAYOUT = 1
+
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS streams(name TEXT PRIMARY KEY, sequence INTEGER NOT NULL) WITHOUT ROWID;
@@ -70,6 +72,7 @@ def open_for_writing(folder: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.executescript(SCHEMA)
+    connection.execute(f"PRAGMA user_version={LAYOUT}")  # last: readers pass over a store that is not laid out yet
     connection.row_factory = sqlite3.Row
     return connection
 
@@ -80,5 +83,8 @@ def open_for_reading(folder: Path) -> sqlite3.Connection | None:
     if not path.exists():
         return None
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10.0, check_same_thread=False)
+    if connection.execute("PRAGMA user_version").fetchone()[0] != LAYOUT:
+        connection.close()
+        return None
     connection.row_factory = sqlite3.Row
     return connection

@@ -1,0 +1,367 @@
+"""The whole monitor over the in-memory bus: REST in, run folder out."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from services.monitor.app import Monitor
+from services.monitor.config import MonitorConfig
+from shared.dataset import SCHEMA
+from shared.jobs import JobStore
+from shared.ledger import Window
+from shared.memory_bus import MemoryBus, MemoryServer
+from shared.memory_ledger import MemoryLedger
+from shared.messages import EndOfOrder, Heartbeat, Message, message_id
+from shared.service import Ports
+from shared.settings import Settings
+from tests.fakes import eventually
+from tests.monitor import runs
+
+CONFIG = MonitorConfig(read_s=0.01, promote_s=0.01, report_s=0.0)
+
+
+def write_data(path: Path) -> None:
+    row = {
+        "data_source": "sums",
+        "images": [],
+        "prompt": [{"content": "2 + 2?", "role": "user"}],
+        "ability": "math",
+        "reward_model": {"answer": "4", "ground_truth": "4", "verifier": "mathverify"},
+    }
+    pq.write_table(pa.Table.from_pylist([row], schema=SCHEMA), path)
+
+
+class Stage:
+    """A monitor with its API, and the other services' side of the bus."""
+
+    def __init__(self, folder: Path, server: MemoryServer, token: str | None = None) -> None:
+        self.folder = folder
+        self.bus = MemoryBus(server)
+        self.jobs = JobStore(self.bus)
+        self.ledger = MemoryLedger()
+        settings = Settings(runs=folder / "runs", replica="monitor-a", api_token=token)
+        ports = Ports(settings, self.bus, self.ledger, _NoBlobs(), self.jobs)  # type: ignore[arg-type]
+        self.monitor = Monitor(ports, CONFIG)
+        transport = httpx.ASGITransport(self.monitor.api)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
+        write_data(folder / "train.parquet")
+        (folder / "model").mkdir(exist_ok=True)
+        (folder / "model" / "config.json").write_text("{}")
+
+    def job(self, **keys: object) -> dict[str, object]:
+        data = {"train": [str(self.folder / "train.parquet")]}
+        return {"model": str(self.folder / "model"), "total_steps": 3, "data": data, **keys}
+
+    async def submit(self, **keys: object) -> str:
+        answer = await self.http.post("/v1/jobs", json=self.job(**keys))
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["job_id"])
+
+    async def show(self, job: str) -> dict[str, object]:
+        answer = await self.http.get(f"/v1/jobs/{job}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()  # type: ignore[no-any-return]
+
+    async def state(self, job: str, state: str) -> None:
+        async def is_there() -> bool:
+            return (await self.show(job))["state"] == state
+
+        await eventually(is_there)
+
+    async def publish(self, job: str, *messages: Message) -> None:
+        """Journal records, in this order."""
+        for message in messages:
+            of_job = _of_job(message, job)
+            prompt = getattr(of_job, "prompt", of_job)
+            attempt = len(self.bus.server.streams["scored"].ids)
+            number = message_id(job, prompt.kind, prompt.version, prompt.ordinal, attempt)
+            await self.bus.publish("scored", job, prompt.kind, of_job, number)
+
+    async def announce(self, job: str, message: Message) -> None:
+        await self.bus.announce(_of_job(message, job))  # type: ignore[arg-type]
+
+    async def report(self, job: str, state: str) -> dict[str, object]:
+        """report.json once it tells of `state` and everything is on file."""
+        path = self.folder / "runs" / job / "report.json"
+
+        async def is_final() -> bool:
+            return path.exists() and json.loads(path.read_text())["state"] == state
+
+        await eventually(is_final)
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+class _NoBlobs:
+    pass
+
+
+def _of_job(message: Message, job: str) -> Message:
+    import msgspec
+
+    if hasattr(message, "group"):
+        prompt = msgspec.structs.replace(message.group.prompt, job=job)
+        return msgspec.structs.replace(message, group=msgspec.structs.replace(message.group, prompt=prompt))
+    return msgspec.structs.replace(message, job=job)
+
+
+@contextlib.asynccontextmanager
+async def running(stage: Stage) -> AsyncIterator[Stage]:
+    tasks = [asyncio.ensure_future(loop()) for loop in stage.monitor.service().loops]  # type: ignore[arg-type]
+    try:
+        yield stage
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await stage.http.aclose()
+        assert not [error for error in results if isinstance(error, Exception)]
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with running(Stage(tmp_path, MemoryServer())) as stage:
+        yield stage
+
+
+async def test_a_job_goes_from_submission_to_its_report(stage: Stage) -> None:
+    job = await stage.submit(name="demo")
+    await stage.state(job, "running")
+    assert (stage.folder / "runs" / job / "job.toml").exists()
+    await stage.publish(job, *(runs.group(n, (0.0,), kind="eval", version=0) for n in range(2)))
+    await stage.announce(job, runs.eval_done(0, 2))
+    await stage.publish(job, runs.group(0), runs.group(1), runs.void(2))
+    await stage.jobs.set_ordinal(job, 3)
+    await stage.announce(job, EndOfOrder(job=job, kind="train", total=3))
+    await stage.announce(job, runs.step_done(1, [0, 1], [2]))
+    await stage.publish(job, *(runs.group(n, (1.0,), kind="eval", version=1) for n in range(2)))
+    await stage.announce(job, runs.eval_done(1, 2))
+    await stage.jobs.move(job, "done")
+    report = await stage.report(job, "done")
+    groups = {"published": 3, "trained": 2, "void": 1, "duplicates": 0}
+    assert report["groups"] == groups
+    source = report["sources"]["sums"]  # type: ignore[index]
+    assert (source["before"], source["after"], source["n"]) == (0.0, 1.0, 2)
+    assert (source["groups"], source["void_reasons"]) == (groups, {"bad-sample": 1})
+    assert report["staleness"] == {"max": 0, "mean": 0.0, "bound": 0}
+    assert report["timing"]["learner_step_s"] == 1.0  # type: ignore[index]
+    folder = stage.folder / "runs" / job
+
+    async def is_on_file() -> bool:
+        return (folder / "curves.png").exists() and (folder / "samples" / "eval-000001.parquet").exists()
+
+    await eventually(is_on_file)
+    points = pq.read_table(folder / "metrics.parquet").to_pylist()
+    assert {p["value"] for p in points if p["name"] == "reward" and p["source"] == "sums"} == {0.5}
+
+
+async def test_one_job_runs_and_the_others_wait_in_order(stage: Stage) -> None:
+    first = await stage.submit()
+    second, third = await stage.submit(), await stage.submit()
+    await stage.state(first, "running")
+    assert [(await stage.show(job))["state"] for job in (second, third)] == ["queued", "queued"]
+    assert (await stage.http.post(f"/v1/jobs/{second}/stop")).json()["state"] == "stopped"
+    await stage.jobs.move(first, "done")
+    await stage.state(third, "running")
+    active = await stage.jobs.active()
+    assert active is not None and active.id == third
+
+
+async def test_legal_moves_are_made_and_others_refused(stage: Stage) -> None:
+    job = await stage.submit()
+    await stage.state(job, "running")
+    for verb, state in (("pause", "paused"), ("resume", "running"), ("stop", "stopping")):
+        answer = await stage.http.post(f"/v1/jobs/{job}/{verb}")
+        assert (answer.status_code, answer.json()["state"]) == (200, state)
+    for verb in ("pause", "resume", "checkpoint"):
+        answer = await stage.http.post(f"/v1/jobs/{job}/{verb}")
+        assert answer.status_code == 409
+        assert job in answer.json()["error"]
+    await stage.jobs.move(job, "failed", "the disk is full")
+    answer = await stage.http.post(f"/v1/jobs/{job}/resume")
+    assert answer.json()["state"] == "queued"
+    await stage.state(job, "running")
+
+
+async def test_an_unknown_job_is_404_everywhere(stage: Stage) -> None:
+    for method, path in (
+        ("GET", ""),
+        ("PATCH", ""),
+        ("POST", "/stop"),
+        ("GET", "/metrics"),
+        ("GET", "/samples"),
+        ("GET", "/events"),
+    ):
+        body = {"content": "{}"} if method == "PATCH" else {}
+        answer = await stage.http.request(method, f"/v1/jobs/nope{path}", **body)  # type: ignore[arg-type]
+        assert answer.status_code == 404
+        assert "nope" in answer.json()["error"]
+
+
+async def test_a_submission_lists_every_mistake_at_once(stage: Stage) -> None:
+    answer = await stage.http.post("/v1/jobs", json=stage.job(totl_steps=1, total_steps=0))
+    assert answer.status_code == 422
+    assert len(answer.json()["mistakes"]) == 2
+    data = {"train": ["/nowhere/a.parquet"], "held_out": [str(stage.folder / "model" / "config.json")]}
+    answer = await stage.http.post("/v1/jobs", json=stage.job(model="/nowhere/model", data=data))
+    assert answer.status_code == 422
+    assert len(answer.json()["mistakes"]) == 3
+    answer = await stage.http.post("/v1/jobs", content=b"total_steps = [", headers={"content-type": "application/toml"})
+    assert answer.status_code == 422
+    assert (await stage.http.get("/v1/jobs")).json() == {"jobs": []}
+
+
+async def test_toml_and_json_make_the_same_job(stage: Stage) -> None:
+    toml = f'model = "{stage.folder}/model"\ntotal_steps = 3\n[data]\ntrain = ["{stage.folder}/train.parquet"]\n'
+    one = await stage.http.post("/v1/jobs:validate", content=toml, headers={"content-type": "application/toml"})
+    other = await stage.http.post("/v1/jobs:validate", json=stage.job())
+    assert one.status_code == other.status_code == 200
+    assert one.json() == other.json()
+    assert one.json()["derived"]["total_groups"] == 96
+
+
+async def test_a_change_is_recorded_and_a_bad_one_refused(stage: Stage) -> None:
+    job = await stage.submit()
+    changed = await stage.http.patch(f"/v1/jobs/{job}", json={"max_staleness": 2, "sources.sums.weight": 0.5})
+    assert changed.status_code == 200, changed.text
+    assert [(c["key"], c["value"], c["since"]) for c in changed.json()["changes"]] == [
+        ("max_staleness", 2.0, None),
+        ("sources.sums.weight", 0.5, None),
+    ]
+    assert changed.json()["max_staleness"] == 2
+    nested = await stage.http.patch(f"/v1/jobs/{job}", json={"sources": {"sums": {"weight": 2}}})
+    assert nested.json()["changes"][-1]["key"] == "sources.sums.weight"
+    bad = {"max_stalenes": 1, "total_steps": 0, "sources.sums.weight": -1, "seed": 3}
+    refused = await stage.http.patch(f"/v1/jobs/{job}", json=bad)
+    assert (refused.status_code, len(refused.json()["mistakes"])) == (422, 4)
+
+
+async def test_metrics_and_samples_are_found_by_what_is_wanted(stage: Stage) -> None:
+    job = await stage.submit()
+    await stage.state(job, "running")
+    await stage.publish(job, runs.group(0, (1.0, 1.0)), runs.group(1, (0.0, None), source="shapes"))
+    await stage.announce(job, runs.step_done(1, [0, 1]))
+    await stage.publish(job, runs.group(2))
+
+    async def has_sample() -> bool:
+        return len((await stage.http.get(f"/v1/jobs/{job}/samples")).json()["samples"]) == 3
+
+    await eventually(has_sample)
+    answer = (await stage.http.get(f"/v1/jobs/{job}/metrics", params={"name": "reward", "source": "sums"})).json()
+    assert [(s["name"], s["source"], s["points"]) for s in answer["series"]] == [
+        ("reward", "sums", [{"step": 1, "time": 100.0, "value": 1.0}])
+    ]
+
+    async def ordinals(**query: object) -> list[int]:
+        found = await stage.http.get(f"/v1/jobs/{job}/samples", params=query)  # type: ignore[arg-type]
+        return [sample["ordinal"] for sample in found.json()["samples"]]
+
+    assert await ordinals() == [2, 1, 0]
+    assert await ordinals(source="sums", limit=1) == [2]
+    assert await ordinals(step=1) == [1, 0]
+    assert await ordinals(errors=True) == [1]
+    assert await ordinals(min_reward=0.9) == [0]
+    (sample,) = (await stage.http.get(f"/v1/jobs/{job}/samples", params={"ordinal": 0})).json()["samples"]
+    assert [c["text"] for c in sample["completions"]] == ["4", "4"]
+    assert "token_ids" not in sample["completions"][0]
+
+
+async def test_services_show_replicas_queues_and_the_window(stage: Stage) -> None:
+    job = await stage.submit()
+    await stage.state(job, "running")
+    await stage.ledger.write_window(job, Window(version=3, cursor=96, end=128, max_staleness=0))
+
+    async def is_heard() -> bool:
+        await stage.bus.beat(Heartbeat(service="reward", replica="r1", pid=7, state="scoring", in_flight=2))
+        return bool((await stage.http.get("/v1/services")).json()["replicas"])
+
+    await eventually(is_heard)
+    shown = (await stage.http.get("/v1/services")).json()
+    assert shown["active_job"] == job
+    assert (shown["replicas"][0]["replica"], shown["replicas"][0]["alive"]) == ("r1", True)
+    assert shown["ledger"]["window_end"] == 128
+    assert {queue["stream"] for queue in shown["queues"]} == {"prompts", "completions"}
+
+
+async def test_with_a_token_only_who_knows_it_is_answered(tmp_path: Path) -> None:
+    async with running(Stage(tmp_path, MemoryServer(), token="secret")) as stage:
+        assert (await stage.http.get("/v1/jobs")).status_code == 401
+        assert (await stage.http.get("/metrics")).status_code == 401
+        wrong = await stage.http.get("/v1/jobs", headers={"authorization": "Bearer secre"})
+        assert wrong.status_code == 401
+        right = await stage.http.get("/v1/jobs", headers={"authorization": "Bearer secret"})
+        assert right.status_code == 200
+        assert (await stage.http.get("/healthz")).status_code == 200
+
+
+async def test_a_foreign_page_is_refused_and_a_large_body_too(stage: Stage) -> None:
+    foreign = await stage.http.post("/v1/jobs", json=stage.job(), headers={"origin": "http://evil.example"})
+    assert foreign.status_code == 403
+    rebound = await stage.http.get("/v1/jobs", headers={"host": "evil.example:8000"})
+    assert rebound.status_code == 403
+    large = await stage.http.post("/v1/jobs", content=b"#" * (CONFIG.body_bytes + 1))
+    assert large.status_code == 413
+    assert "bytes" in large.json()["error"]
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"#" * (CONFIG.body_bytes // 2)
+
+    unannounced = await stage.http.post("/v1/jobs", content=pieces())
+    assert (unannounced.status_code, "bytes" in unannounced.json()["error"]) == (413, True)
+
+
+async def test_the_stream_tells_steps_and_ends_with_the_job(stage: Stage) -> None:
+    job = await stage.submit()
+    await stage.state(job, "running")
+
+    async def act() -> None:
+        async def is_listening() -> bool:
+            return job in stage.monitor.desk.live._listeners
+
+        await eventually(is_listening)
+        await stage.publish(job, runs.group(0))
+        await stage.announce(job, runs.step_done(1, [0]))
+
+        async def has_step() -> bool:
+            return (await stage.show(job))["step"] == 1
+
+        await eventually(has_step)
+        await stage.jobs.move(job, "done")
+
+    acting = asyncio.ensure_future(act())
+    text = (await stage.http.get(f"/v1/jobs/{job}/events")).text  # returns when the stream has ended
+    await acting
+    assert "event: step\n" in text and "id: 1\n" in text
+    assert text.index('"running"') < text.index("event: step") < text.index('"done"')
+
+
+async def test_a_monitor_that_is_killed_goes_on_without_hole_or_double_count(tmp_path: Path) -> None:
+    server = MemoryServer()
+    async with running(Stage(tmp_path, server)) as stage:
+        job = await stage.submit()
+        await stage.state(job, "running")
+        await stage.publish(job, runs.group(0), runs.group(1))
+        await stage.announce(job, runs.step_done(1, [0, 1]))
+        await stage.publish(job, runs.group(2))
+
+        async def has_read() -> bool:
+            return (await stage.show(job))["report"]["groups"]["published"] == 3  # type: ignore[index]
+
+        await eventually(has_read)
+    server.floors.clear()  # as if it had been killed between its commit and its acks
+    async with running(Stage(tmp_path, server)) as stage:
+        await stage.publish(job, runs.group(3))
+        await stage.announce(job, runs.step_done(2, [2, 3]))
+        await stage.jobs.move(job, "done")
+        report = await stage.report(job, "done")
+        assert report["groups"] == {"published": 4, "trained": 4, "void": 0, "duplicates": 0}
+        answer = (await stage.http.get(f"/v1/jobs/{job}/metrics", params={"name": "groups", "source": ""})).json()
+        (overall,) = [series for series in answer["series"] if series["task"] == ""]
+        assert [(p["step"], p["value"]) for p in overall["points"]] == [(1, 2.0), (2, 2.0)]
