@@ -11,7 +11,8 @@ TriuneError
 └── Corrupt            stored state contradicts itself: fatal, never skipped
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 
 class TriuneError(Exception):
@@ -52,3 +53,17 @@ class Refused(TriuneError):
 
 class Corrupt(TriuneError):
     """Stored state contradicts itself (a gap in the journal, a foreign stream); fatal, never skipped."""
+
+
+@contextlib.contextmanager
+def one_error() -> Iterator[None]:
+    """Of a task group's errors, raise the first one alone if it was raised on purpose; faults of ours stay a group."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        first = group.exceptions[0]
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if isinstance(first, TriuneError):
+            raise first from group
+        raise

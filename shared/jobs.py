@@ -168,7 +168,8 @@ class ActiveJob:
     async def changed(self, limit_s: float) -> None:
         """Return when the record has changed (or `ring` was called) since the last call, or after `limit_s`."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._bell.wait(), limit_s)
+            async with asyncio.timeout(limit_s):  # Python 3.11's wait_for can swallow a cancellation
+                await self._bell.wait()
         self._bell.clear()
 
 

@@ -73,7 +73,8 @@ class MemoryServer:
     async def wait_change(self, limit_s: float) -> None:
         """Return at the next change, or after `limit_s` seconds."""
         try:
-            await asyncio.wait_for(self._changed.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._changed.wait()
         except TimeoutError:
             return
 

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from shared.blobs import Blobs
 from shared.bus import HEARTBEAT_S, Bus
-from shared.errors import TriuneError, UserError
+from shared.errors import TriuneError, UserError, one_error
 from shared.http import health_app, serve_http
 from shared.jobs import JobStore
 from shared.ledger import Ledger
@@ -84,21 +84,11 @@ async def _main(name: str, settings: Settings, build: Callable[[Ports], Service]
     telemetry = set_up_telemetry(name, settings)
     try:
         async with connect(name, settings) as ports:
-            await _first_error(serve(build(ports), ports))
+            with one_error():
+                await serve(build(ports), ports)
         return 0
     finally:
         telemetry.close()
-
-
-async def _first_error(work: Awaitable[None]) -> None:
-    """Await `work`; of a group of errors whose first one was raised on purpose, raise that one alone."""
-    try:
-        await work
-    except BaseExceptionGroup as group:
-        known = group.subgroup(TriuneError)
-        if known is None or group.exceptions[0] not in known.exceptions:
-            raise
-        raise known.exceptions[0] from group
 
 
 @contextlib.asynccontextmanager

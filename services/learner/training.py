@@ -24,7 +24,7 @@ from services.learner.evaluations import is_due
 from services.learner.handlers import Intake, read_all
 from services.learner.metrics import LearnerMetrics
 from services.learner.publisher import Publisher
-from shared.errors import Corrupt, Unavailable
+from shared.errors import Corrupt, Unavailable, one_error
 from shared.jobs import ActiveJob
 from shared.log import get_logger
 from shared.messages import BlobRef, EndOfOrder, EvalDone, EvalDue, Kind, StepDone
@@ -75,23 +75,27 @@ class Training:
     async def run(self) -> None:
         """Train, evaluate and finish the job; raises TriuneError when it cannot go on."""
         self.status.state = "loading"
-        start = await self._restore()
         try:
-            async with asyncio.TaskGroup() as group:
-                readers = [
-                    group.create_task(self._read("train", start, self._widen)),
-                    group.create_task(self._read("eval", 1, self._finish_evaluations)),
-                    group.create_task(self._listen()),
-                    group.create_task(self._watch_job()),
-                ]
-                self.status.state = "training"
-                await self._train_all()
-                await self._finish()
-                for reader in readers:
-                    reader.cancel()
+            start = await self._restore()
+            with one_error():
+                await self._work(start)
         finally:
             self.intake.close()
             self._compute.shutdown(wait=False, cancel_futures=True)
+
+    async def _work(self, start: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            readers = [
+                group.create_task(self._read("train", start, self._widen)),
+                group.create_task(self._read("eval", 1, self._finish_evaluations)),
+                group.create_task(self._listen()),
+                group.create_task(self._watch_job()),
+            ]
+            self.status.state = "training"
+            await self._train_all()
+            await self._finish()
+            for reader in readers:
+                reader.cancel()
 
     # ---------------------------------------------------------------- start
 
@@ -145,6 +149,7 @@ class Training:
         events = self.ports.bus.events(self.job.id, "end-of-order", "eval-due", "eval-done")
         async for event, _ in events:
             await self.intake.on_event(event)
+            await self._finish_evaluations()
             self.intake.bell.set()
 
     async def _watch_job(self) -> None:
@@ -193,7 +198,8 @@ class Training:
 
     async def _wait_bell(self, limit_s: float) -> None:
         try:
-            await asyncio.wait_for(self.intake.bell.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self.intake.bell.wait()
         except TimeoutError:
             return
 
@@ -327,7 +333,8 @@ class Training:
     async def _after_step(self) -> None:
         every = self.job.spec.learner.checkpoint_every
         state = await self.ports.bus.stream_state("scored")
-        if (every and self.step % every == 0) or state.bytes > self.config.journal_share * state.max_bytes:
+        is_full = 0 < state.max_bytes * self.config.journal_share < state.bytes
+        if (every and self.step % every == 0) or is_full:
             await self._checkpoint()
         await self._answer_checkpoint()
         needed = {self.checkpoint_version, *self.intake.evaluations.open}

@@ -1,0 +1,207 @@
+"""The world around the learner in its flow tests: an engine that counts, and a generator of groups on a memory bus."""
+
+import asyncio
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from services.learner.batch import Ready
+from services.learner.config import LearnerConfig
+from services.learner.engine import StepResult
+from services.learner.metrics import LearnerMetrics
+from services.learner.training import Training
+from shared.blob_store import BlobStore
+from shared.errors import BadSample
+from shared.job import JobSpec, parse_job
+from shared.jobs import ActiveJob, JobRecord, JobStore
+from shared.memory_bus import MemoryBus, MemoryServer
+from shared.memory_ledger import MemoryLedger
+from shared.messages import Completion, EndOfOrder, Kind, Scored, StepDone, Voided, WeightsPublished, message_id
+from shared.service import Ports, Status
+from shared.settings import Settings
+from tests.fakes import make_scored, make_voided
+
+JOB = "flow"
+
+
+class CountingEngine:
+    """An engine whose one weight is a running hash of what it was trained on: equal histories, equal bits."""
+
+    def __init__(self, bad: frozenset[int] = frozenset(), die_before_step: int | None = None) -> None:
+        self.history: list[list[int]] = []
+        self.importance: list[bool] = []
+        self.weight = torch.zeros(1, dtype=torch.float64)
+        self._bad, self._die = bad, die_before_step
+
+    def load(self, spec: JobSpec) -> dict[str, object]:
+        return {}
+
+    def ingest(self, group: Scored, image_bytes: Sequence[bytes]) -> Ready:
+        if group.prompt.ordinal in self._bad:
+            raise BadSample(f"ordinal {group.prompt.ordinal} cannot be used")
+        finals = np.array([reward.final for reward in group.rewards], dtype=np.float64)
+        nothing = np.zeros(0, dtype=np.int64)
+        return Ready(group, nothing, np.zeros((3, 0), dtype=np.int64), 0, finals - finals.mean(), (), ())
+
+    def step(self, groups: Sequence[Ready], *, step: int, total_steps: int, importance: bool) -> StepResult:
+        if step == self._die:
+            raise KilledHere
+        self.history.append([group.ordinal for group in groups])
+        self.importance.append(importance)
+        for group in groups:
+            self.weight = self.weight * 1.0000001 + group.ordinal + step / total_steps
+        return StepResult({"loss": 0.0}, {}, 1, 1, 0)
+
+    def weights(self, *, trainable_only: bool) -> dict[str, torch.Tensor]:
+        return {"w": self.weight.clone()} if trainable_only else {"w": self.weight.clone(), "frozen": torch.ones(1)}
+
+    def save(self, folder: Path) -> None:
+        (folder / "w.json").write_text(json.dumps(self.weight.tolist()))
+
+    def restore(self, folder: Path) -> None:
+        self.weight = torch.tensor(json.loads((folder / "w.json").read_text()), dtype=torch.float64)
+
+
+class KilledHere(Exception):
+    """The learner's process died at this place."""
+
+
+class World:
+    """A bus, a job record, and everybody but the learner: groups appear as soon as the window admits them."""
+
+    def __init__(
+        self, runs: Path, *, seed: int = 0, voids: float = 0.0, held_out: int = 3, **algorithm: object
+    ) -> None:
+        self.server = MemoryServer()
+        self.bus = MemoryBus(self.server)
+        self.jobs = JobStore(self.bus)
+        self.ledger = MemoryLedger()
+        self.settings = Settings(runs=runs)
+        self.blobs = BlobStore((runs / "blobs").as_uri())
+        self.ports = Ports(self.settings, self.bus, self.ledger, self.blobs, self.jobs)
+        self.status = Status()
+        self.published = 0
+        self._rng, self._voids, self._held_out = random.Random(seed), voids, held_out
+        self.spec = parse_job(
+            {
+                "model": "none",
+                "total_steps": 6,
+                "data": {"train": ["x"], "held_out": ["x"] if held_out else []},
+                "learner": {"checkpoint_every": 2},
+                "algorithm": {"prompts_per_step": 4, "samples_per_prompt": 2} | algorithm,
+            }
+        )
+
+    async def submit(self) -> ActiveJob:
+        await self.jobs.create(JobRecord(id=JOB, spec=self.spec, state="running", created_at=0.0))
+        return await self.active()
+
+    async def active(self) -> ActiveJob:
+        record = await self.jobs.get(JOB)
+        assert record is not None
+        return ActiveJob(record)
+
+    def training(self, job: ActiveJob, engine: CountingEngine) -> Training:
+        return Training(job, self.ports, engine, LearnerConfig(seal_limit_s=5.0), self.status, LearnerMetrics())
+
+    async def learn(self, engine: CountingEngine, *, limit_s: float = 20.0) -> None:
+        """A learner's life: until its work ends or dies."""
+        job = await self.active()
+        async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.generate()), group.create_task(self._watch(job))]
+            try:
+                await self.training(job, engine).run()
+            except* KilledHere:
+                pass
+            for task in tasks:
+                task.cancel()
+
+    async def _watch(self, job: ActiveJob) -> None:
+        while True:
+            record = await self.jobs.get(JOB)
+            if record is not None:
+                job.update(record)
+            await self.server.wait_change(0.05)
+
+    async def generate(self) -> None:
+        """Publish a record for every ordinal that the newest window admits, in random order; answer evaluations."""
+        evaluated: set[int] = set()
+        while True:
+            await self._publish_window()
+            await self._evaluate(evaluated)
+            await self._seal()
+            await self.server.wait_change(0.05)
+
+    async def _publish_window(self) -> None:
+        last = await self.bus.last_event(JOB, "weights")
+        if last is None:
+            return
+        weights = last[0]
+        assert isinstance(weights, WeightsPublished)
+        ordinals = list(range(self.published, weights.window_end))
+        self.published = max(self.published, weights.window_end)
+        self._rng.shuffle(ordinals)
+        for ordinal in ordinals:
+            is_void = self._rng.random() < self._voids
+            record = make_voided(ordinal, job=JOB) if is_void else scored(ordinal, weights.version)
+            await self.bus.publish("scored", JOB, "train", record, message_id(JOB, "train", None, ordinal))
+
+    async def _evaluate(self, evaluated: set[int]) -> None:
+        last = await self.bus.last_event(JOB, "eval-due")
+        if last is None or last[0].version in evaluated:
+            return
+        version = last[0].version
+        for ordinal in range(self._held_out):
+            record = scored(ordinal, version, kind="eval")
+            await self.bus.publish("scored", JOB, "eval", record, message_id(JOB, "eval", version, ordinal))
+        await self.bus.announce(EndOfOrder(job=JOB, kind="eval", total=self._held_out, version=version))
+        evaluated.add(version)
+
+    async def _seal(self) -> None:
+        record = await self.jobs.get(JOB)
+        if record is None or not record.seal_wanted or record.sealed is not None:
+            return
+        total = self.published
+        opened = {ordinal: ("sums", "math") for ordinal in range(total)}
+        await self.bus.announce(EndOfOrder(job=JOB, kind="train", total=total, open=opened))
+        await self.jobs.update(JOB, lambda old: msgspec.structs.replace(old, sealed=total))
+
+    # ---------------------------------------------------------------- what came of it
+
+    async def steps(self) -> list[StepDone]:
+        return [event for event in await self.events("step") if isinstance(event, StepDone)]
+
+    async def versions(self) -> list[WeightsPublished]:
+        return [event for event in await self.events("weights") if isinstance(event, WeightsPublished)]
+
+    async def events(self, name: str) -> list[object]:
+        last = await self.bus.last_event(JOB, name)
+        found: list[object] = []
+        if last is not None:
+            async for event, sequence in self.bus.events(JOB, name):
+                found.append(event)
+                if sequence >= last[1]:
+                    break
+        return found
+
+    async def voids(self) -> dict[int, Voided]:
+        reader = await self.bus.read_journal(JOB, "train")
+        entries = await reader.fetch(10_000, 0.1)
+        return {entry.message.ordinal: entry.message for entry in entries if isinstance(entry.message, Voided)}
+
+
+def scored(ordinal: int, version: int, kind: Kind = "train") -> Scored:
+    """A scored group that `version` sampled."""
+    record = make_scored(ordinal, job=JOB, kind=kind)
+    prompt = msgspec.structs.replace(record.prompt, version=version if kind == "eval" else None)
+    completions = [
+        Completion(c.token_ids, c.log_probs, c.text, c.finish, [(version, c.num_tokens)])
+        for c in record.group.completions
+    ]
+    group = msgspec.structs.replace(record.group, prompt=prompt, completions=completions)
+    return msgspec.structs.replace(record, group=group)

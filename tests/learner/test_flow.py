@@ -1,0 +1,149 @@
+"""The learner's flow on a memory bus: the invariant, the bound, replay after a death, stop, changes, the fence."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from shared.errors import Refused
+from shared.jobs import Change
+from tests.learner.flow_world import JOB, CountingEngine, World
+
+
+async def test_every_published_ordinal_is_trained_exactly_once_in_order(tmp_path: Path) -> None:
+    world, engine = World(tmp_path), CountingEngine()
+    await world.submit()
+    await world.learn(engine)
+    assert engine.history == [[4 * s, 4 * s + 1, 4 * s + 2, 4 * s + 3] for s in range(6)]
+    assert world.published == 24
+    record = await world.jobs.get(JOB)
+    assert record is not None
+    assert record.state == "done"
+
+
+async def test_on_policy_groups_are_never_stale_and_need_no_importance_weights(tmp_path: Path) -> None:
+    world, engine = World(tmp_path), CountingEngine()
+    await world.submit()
+    await world.learn(engine)
+    assert {value for step in await world.steps() for value in step.staleness} == {0}
+    assert not any(engine.importance)
+
+
+async def test_off_policy_groups_stay_within_the_bound_and_get_importance_weights(tmp_path: Path) -> None:
+    world, engine = World(tmp_path, max_staleness=2), CountingEngine()
+    await world.submit()
+    await world.learn(engine)
+    stale = {value for step in await world.steps() for value in step.staleness}
+    assert max(stale) <= 2
+    assert stale != {0}
+    assert all(engine.importance)
+
+
+async def test_a_void_group_is_replaced_by_the_next_ordinal_and_the_sums_agree(tmp_path: Path) -> None:
+    world, engine = World(tmp_path, seed=3, voids=0.3), CountingEngine()
+    await world.submit()
+    await world.learn(engine)
+    trained = [ordinal for step in engine.history for ordinal in step]
+    voids = await world.voids()
+    assert len(trained) == 24
+    assert voids
+    assert sorted([*trained, *voids]) == list(range(world.published))
+
+
+async def test_a_group_that_cannot_be_ingested_becomes_void_and_is_replaced(tmp_path: Path) -> None:
+    world, engine = World(tmp_path), CountingEngine(bad=frozenset({1, 6}))
+    await world.submit()
+    await world.learn(engine)
+    voids = await world.voids()
+    assert {ordinal: void.reason for ordinal, void in voids.items()} == {1: "bad-sample", 6: "bad-sample"}
+    assert engine.history[0] == [0, 2, 3, 4]
+
+
+async def test_every_version_is_announced_once_with_a_window_that_never_goes_back(tmp_path: Path) -> None:
+    world, engine = World(tmp_path, seed=5, voids=0.2, max_staleness=1), CountingEngine()
+    await world.submit()
+    await world.learn(engine)
+    versions = await world.versions()
+    assert sorted({message.version for message in versions}) == list(range(7))
+    ends = [message.window_end for message in versions]
+    assert ends == sorted(ends)
+
+
+@pytest.mark.parametrize("death", [1, 2, 3, 4, 6])
+async def test_a_learner_that_dies_replays_to_the_same_bits_without_a_second_announcement(
+    tmp_path: Path, death: int
+) -> None:
+    whole = World(tmp_path / "whole", seed=7, voids=0.2)
+    undisturbed = CountingEngine()
+    await whole.submit()
+    await whole.learn(undisturbed)
+
+    world = World(tmp_path / "killed", seed=7, voids=0.2)
+    await world.submit()
+    await world.learn(CountingEngine(die_before_step=death))
+    survivor = CountingEngine()
+    await world.learn(survivor)
+    assert survivor.weight.tolist() == undisturbed.weight.tolist()
+    steps = [step.step for step in await world.steps()]
+    assert steps == [1, 2, 3, 4, 5, 6], "no step is told twice"
+    trained = [ordinal for step in await world.steps() for ordinal in step.trained]
+    assert len(trained) == len(set(trained)) == 24
+    assert {message.incarnation for message in await world.versions()} == {0}
+
+
+async def test_a_stop_voids_what_is_open_and_the_sums_agree(tmp_path: Path) -> None:
+    world, engine = World(tmp_path, max_staleness=3), CountingEngine()
+    await world.submit()
+    await world.jobs.move(JOB, "stopping")
+    await world.learn(engine)
+    voids = await world.voids()
+    trained = [ordinal for step in engine.history for ordinal in step]
+    assert sorted([*trained, *voids]) == list(range(world.published))
+    assert {void.reason for void in voids.values()} <= {"stopped"}
+    record = await world.jobs.get(JOB)
+    assert record is not None
+    assert record.state == "stopped"
+
+
+async def test_fewer_steps_while_it_runs_end_the_job_early_and_void_the_rest(tmp_path: Path) -> None:
+    world, engine = World(tmp_path, max_staleness=2), CountingEngine()
+    await world.submit()
+    change = Change(key="total_steps", value=2, requested_at=0.0)
+    await world.jobs.update(JOB, lambda record: msgspec.structs.replace(record, changes=[change]))
+    await world.learn(engine)
+    assert len(engine.history) == 2
+    voids = await world.voids()
+    trained = [ordinal for step in engine.history for ordinal in step]
+    assert sorted([*trained, *voids]) == list(range(world.published))
+
+
+async def test_a_raised_bound_is_fixed_to_a_step_before_it_takes_effect(tmp_path: Path) -> None:
+    world, engine = World(tmp_path), CountingEngine()
+    await world.submit()
+    change = Change(key="max_staleness", value=2, requested_at=0.0)
+    await world.jobs.update(JOB, lambda record: msgspec.structs.replace(record, changes=[change]))
+    await world.learn(engine)
+    record = await world.jobs.get(JOB)
+    assert record is not None
+    assert record.changes[0].since == 1
+    assert max(message.max_staleness for message in await world.versions()) == 2
+    assert max(value for step in await world.steps() for value in step.staleness) <= 2
+
+
+async def test_a_learner_that_was_overtaken_is_refused(tmp_path: Path) -> None:
+    world, engine = World(tmp_path), CountingEngine(die_before_step=2)
+    await world.submit()
+    await world.learn(engine)
+    zombie = world.training(await world.active(), CountingEngine())
+    await zombie.publisher.recover()
+    await world.bus.announce((await world.versions())[-1])
+    with pytest.raises(Refused):
+        await zombie.publisher.fence()
+
+
+async def test_evaluations_of_the_first_and_last_version_are_done_before_the_job_is(tmp_path: Path) -> None:
+    world, engine = World(tmp_path), CountingEngine()
+    await world.submit()
+    await world.learn(engine)
+    done = [(event.version, event.total, event.void) for event in await world.events("eval-done")]
+    assert done == [(0, 3, 0), (6, 3, 0)]
