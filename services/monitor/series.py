@@ -4,7 +4,7 @@ The sets are each source, each task and all groups together. A mean over nothing
 lengths and 0 for ratios). Names, units and V-Triune's own names are declared in `services.monitor.metrics`.
 """
 
-import statistics
+import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -127,6 +127,12 @@ def _tally_spread(tally: Tally, judged: list[Answer]) -> None:
     rewards = [answer.final or 0.0 for answer in judged]
     accuracies = [answer.accuracy or 0.0 for answer in judged]
     varies = max(rewards) - min(rewards) > SAME_REWARD
-    tally.mean("reward_std", statistics.pstdev(rewards) if varies else 0.0)
+    tally.mean("reward_std", _deviation(rewards) if varies else 0.0)
     tally.mean("zero_variance", not varies)
     tally.mean("format_only", varies and max(accuracies) - min(accuracies) <= SAME_REWARD)
+
+
+def _deviation(values: list[float]) -> float:
+    """Population standard deviation; `statistics.pstdev` computes in fractions, a hundred times slower."""
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
