@@ -259,7 +259,7 @@ class Training:
         )
 
     async def _publish_version(self, chain: list[BlobRef], digest: str, *, is_new: bool) -> None:
-        """Announce a new version; the last announced one of a replay again only if its bits differ (incarnation + 1)."""
+        """Announce a new version; a replay's last announced one again only if its bits differ (incarnation + 1)."""
         last = self.publisher.last
         assert last is not None
         if is_new:

@@ -74,9 +74,7 @@ class KilledHere(Exception):
 class World:
     """A bus, a job record, and everybody but the learner: groups appear as soon as the window admits them."""
 
-    def __init__(
-        self, runs: Path, *, seed: int = 0, voids: float = 0.0, held_out: int = 3, **algorithm: object
-    ) -> None:
+    def __init__(self, runs: Path, *, seed: int = 0, voids: float = 0.0, **algorithm: object) -> None:
         self.server = MemoryServer()
         self.bus = MemoryBus(self.server)
         self.jobs = JobStore(self.bus)
@@ -86,12 +84,12 @@ class World:
         self.ports = Ports(self.settings, self.bus, self.ledger, self.blobs, self.jobs)
         self.status = Status()
         self.published = 0
-        self._rng, self._voids, self._held_out = random.Random(seed), voids, held_out
+        self._rng, self._voids, self._held_out = random.Random(seed), voids, 3
         self.spec = parse_job(
             {
                 "model": "none",
                 "total_steps": 6,
-                "data": {"train": ["x"], "held_out": ["x"] if held_out else []},
+                "data": {"train": ["x"], "held_out": ["x"]},
                 "learner": {"checkpoint_every": 2},
                 "algorithm": {"prompts_per_step": 4, "samples_per_prompt": 2} | algorithm,
             }

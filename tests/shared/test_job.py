@@ -1,0 +1,75 @@
+"""The job file: every mistake at once, and the way to TOML and back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.errors import BadJob
+from shared.job import derived, parse_job, parse_toml, read_job, write_toml
+
+GOOD: dict[str, Any] = {"model": "m", "total_steps": 10, "data": {"train": ["a.parquet"]}}
+
+
+def mistakes(**changes: Any) -> tuple[str, ...]:
+    with pytest.raises(BadJob) as caught:
+        parse_job({**GOOD, **changes})
+    return caught.value.mistakes
+
+
+def test_an_unknown_key_names_the_nearest_known_one() -> None:
+    assert mistakes(totl_steps=3) == ("unknown key 'totl_steps'; the nearest known one is 'total_steps'",)
+    assert mistakes(algorithm={"max_stalenes": 1}) == (
+        "unknown key 'algorithm.max_stalenes'; the nearest known one is 'algorithm.max_staleness'",
+    )
+
+
+def test_all_mistakes_are_listed_at_once() -> None:
+    found = mistakes(total_steps="ten", data={"train": []}, optimizer={"learning_rate": -1.0}, sources={"a": {"w": 1}})
+    assert len(found) == 4
+    assert any(text.startswith("total_steps is 'ten'") for text in found)
+    assert any(text.startswith("data.train is []") for text in found)
+    assert any(text.startswith("optimizer.learning_rate is -1.0") for text in found)
+    assert any("sources.a.w" in text for text in found)
+
+
+def test_a_group_of_one_completion_has_no_advantage_and_is_refused() -> None:
+    assert "samples_per_prompt is 1" in mistakes(algorithm={"samples_per_prompt": 1})[0]
+
+
+def test_freezing_everything_is_refused() -> None:
+    assert "every component" in mistakes(optimizer={"freeze": ["vit", "connector", "llm"]})[0]
+
+
+def test_numbers_must_be_finite() -> None:
+    assert "finite" in mistakes(sampling={"temperature": float("inf")})[0]
+
+
+def test_an_iou_schedule_ends_at_the_end_of_training() -> None:
+    assert "end at 1.0" in mistakes(reward={"iou_schedule": [[0.5, 0.5]]})[0]
+
+
+def test_a_source_name_is_a_metric_label() -> None:
+    assert "small letters" in mistakes(sources={"Chart QA": {"weight": 1.0}})[0]
+
+
+def test_a_job_written_as_toml_is_read_back_equal() -> None:
+    spec = parse_job({**GOOD, "sources": {"chart": {"weight": 0.5}}, "optimizer": {"learning_rate_vit": 1e-7}})
+    assert parse_job(parse_toml(write_toml(spec))) == spec
+
+
+def test_a_missing_file_and_broken_toml_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BadJob, match="does not exist"):
+        read_job(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("model = ")
+    with pytest.raises(BadJob, match="not TOML"):
+        read_job(tmp_path / "bad.toml")
+
+
+def test_derived_numbers_follow_from_the_job() -> None:
+    spec = parse_job({**GOOD, "algorithm": {"prompts_per_step": 32, "samples_per_prompt": 8, "max_staleness": 1}})
+    numbers = derived(spec, train_rows=640)
+    assert numbers["completions_per_step"] == 256
+    assert numbers["total_groups"] == 320
+    assert numbers["max_groups_in_flight"] == 64
+    assert numbers["epochs"] == 0.5
