@@ -12,9 +12,9 @@ from shared.job import JobSpec, Section
 HEAD = """# The job file
 
 A training run is one TOML file. Every key has the default below; an unknown key is an error that names the nearest
-known one; all mistakes are listed at once. This page is generated from `shared/job.py` (`python -m triune.job_file_page`).
+known one; all mistakes are listed at once. This page is generated from the code: `python -m triune.job_file_page`.
 
-Check a file without starting anything with `POST /v1/jobs:validate`, which also answers with the numbers that follow from it.
+`POST /v1/jobs:validate` checks a file without starting anything, and answers with the numbers that follow from it.
 """
 
 
