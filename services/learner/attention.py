@@ -137,19 +137,18 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 
 def install(model: Any) -> str:
-    """Make a transformers model use packed attention, and say what computes the vision tower's.
+    """Make a transformers model use packed attention, and say what computes attention where.
 
     The language model's layout needs blocks; the tower's calling convention is flash-attn's own, so that it is taken
-    where it can be imported on a GPU. Returns `sdpa` or `flash_attention_2`.
+    where it can be imported on a GPU. Returns `sdpa`, or `sdpa, vision flash_attention_2`.
     """
     AttentionInterface.register(TEXT, packed_attention)
     AttentionMaskInterface.register(TEXT, _no_mask)
     AttentionInterface.register(VISION, segment_attention)
-    flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
     model.set_attn_implementation({"text_config": TEXT})
-    if flash:
+    if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None:
         model.set_attn_implementation({"vision_config": "flash_attention_2"})
-    else:
-        # Not by set_attn_implementation, which would look for a kernel of that name on the hub.
-        model.model.visual.config._attn_implementation = VISION
-    return "flash_attention_2" if flash else "sdpa"
+        return "sdpa, vision flash_attention_2"
+    # Not by set_attn_implementation, which would look for a kernel of that name on the hub.
+    model.model.visual.config._attn_implementation = VISION
+    return "sdpa"

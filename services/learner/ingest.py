@@ -61,7 +61,8 @@ def _check_prompt(prompt_ids: Ints, images: Sequence[ReadyImage], model: VisionL
 
 def _responses(group: Scored, advantages: np.ndarray, model: VisionLanguageModel) -> tuple[Response, ...]:
     responses = []
-    banned = np.array(model.banned)
+    banned = np.zeros(model.vocab_size, dtype=bool)
+    banned[model.banned] = True
     for index, completion in enumerate(group.group.completions):
         ids = unpack_ints(completion.token_ids).astype(np.int64)
         log_probs = unpack_floats(completion.log_probs).astype(np.float32)
@@ -72,7 +73,7 @@ def _responses(group: Scored, advantages: np.ndarray, model: VisionLanguageModel
             raise BadSample(
                 f"completion {index} has {len(ids)} tokens, {len(log_probs)} log-probs; expected one a token, finite"
             )
-        if (wrong := ids[np.isin(ids, banned)]).size:
+        if (wrong := ids[banned[ids]]).size:
             raise BadSample(f"completion {index} holds token {wrong[0]}, which may not be sampled")
         responses.append(Response(index, ids, log_probs, float(advantages[index])))
     return tuple(responses)

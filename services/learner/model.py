@@ -209,9 +209,9 @@ class VisionLanguageModel:
         logits = self.hf.lm_head(hidden).float()
         if temperature != 1.0:
             logits = logits / temperature
-        log_probs = F.log_softmax(logits + self._bias, dim=-1)
+        log_probs = F.log_softmax(logits.add_(self._bias), dim=-1)
         with torch.no_grad():
-            entropy = -(log_probs.exp() * log_probs).sum(-1)
+            entropy = -torch.linalg.vecdot(log_probs.exp(), log_probs)
         return log_probs.gather(-1, targets[:, None]).squeeze(-1), entropy
 
     def _autocast(self) -> AbstractContextManager[object]:

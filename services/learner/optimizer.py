@@ -70,6 +70,9 @@ class ClippedAdamW:
         Metrics: `grad_norm` (before the clip), `grad_norm/<component>`, `layer_grad_norm/<layer>`, `lr` and
         `lr/<component>`, `skipped` (1 when the norm was not finite and nothing was applied).
         """
+        for parameter in self._parameters.values():
+            if parameter.grad is None:  # no image, or no group with a gradient: it is 0, and momentum goes on
+                parameter.grad = torch.zeros_like(parameter)
         metrics, total = self._norms()
         factor = rate_factor(self._settings, step, total_steps)
         for group in self._adam.param_groups:
@@ -103,8 +106,6 @@ class ClippedAdamW:
 
     def _norms(self) -> tuple[dict[str, float], float]:
         named = self._gradients()
-        if not named:
-            return {"grad_norm": 0.0}, 0.0
         norms = torch.stack(torch._foreach_norm([gradient for _, gradient in named])).double().tolist()
         squares: defaultdict[str, float] = defaultdict(float)
         for (name, _), norm in zip(named, norms, strict=True):
@@ -115,7 +116,10 @@ class ClippedAdamW:
         return metrics, metrics["grad_norm"]
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step of every parameter as `<moment>/<parameter>`, and the count of updates skipped in a row."""
+        """Moments and step of every parameter as `<moment>/<parameter>`, and the count of updates skipped in a row.
+
+        On the CPU these are the optimizer's own tensors, not copies.
+        """
         tensors = {SKIPPED: torch.tensor(self._skipped_in_a_row)}
         for name, parameter in self._parameters.items():
             for moment, value in self._adam.state.get(parameter, {}).items():

@@ -1,9 +1,12 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import blake3
 import numpy as np
 import pytest
 import torch
 
 from services.learner.engines.torch import TorchEngine
+from services.learner.optimizer import Diverged
 from shared.errors import BadJob, Corrupt
 from shared.job import parse_job
 
@@ -119,6 +122,46 @@ def packed(engine, ready):
     features = engine._model.image_features([engine._cache.pixels(image)], [image.grid])
     row = pack([Part(ready, ready.responses)], image_token_id=engine._model.image_token_id)
     return row, {image.digest: features[0]}
+
+
+def test_groups_without_a_gradient_are_measured_and_only_momentum_moves_the_weights(make_engine, make_group):
+    engine = make_engine()
+    step(engine, ready_groups(engine, make_group), 1)
+    moment = "exp_avg/model.language_model.norm.weight"
+    before = engine._optimizer.state()[moment].clone()
+    result = step(engine, [engine.ingest(*make_group(9, rewards=[0.5, 0.5]))], 2)
+    assert result.metrics["grad_norm"] == 0.0 and result.metrics["entropy"] > 0.0 and result.updates == 1
+    torch.testing.assert_close(engine._optimizer.state()[moment], 0.9 * before)
+
+
+def test_a_step_whose_completions_are_all_empty_makes_no_update(make_engine, make_group):
+    engine = make_engine()
+    result = step(engine, [engine.ingest(*make_group(0, lengths=[0, 0]))])
+    assert (result.updates, result.num_response_tokens) == (0, 0)
+
+
+def test_ten_updates_without_a_finite_gradient_end_the_run(make_engine, make_group):
+    engine = make_engine()
+    group = engine.ingest(*make_group(0))
+    before = digest(engine)
+    engine._model.hf.lm_head.weight.register_hook(lambda gradient: gradient * float("nan"))
+    for _ in range(9):
+        result = step(engine, [group])
+        assert (result.updates, result.skipped) == (0, 1)
+    assert digest(engine) == before
+    with pytest.raises(Diverged, match="10 updates in a row"):
+        step(engine, [group])
+
+
+def test_groups_can_be_taken_in_while_a_step_runs(make_engine, make_group):
+    engine, alone = make_engine(), make_engine()
+    groups = ready_groups(engine, make_group)
+    step(alone, groups)
+    with ThreadPoolExecutor(1) as pool:
+        others = [pool.submit(engine.ingest, *make_group(100 + ordinal)) for ordinal in range(20)]
+        step(engine, groups)
+        assert [future.result(timeout=30).ordinal for future in others] == list(range(100, 120))
+    assert digest(engine) == digest(alone)
 
 
 @pytest.mark.parametrize("frozen", [["vit", "connector"], ["llm"]])
