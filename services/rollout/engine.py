@@ -1,6 +1,6 @@
 """What the rollout service asks of a generation engine; `engines/` holds those that answer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,11 @@ class PreparedPrompt:
     sampling: Sampling
 
 
+def never() -> bool:
+    """A `stop` that never says so."""
+    return False
+
+
 class Engine(Protocol):
     """One model on one device; all calls block and come from one worker thread at a time."""
 
@@ -50,9 +55,12 @@ class Engine(Protocol):
         """Tokens and pixels of a prompt whose encoded images are `images`; raises BadSample when it can't be used."""
         ...
 
-    def generate(self, prompts: Sequence[PreparedPrompt]) -> Iterator[tuple[int, list[Completion]]]:
+    def generate(
+        self, prompts: Sequence[PreparedPrompt], stop: Callable[[], bool] = never
+    ) -> Iterator[tuple[int, list[Completion]]]:
         """Sample all groups together; yields (index into `prompts`, its n completions) as soon as a group is whole.
 
+        Ends early, with the groups that are not whole missing, soon after `stop` says true.
         The same prompt, seed and weights give the same completions, whatever else is in the batch (up to float
         rounding, which depends on the batch's shape).
         """

@@ -3,7 +3,7 @@
 Shapes: G groups of n rows make R rows; P is the longest prompt, V the vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,10 +68,10 @@ class DecodeLoop:
         self._rows = torch.arange(len(self._group_of_row), device=device)
         self._ended = torch.zeros(len(self._group_of_row), dtype=torch.bool, device=device)
 
-    def run(self) -> Iterator[Sampled]:
-        """Yields each group as soon as its last row has ended."""
+    def run(self, stop: Callable[[], bool]) -> Iterator[Sampled]:
+        """Yields each group as soon as its last row has ended; ends early when `stop` says so."""
         step = 0
-        while True:
+        while not stop():
             chosen = self._choose(step)
             step += 1
             yield from self._whole_groups(chosen, step)

@@ -4,7 +4,7 @@ A prompt is computed once a group and its keys and values are expanded to the n 
 those of all other groups.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from services.rollout.engine import PreparedPrompt, PromptLimits
+from services.rollout.engine import PreparedPrompt, PromptLimits, never
 from services.rollout.engines.decode import DecodeLoop, Sampled, Start
 from services.rollout.engines.kv import GrowingCache
 from services.rollout.prepare import Preparer
@@ -77,12 +77,14 @@ class HfEngine:
                 own[name].copy_(tensor)
         self.version = version
 
-    def generate(self, prompts: Sequence[PreparedPrompt]) -> Iterator[tuple[int, list[Completion]]]:
+    def generate(
+        self, prompts: Sequence[PreparedPrompt], stop: Callable[[], bool] = never
+    ) -> Iterator[tuple[int, list[Completion]]]:
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
         batch = [prompts[index] for index in order]
         with torch.inference_mode():
             loop = DecodeLoop(self.model, batch, self._prefill(batch), self._banned, self._ends)
-            for sampled in loop.run():
+            for sampled in loop.run(stop):
                 yield order[sampled.group], self._completions(sampled)
 
     def _prefill(self, prompts: Sequence[PreparedPrompt]) -> Start:

@@ -1,0 +1,69 @@
+"""The prompts that this replica has in hand, kept alive until they are answered or their deadline has passed."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from shared.bus import HEARTBEAT_S, Delivery
+from shared.messages import Prompt
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """One delivery; `deadline` is on the monotonic clock."""
+
+    delivery: Delivery
+    prompt: Prompt
+    deadline: float
+
+
+class Hand:
+    """What is in hand, in order of arrival."""
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline_s = deadline_s
+        self._held: dict[int, Held] = {}
+        self._released = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def take(self, delivery: Delivery) -> Held:
+        """From now on it is kept alive."""
+        assert isinstance(delivery.message, Prompt)
+        held = Held(delivery, delivery.message, time.monotonic() + self._deadline_s)
+        self._held[id(held)] = held
+        return held
+
+    def holds(self, held: Held) -> bool:
+        return id(held) in self._held
+
+    def release(self, held: Held) -> None:
+        """It was answered, or is somebody else's now; again is fine."""
+        self._held.pop(id(held), None)
+        self._released.set()
+
+    async def hand_back(self, held: Held, delay_s: float = 0.0) -> None:
+        """Offer it to all replicas again."""
+        self.release(held)
+        await held.delivery.hand_back(delay_s)
+
+    async def hand_back_all(self) -> None:
+        for held in list(self._held.values()):
+            await self.hand_back(held)
+
+    async def room(self, size: int) -> int:
+        """How many more may come so that `size` are in hand, once it is at least one."""
+        while len(self) >= size:
+            self._released.clear()
+            await self._released.wait()
+        return size - len(self)
+
+    async def keep_alive(self) -> None:
+        """Keep all that is in hand and in time, for ever; the bus delivers again what is past its deadline."""
+        while True:
+            now = time.monotonic()
+            for held in list(self._held.values()):
+                if now < held.deadline:
+                    await held.delivery.keep()
+            await asyncio.sleep(HEARTBEAT_S)

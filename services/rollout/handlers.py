@@ -1,0 +1,86 @@
+"""What the rollout service does with a prompt once its fate is known: group, void, or given up."""
+
+import contextlib
+from collections.abc import Awaitable
+
+from opentelemetry import propagate, trace
+
+from services.rollout.generation import void
+from services.rollout.hand import Held
+from services.rollout.metrics import RolloutMetrics
+from shared.bus import Bus
+from shared.errors import Unavailable
+from shared.ledger import Ledger
+from shared.log import get_logger
+from shared.messages import Completed, DeadLetter, Message, Prompt, Voided, message_id
+
+
+class Answers:
+    """Publishes answers; each returns once its message is durably stored and the prompt acked."""
+
+    def __init__(self, bus: Bus, ledger: Ledger, metrics: RolloutMetrics) -> None:
+        self._bus, self._ledger, self._metrics = bus, ledger, metrics
+        self._tracer = trace.get_tracer("triune.rollout")
+
+    async def on_started(self, prompt: Prompt, deadline_s: float) -> None:
+        """The group is being generated; the ledger counts those of training."""
+        if prompt.kind == "train":
+            await _view(self._ledger.start_group(prompt.job, prompt.ordinal, deadline_s))
+
+    async def on_loaded(self, job: str, replica: str, version: int) -> None:
+        """The engine runs `version` now."""
+        await _view(self._ledger.loaded(job, replica, version))
+
+    async def on_completed(self, held: Held, group: Completed) -> None:
+        """The group is whole."""
+        await self._publish(held, "completions", group, started_at=group.started_at)
+        self._metrics.completed(group)
+
+    async def on_void(self, held: Held, voided: Voided) -> None:
+        """The sample can't be used, ever."""
+        await self._publish(held, "scored", voided)
+        self._metrics.void(voided.source)
+        get_logger().warning(
+            "group void", job=voided.job, ordinal=voided.ordinal, reason=voided.reason, detail=voided.detail
+        )
+
+    async def on_given_up(self, held: Held) -> None:
+        """Delivered too often: whoever took it before did not live to answer. The void first, then the letter."""
+        prompt, deliveries = held.prompt, held.delivery.deliveries
+        reason = f"the prompt was delivered {deliveries} times and never answered"
+        letter = DeadLetter(
+            job=prompt.job,
+            subject=held.delivery.subject,
+            ordinal=prompt.ordinal,
+            deliveries=deliveries,
+            reason=reason,
+            service="rollout",
+        )
+        await self._bus.publish("scored", prompt.job, prompt.kind, void(prompt, "redelivered", reason), _id(prompt))
+        await self._bus.publish("dead", prompt.job, prompt.kind, letter, _id(prompt))
+        await held.delivery.ack()
+        self._metrics.void(prompt.source)
+        get_logger().error("group given up", job=prompt.job, ordinal=prompt.ordinal, deliveries=deliveries)
+
+    async def _publish(self, held: Held, stream: str, message: Message, started_at: float | None = None) -> None:
+        prompt = held.prompt
+        with self._tracer.start_as_current_span(
+            "rollout.group",
+            context=propagate.extract(held.delivery.trace),
+            start_time=int(started_at * 1e9) if started_at else None,
+            attributes={"triune.job": prompt.job, "triune.ordinal": prompt.ordinal, "triune.source": prompt.source},
+        ):
+            await self._bus.publish(stream, prompt.job, prompt.kind, message, _id(prompt))
+        await held.delivery.ack()
+        if prompt.kind == "train":
+            await _view(self._ledger.end_group(prompt.job, prompt.ordinal))
+
+
+def _id(prompt: Prompt) -> str:
+    return message_id(prompt.job, prompt.kind, prompt.version, prompt.ordinal, prompt.attempt)
+
+
+async def _view(written: Awaitable[None]) -> None:
+    """The ledger is a view: a server that is away stops nothing."""
+    with contextlib.suppress(Unavailable):
+        await written

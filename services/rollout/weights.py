@@ -1,0 +1,122 @@
+"""Which weights there are, and how the engine comes to a version of them."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+
+from services.rollout.engine import Engine
+from shared.blobs import Blobs
+from shared.bus import Bus
+from shared.errors import Unavailable
+from shared.messages import BlobRef, EvalDone, EvalDue, Event, WeightsPublished
+
+
+class WeightsView:
+    """What has been announced of one job's weights and evaluations."""
+
+    def __init__(self, bus: Bus, job: str) -> None:
+        self._bus, self._job = bus, job
+        self._newest: WeightsPublished | None = None
+        self._due: dict[int, EvalDue] = {}
+        self._done: set[int] = set()
+        self._news = asyncio.Event()
+
+    async def look(self) -> None:
+        """What was announced last, before the first prompt is taken."""
+        for name in ("weights", "eval-due", "eval-done"):
+            found = await self._bus.last_event(self._job, name)
+            if found is not None:
+                self._take(found[0])
+
+    async def watch(self) -> None:
+        """Follow the announcements, for ever."""
+        async for event, _ in self._bus.events(self._job, "weights", "eval-due", "eval-done"):
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case WeightsPublished():
+                self._newest = event
+            case EvalDue(version=version):
+                self._due[version] = event
+                self._done.discard(version)
+            case EvalDone(version=version):
+                self._due.pop(version, None)
+                self._done.add(version)
+        self._news.set()
+
+    @property
+    def evaluating(self) -> bool:
+        """Whether an evaluation is open."""
+        return bool(self._due)
+
+    def evaluation_done(self, version: int) -> bool:
+        """Whether every held-out group of `version` is in the journal: its prompts that are left are of no use."""
+        return version in self._done
+
+    async def at_least(self, version: int, limit_s: float) -> tuple[int, list[BlobRef]]:
+        """The newest version and its chain, once it is `version` or later; Unavailable after `limit_s`."""
+        await self._wait(lambda: self._newest is not None and self._newest.version >= version, version, limit_s)
+        assert self._newest is not None
+        return self._newest.version, self._newest.chain
+
+    async def evaluated(self, version: int, limit_s: float) -> tuple[int, list[BlobRef]]:
+        """`version` and its chain, once its evaluation is announced; Unavailable after `limit_s`."""
+        await self._wait(lambda: version in self._due, version, limit_s)
+        return version, self._due[version].chain
+
+    async def _wait(self, there: Callable[[], bool], version: int, limit_s: float) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                while not there():
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            raise Unavailable(f"weights {version} of job {self._job} were not announced within {limit_s} s") from None
+
+
+class WeightsLoader:
+    """Brings the engine to a version; remembers which blobs it runs, so that shared ones are not fetched again.
+
+    Blocks: its methods are called from the engine's thread.
+    """
+
+    def __init__(self, engine: Engine, blobs: Blobs) -> None:
+        self._engine, self._blobs = engine, blobs
+        self._applied: list[tuple[BlobRef, frozenset[str]]] = []
+
+    def runs(self, version: int, chain: Sequence[BlobRef]) -> bool:
+        """Whether the engine runs these very weights."""
+        return self._engine.version == version and [ref for ref, _ in self._applied] == list(chain)
+
+    def load(self, version: int, chain: Sequence[BlobRef]) -> float:
+        """Load `chain`; returns the seconds it took. Raises BlobMissing, or Corrupt when it doesn't fit the model."""
+        started = time.monotonic()
+        shared = self._shared(chain)
+        fetched = [(ref, self._blobs.get(ref)) for ref in chain[shared:]]
+        fresh = [(ref, tensor_names(data)) for ref, data in fetched]
+        overwritten = frozenset[str]().union(*(names for _, names in fresh))
+        if any(not names <= overwritten for _, names in self._applied[shared:]):
+            earlier = [(ref, self._blobs.get(ref)) for ref in chain[:shared]]
+            fresh = [(ref, tensor_names(data)) for ref, data in earlier] + fresh
+            fetched, shared = earlier + fetched, 0
+        kept, self._applied = self._applied[:shared], []  # a load that fails half-way leaves nothing to build on
+        self._engine.load(version, [data for _, data in fetched])
+        self._applied = kept + fresh
+        return time.monotonic() - started
+
+    def _shared(self, chain: Sequence[BlobRef]) -> int:
+        """How many blobs at the beginning of `chain` are those that the engine runs."""
+        count = 0
+        for ref, (applied, _) in zip(chain, self._applied, strict=False):
+            if ref != applied:
+                break
+            count += 1
+        return count
+
+
+def tensor_names(blob: bytes) -> frozenset[str]:
+    """The names in a safetensors file: its header is JSON, its length the first eight bytes."""
+    size = int.from_bytes(blob[:8], "little")
+    return frozenset(json.loads(blob[8 : 8 + size])) - {"__metadata__"}

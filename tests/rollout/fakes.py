@@ -1,0 +1,106 @@
+"""A hand-written engine and blob store, and the ports of a replica over the in-memory bus."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import blake3
+import numpy as np
+import safetensors.numpy
+
+from services.rollout.engine import PreparedPrompt, never
+from shared.errors import BadSample, BlobMissing, TriuneError
+from shared.job import Data, JobSpec, Rollout
+from shared.jobs import JobRecord, JobStore
+from shared.memory_bus import MemoryBus, MemoryServer
+from shared.memory_ledger import MemoryLedger
+from shared.messages import BlobRef, Completion, Prompt, pack_floats, pack_ints
+from shared.service import Ports
+from shared.settings import Settings
+
+
+class FakeEngine:
+    """Answers each prompt with its own text, `n` times; a text that says `bad` can't be prepared.
+
+    `batches` holds (version, texts) of each call. While `gate` is not set, generation waits, until it is told to stop.
+    """
+
+    patch_size = 14
+
+    def __init__(self) -> None:
+        self.version = -1
+        self.loads: list[tuple[int, int]] = []  # (version, blobs)
+        self.batches: list[tuple[int, list[str]]] = []
+        self.fault: TriuneError | None = None
+        self.gate = threading.Event()
+        self.gate.set()
+        self.started = threading.Event()
+        self._texts: dict[int, str] = {}
+
+    def prepare(self, prompt: Prompt, images: Sequence[bytes]) -> PreparedPrompt:
+        text = prompt.turns[0].content
+        if "bad" in text:
+            raise BadSample("the text says bad")
+        prepared = PreparedPrompt(np.array([1, 2], dtype=np.int32), None, [], prompt.sampling)
+        self._texts[id(prepared)] = text
+        return prepared
+
+    def generate(
+        self, prompts: Sequence[PreparedPrompt], stop: Callable[[], bool] = never
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        texts = [self._texts.pop(id(prompt)) for prompt in prompts]
+        self.batches.append((self.version, texts))
+        self.started.set()
+        if self.fault is not None:
+            raise self.fault
+        while not self.gate.wait(0.01):
+            if stop():
+                return
+        for index, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+            one = Completion(
+                token_ids=pack_ints([7]), log_probs=pack_floats([-0.5]), text=text, finish="stop",
+                versions=[(self.version, 1)],
+            )  # fmt: skip
+            yield index, [one] * prompt.sampling.n
+
+    def load(self, version: int, blobs: Sequence[bytes]) -> None:
+        self.version = version
+        self.loads.append((version, len(blobs)))
+
+
+class MemoryBlobs:
+    """Bytes by digest in a dictionary."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+
+    def put(self, data: bytes | memoryview) -> BlobRef:
+        digest = blake3.blake3(bytes(data)).hexdigest()
+        self.held[digest] = bytes(data)
+        return BlobRef(digest=digest, size=len(data))
+
+    def get(self, ref: BlobRef) -> bytes:
+        if ref.digest not in self.held:
+            raise BlobMissing(f"blob {ref.digest} is absent")
+        return self.held[ref.digest]
+
+    def delete(self, ref: BlobRef) -> None:
+        self.held.pop(ref.digest, None)
+
+
+def weights_blob(*names: str, value: float = 0.0) -> bytes:
+    """A safetensors file with one number under each name."""
+    return safetensors.numpy.save({name: np.full(1, value, dtype=np.float32) for name in names})
+
+
+def make_ports(server: MemoryServer | None = None) -> Ports:
+    """Ports over a fresh in-memory bus, or another handle on `server`."""
+    bus = MemoryBus(server or MemoryServer())
+    settings = Settings(replica="replica-1", runs=Path("/nonexistent"))
+    return Ports(settings, bus, MemoryLedger(), MemoryBlobs(), JobStore(bus))
+
+
+def make_record(**rollout: float) -> JobRecord:
+    """A running job."""
+    spec = JobSpec(model="unused", total_steps=3, data=Data(train=["unused"]), rollout=Rollout(**rollout))
+    return JobRecord(id="job", spec=spec, state="running", created_at=0.0)

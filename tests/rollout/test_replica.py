@@ -1,0 +1,292 @@
+"""A replica at work over the in-memory bus with a hand-written engine."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from services.rollout import hand
+from services.rollout.config import RolloutConfig
+from services.rollout.metrics import RolloutMetrics
+from services.rollout.replica import Replica
+from shared.bus import DELIVERY_BUDGET
+from shared.errors import Corrupt, TriuneError
+from shared.jobs import ActiveJob, JobRecord
+from shared.memory_bus import MemoryServer
+from shared.messages import (
+    BlobRef,
+    Completed,
+    DeadLetter,
+    EvalDone,
+    EvalDue,
+    ImageRef,
+    Prompt,
+    Voided,
+    WeightsPublished,
+    message_id,
+)
+from shared.service import Ports, Status
+from tests.rollout.fakes import FakeEngine, make_ports, make_record, weights_blob
+from tests.rollout.helpers import make_prompt
+
+CONFIG = RolloutConfig(fetch_wait_s=0.05, linger_s=0.01, hand_back_s=0.02, weights_limit_s=5.0, grace_s=5.0)
+
+
+class World:
+    """One replica's surroundings, and shorthands for what a test sends and sees."""
+
+    def __init__(self, ports: Ports) -> None:
+        self.ports, self.engine, self.status = ports, FakeEngine(), Status()
+        self._sequence = 0
+
+    def replica(self, record: JobRecord | None = None) -> Replica:
+        job = ActiveJob(record or make_record())
+        return Replica(job, self.ports, lambda _: self.engine, CONFIG, self.status, RolloutMetrics())
+
+    def blob(self, *names: str, value: float = 0.0) -> BlobRef:
+        return self.ports.blobs.put(weights_blob(*names, value=value))
+
+    async def announce(self, version: int, chain: list[BlobRef] | None = None) -> list[BlobRef]:
+        chain = chain or [self.blob("a", "b", value=version)]
+        event = WeightsPublished(
+            job="job", version=version, incarnation=0, cursor=0, window_end=8, max_staleness=0, total_steps=3,
+            chain=chain, digest="",
+        )  # fmt: skip
+        await self.ports.bus.announce(event)
+        return chain
+
+    async def send(self, prompt: Prompt) -> None:
+        identity = message_id("job", prompt.kind, prompt.version, prompt.ordinal)
+        await self.ports.bus.publish("prompts", "job", prompt.kind, prompt, identity)
+
+    async def answers(self, stream: str, count: int, kind: Any = "train") -> list[Any]:
+        """The first `count` messages of `<stream>.job.<kind>`, once they are there."""
+        found = self.ports.bus.server.streams[stream]
+
+        def messages() -> list[Any]:
+            stored = [entry.body for entry in found.entries.values() if entry.subject == f"{stream}.job.{kind}"]
+            return [msgspec.msgpack.decode(body, type=Completed | Voided | DeadLetter) for body in stored]
+
+        await until(lambda: len(messages()) >= count)
+        return messages()
+
+    @property
+    def prompts_left(self) -> int:
+        return len(self.ports.bus.server.streams["prompts"].entries)
+
+
+async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
+    async with asyncio.timeout(limit_s):
+        while not condition():  # noqa: ASYNC110  (also a thread's state)
+            await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+def world() -> World:
+    return World(make_ports())
+
+
+@contextlib.asynccontextmanager
+async def running(replica: Replica) -> AsyncIterator["asyncio.Task[None]"]:
+    task = asyncio.create_task(replica.run())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, TriuneError):
+            await task
+
+
+def prompt(ordinal: int, text: str = "", **more: Any) -> Prompt:
+    made = make_prompt(text or f"text {ordinal}", ordinal=ordinal, n=2)
+    return msgspec.structs.replace(made, **more)
+
+
+async def test_prompts_become_groups_stamped_with_the_weights(world: World) -> None:
+    await world.announce(0)
+    world.engine.gate.clear()
+    for ordinal in range(3):
+        await world.send(prompt(ordinal))
+    async with running(world.replica()):
+        await until(world.engine.started.is_set)
+        view = await world.ports.ledger.view("job")
+        assert (view.in_flight, dict(view.loaded)) == (3, {"replica-1": 0})
+        world.engine.gate.set()
+        groups = await world.answers("completions", 3)
+        await until(lambda: world.prompts_left == 0)
+        await until(lambda: world.status.in_flight == 0)
+        assert world.status.version == 0
+    assert [group.prompt.ordinal for group in groups] == [0, 1, 2]
+    assert [one.text for one in groups[1].completions] == ["text 1", "text 1"]
+    assert {one.oldest_version for group in groups for one in group.completions} == {0}
+    assert all(group.replica == "replica-1" and group.finished_at >= group.started_at for group in groups)
+    assert (await world.ports.ledger.view("job")).in_flight == 0
+
+
+async def test_prompts_that_come_together_are_one_batch(world: World) -> None:
+    await world.announce(0)
+    for ordinal in range(5):
+        await world.send(prompt(ordinal))
+    async with running(world.replica(make_record(groups_in_flight=3))):
+        await world.answers("completions", 5)
+    assert [len(texts) for _, texts in world.engine.batches] == [3, 2]
+
+
+async def test_training_runs_the_newest_weights_and_waits_for_those_it_asks_for(world: World) -> None:
+    await world.announce(0)
+    await world.send(prompt(0, min_version=2))
+    async with running(world.replica()):
+        await until(lambda: world.status.state == "loading" and world.status.in_flight == 1)
+        assert not world.engine.batches
+        await world.announce(3)
+        await world.answers("completions", 1)
+    assert world.engine.batches == [(3, ["text 0"])]
+
+
+async def test_evaluation_goes_first_with_exactly_its_version(world: World) -> None:
+    chain = await world.announce(1)
+    await world.announce(2)
+    await world.ports.bus.announce(EvalDue(job="job", version=1, chain=chain))
+    await world.send(prompt(0, "train"))
+    await world.send(prompt(0, "eval", kind="eval", version=1))
+    world.engine.gate.clear()
+    async with running(world.replica()):
+        await until(world.engine.started.is_set)
+        assert world.engine.batches == [(1, ["eval"])]
+        assert (await world.ports.ledger.view("job")).in_flight == 0  # held-out groups are not counted
+        world.engine.gate.set()
+        (held_out,) = await world.answers("completions", 1, "eval")
+        await world.answers("completions", 1)
+    assert held_out.completions[0].versions == [(1, 1)]
+    assert world.engine.batches == [(1, ["eval"]), (2, ["train"])]
+
+
+async def test_prompts_of_a_finished_evaluation_are_dropped(world: World) -> None:
+    chain = await world.announce(1)
+    for event in (EvalDue(job="job", version=1, chain=chain), EvalDone(job="job", version=1, total=1, void=0)):
+        await world.ports.bus.announce(event)
+    await world.ports.bus.announce(EvalDue(job="job", version=2, chain=chain))
+    await world.send(prompt(0, kind="eval", version=1))
+    async with running(world.replica()):
+        await until(lambda: world.prompts_left == 0)
+    assert not world.engine.batches
+
+
+async def test_a_bad_sample_is_void_at_once_and_the_others_go_on(world: World) -> None:
+    await world.announce(0)
+    for ordinal, text in enumerate(["good", "bad", "good"]):
+        await world.send(prompt(ordinal, text))
+    async with running(world.replica()):
+        (void,) = await world.answers("scored", 1)
+        groups = await world.answers("completions", 2)
+        await until(lambda: world.prompts_left == 0)
+    assert isinstance(void, Voided)
+    assert (void.ordinal, void.reason, void.stage, void.detail) == (1, "bad-sample", "rollout", "the text says bad")
+    assert (void.source, void.sample_id) == ("drawn", "sample-1")
+    assert [group.prompt.ordinal for group in groups] == [0, 2]
+    assert (await world.ports.ledger.view("job")).in_flight == 0
+
+
+async def deliver(world: World, times: int) -> None:
+    """Take all prompts `times` times and hand them back, like replicas that die."""
+    queue = await world.ports.bus.work("prompts", "job", "train")
+    for _ in range(times):
+        for delivery in await queue.fetch(100, 1.0):
+            await delivery.hand_back()
+
+
+async def test_redelivered_prompts_are_done_alone(world: World) -> None:
+    await world.announce(0)
+    for ordinal in (0, 1):
+        await world.send(prompt(ordinal))
+    await deliver(world, 1)
+    for ordinal in (2, 3):
+        await world.send(prompt(ordinal))
+    async with running(world.replica()):
+        await world.answers("completions", 4)
+    batches = [texts for _, texts in world.engine.batches]
+    assert ["text 0"] in batches and ["text 1"] in batches and ["text 2", "text 3"] in batches
+
+
+async def test_past_the_budget_the_group_is_void_and_its_letter_dead(world: World) -> None:
+    await world.announce(0)
+    await world.send(prompt(4))
+    await deliver(world, DELIVERY_BUDGET)
+    async with running(world.replica()):
+        (void,) = await world.answers("scored", 1)
+        (letter,) = await world.answers("dead", 1)
+        await until(lambda: world.prompts_left == 0)
+    assert (void.ordinal, void.reason) == (4, "redelivered")
+    assert (letter.ordinal, letter.deliveries, letter.service) == (4, DELIVERY_BUDGET + 1, "rollout")
+    assert not world.engine.batches
+
+
+async def test_a_group_whose_image_is_missing_is_tried_again(world: World) -> None:
+    await world.announce(0)
+    ref = world.ports.blobs.put(b"pixels")
+    world.ports.blobs.delete(ref)
+    await world.send(prompt(0, images=[ImageRef(blob=ref, width=1, height=1)]))
+    async with running(world.replica()):
+        await until(lambda: world.status.version == 0)
+        world.ports.blobs.put(b"pixels")
+        await world.answers("completions", 1)
+
+
+async def test_work_in_hand_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than the bus would wait for a silent replica, and still delivered only once."""
+    monkeypatch.setattr(hand, "HEARTBEAT_S", 0.02)
+    world = World(make_ports(MemoryServer(ack_wait_s=0.2)))
+    await world.announce(0)
+    await world.send(prompt(0))
+    world.engine.gate.clear()
+    other = await world.ports.bus.work("prompts", "job", "train")
+    async with running(world.replica()):
+        await until(world.engine.started.is_set)
+        assert await other.fetch(1, 0.6) == []
+        world.engine.gate.set()
+        await world.answers("completions", 1)
+
+
+async def test_a_group_past_its_deadline_is_handed_back(world: World) -> None:
+    await world.announce(0)
+    await world.send(prompt(0))
+    world.engine.gate.clear()
+    async with running(world.replica(make_record(group_deadline_s=0.1))):
+        await until(lambda: len(world.engine.batches) >= 2)
+        world.engine.gate.set()
+        await world.answers("completions", 1)
+        await until(lambda: world.prompts_left == 0)
+
+
+async def test_a_cancelled_replica_stops_its_engine_and_hands_back(world: World) -> None:
+    await world.announce(0)
+    await world.send(prompt(0))
+    world.engine.gate.clear()
+    async with running(world.replica()):
+        await until(world.engine.started.is_set)
+    other = await world.ports.bus.work("prompts", "job", "train")
+    (delivery,) = await other.fetch(1, 1.0)
+    assert delivery.deliveries == 2
+    assert (world.status.state, world.status.in_flight) == ("idle", 0)
+
+
+async def test_an_engine_that_fails_ends_the_work_with_its_own_error(world: World) -> None:
+    await world.announce(0)
+    await world.send(prompt(0))
+    world.engine.fault = Corrupt("the weights are damaged")
+    with pytest.raises(Corrupt, match="damaged"):
+        async with asyncio.timeout(5):
+            await world.replica().run()
+
+
+async def test_a_job_that_is_stopping_takes_no_more_training_prompts(world: World) -> None:
+    await world.announce(0)
+    await world.send(prompt(0, "train"))
+    await world.ports.bus.announce(EvalDue(job="job", version=0, chain=await world.announce(0)))
+    await world.send(prompt(0, "eval", kind="eval", version=0))
+    async with running(world.replica(msgspec.structs.replace(make_record(), state="stopping"))):
+        await world.answers("completions", 1, "eval")
+    assert [texts for _, texts in world.engine.batches] == [["eval"]]
