@@ -1,0 +1,139 @@
+"""A job's prompts go out: for training as far as the window is open, for an evaluation all of the held-out set.
+
+The window comes from the last `WeightsPublished`: it is self-contained and outlives Redis, where the same numbers stand
+for others to see. No event yet means that the gate is closed.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from services.data.config import DataConfig
+from services.data.order import HeldOut
+from services.data.publish import publish_lot
+from services.data.rows import Rows
+from services.data.sources import Segment, index_sources
+from services.data.training import LOOK_S, Training
+from shared.blobs import Blobs
+from shared.bus import Bus
+from shared.dataset import open_files
+from shared.job import JobSpec
+from shared.jobs import ActiveJob, JobStore
+from shared.log import get_logger
+from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, WeightsPublished
+from shared.metrics import Instruments
+from shared.service import Status
+
+_EVENTS = ("weights", "eval-due", "eval-done")
+
+
+@dataclass(frozen=True)
+class Deps:
+    """What the handlers work with. `roots`: folders that data must lie under; none: any."""
+
+    bus: Bus
+    blobs: Blobs
+    jobs: JobStore
+    instruments: Instruments
+    status: Status
+    config: DataConfig = field(default_factory=DataConfig)
+    roots: tuple[Path, ...] = ()
+
+
+@dataclass
+class Heard:
+    """What the learner has announced for one job; `due` are evaluations to publish, by version."""
+
+    weights: WeightsPublished | None = None
+    due: dict[int, EvalDue] = field(default_factory=dict)
+    is_caught_up: bool = False
+
+    def on_event(self, event: Event) -> None:
+        """Keep the newest weights (a window never goes back) and the open evaluations."""
+        match event:
+            case WeightsPublished():
+                if self.weights is None or event.window_end >= self.weights.window_end:
+                    self.weights = event
+            case EvalDue(version=version):
+                self.due[version] = event
+            case EvalDone(version=version):
+                self.due.pop(version, None)
+
+
+async def on_job(job: ActiveJob, deps: Deps) -> None:
+    """Serve the active job until it ends (then this is cancelled). Raises BadData when its files cannot be used."""
+    train, held_out = await asyncio.to_thread(_open, job.spec, deps.roots)
+    log = get_logger(job=job.id)
+    log.info("data opened", rows=_rows(train), held_out=_rows(held_out), sources=list(train))
+    heard = Heard()
+    training = Training(job, train, deps.config, deps.bus, deps.jobs, Rows(deps.blobs, deps.config.rows_kept))
+    evaluated = HeldOut(job.id, job.spec, held_out, Rows(deps.blobs, deps.config.rows_kept))
+    await _until_first_error(
+        _listen(job, heard, deps),
+        training.run(lambda: heard.weights, deps.instruments, deps.status),
+        training.ahead.run(),
+        _evaluate(job, heard, evaluated, deps),
+    )
+
+
+def _open(spec: JobSpec, roots: tuple[Path, ...]) -> tuple[dict[str, list[Segment]], dict[str, list[Segment]]]:
+    """The segments of the training and the held-out files, by source."""
+    train = open_files(spec.data.train, roots=roots)
+    held_out = open_files(spec.data.held_out, roots=roots)
+    return index_sources(train), index_sources(held_out)
+
+
+def _rows(sources: dict[str, list[Segment]]) -> int:
+    return sum(len(segment.rows) for segments in sources.values() for segment in segments)
+
+
+async def _listen(job: ActiveJob, heard: Heard, deps: Deps) -> None:
+    """Hear every event of the job from its first one on; what was done before a restart is not begun again."""
+    newest = [await deps.bus.last_event(job.id, name) for name in _EVENTS]
+    last = max((found[1] for found in newest if found), default=0)
+    heard.is_caught_up = last == 0
+    async for event, sequence in deps.bus.events(job.id, *_EVENTS):
+        heard.on_event(event)
+        heard.is_caught_up = heard.is_caught_up or sequence >= last
+        job.ring()
+
+
+async def _evaluate(job: ActiveJob, heard: Heard, held_out: HeldOut, deps: Deps) -> None:
+    """Publish the held-out set for each evaluation that is due, the oldest version first."""
+    while True:
+        if not heard.is_caught_up or not heard.due:
+            await job.changed(LOOK_S)
+            continue
+        version = min(heard.due)
+        heard.due.pop(version)
+        await on_eval_due(job, version, held_out, deps)
+
+
+async def on_eval_due(job: ActiveJob, version: int, held_out: HeldOut, deps: Deps) -> None:
+    """Publish every held-out prompt for `version`, then how many there are.
+
+    Done again after a restart in its middle: the ids are the same, and a group counts once.
+    """
+    lot = deps.config.publish_at_once
+    for start in range(0, len(held_out), lot):
+        ordinals = range(start, min(start + lot, len(held_out)))
+        drafts = await asyncio.to_thread(lambda places: [held_out.at(place, version) for place in places], ordinals)
+        step = min(version, job.spec.total_steps)
+        await publish_lot(deps.bus, [(draft, step, job.spec.total_steps) for draft in drafts])
+        deps.instruments.add("data.held_out", len(drafts))
+    await deps.bus.announce(EndOfOrder(job=job.id, kind="eval", total=len(held_out), version=version))
+    get_logger(job=job.id).info("held-out set published", version=version, prompts=len(held_out))
+
+
+async def _until_first_error(*works: Coroutine[None, None, None]) -> None:
+    """Run all until one fails, and raise that one's error as it is (a task group would wrap it)."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)

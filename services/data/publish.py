@@ -1,0 +1,41 @@
+"""Drafts become messages: what is known only at the moment of publishing is filled in, then they go out together."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import msgspec
+
+from services.data.order import Draft
+from shared.bus import Bus
+from shared.messages import Prompt, Voided, WeightsPublished, message_id
+
+
+def admitted(draft: Draft, weights: WeightsPublished, prompts_per_step: int) -> tuple[Draft, int, int]:
+    """`draft` stamped with the version whose window admits it, and (step, total steps) at which it will be judged.
+
+    The step is the one that is expected to train on it; groups that turn out void before it only make it later.
+    """
+    ahead = max(0, draft.ordinal - weights.cursor) // prompts_per_step
+    step = min(weights.version + 1 + ahead, weights.total_steps)
+    if isinstance(draft, Prompt):
+        draft = msgspec.structs.replace(draft, min_version=weights.version)
+    return draft, step, weights.total_steps
+
+
+async def publish_lot(bus: Bus, lot: Sequence[tuple[Draft, int, int]]) -> None:
+    """Publish prompts (and, for unusable rows, voids) with their step and total steps; returns when all are stored.
+
+    Raises Unavailable past the bus's limit.
+    """
+    await asyncio.gather(*(_publish(bus, draft, step, total_steps) for draft, step, total_steps in lot))
+
+
+async def _publish(bus: Bus, draft: Draft, step: int, total_steps: int) -> None:
+    identity = message_id(draft.job, draft.kind, draft.version, draft.ordinal)
+    if isinstance(draft, Voided):
+        await bus.publish("scored", draft.job, draft.kind, draft, identity)
+        return
+    reward = msgspec.structs.replace(draft.reward, step=step, total_steps=total_steps)
+    prompt = msgspec.structs.replace(draft, reward=reward, published_at=time.time())
+    await bus.publish("prompts", draft.job, draft.kind, prompt, identity)

@@ -1,0 +1,83 @@
+"""Rows ready to be published: checked, their images put into the blob store once, only text and digests kept.
+
+A row group is read as a whole and each row keeps some 2 KB, so what is in memory is bounded by `rows_kept`, not by the
+data set; images pass through a few at a time.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from threading import Lock
+
+from services.data.schema import Sample, identify, read_row
+from services.data.sources import Segment, first_row, read_group
+from shared.blobs import Blobs
+from shared.dataset import DataFile
+from shared.errors import BadData, BadSample
+from shared.log import get_logger
+from shared.messages import ImageRef
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A good row: its sample without the images' bytes, and where those are."""
+
+    sample: Sample
+    images: list[ImageRef]
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A bad row (its group will be void), and why. A row that could not even be read has no task."""
+
+    task: str
+    sample_id: str
+    reason: str
+
+
+class Rows:
+    """Rows by place. Every call blocks (files, blob store), so callers use a worker thread; one works at a time."""
+
+    def __init__(self, blobs: Blobs, rows_kept: int) -> None:
+        self._blobs = blobs
+        self._rows_kept = rows_kept
+        self._lock = Lock()
+        self._groups: OrderedDict[tuple[DataFile, int], list[Ready | Unusable]] = OrderedDict()
+
+    def at(self, segment: Segment, row: int) -> Ready | Unusable:
+        """The row at place `row` of `segment`; raises Unavailable when the blob store cannot take its images."""
+        key = (segment.file, segment.group)
+        with self._lock:
+            if key not in self._groups:
+                self._groups[key] = self._read(*key)
+                self._shrink()
+            self._groups.move_to_end(key)
+            return self._groups[key][segment.rows[row]]
+
+    def _shrink(self) -> None:
+        while len(self._groups) > 1 and sum(map(len, self._groups.values())) > self._rows_kept:
+            self._groups.popitem(last=False)
+
+    def _read(self, file: DataFile, group: int) -> list[Ready | Unusable]:
+        """All rows of a row group; where the file cannot be read on, the rest of the group is unusable."""
+        rows: list[Ready | Unusable] = []
+        start = first_row(file, group)
+        try:
+            for row in read_group(file, group):
+                rows.append(self._prepare(row, f"{file.path.name}#{start + len(rows)}"))
+        except BadData as error:
+            get_logger().error("a row group cannot be read", error=str(error))
+            places = range(start + len(rows), start + file.groups[group])
+            rows += [Unusable("", f"{file.path.name}#{place}", str(error)) for place in places]
+        return rows
+
+    def _prepare(self, row: dict[str, object], place: str) -> Ready | Unusable:
+        try:
+            sample = read_row(row, place)
+        except BadSample as error:
+            _, task, sample_id = identify(row, place)
+            return Unusable(task, sample_id, str(error))
+        images = [
+            ImageRef(blob=self._blobs.put(image.data), width=image.width, height=image.height)
+            for image in sample.images
+        ]
+        return Ready(replace(sample, images=()), images)

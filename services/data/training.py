@@ -1,0 +1,139 @@
+"""The training order of one job, published up to the end of the window: the gate, weight changes, and the seal."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from services.data.ahead import Ahead
+from services.data.config import DataConfig
+from services.data.order import TrainingOrder, weight_source
+from services.data.publish import admitted, publish_lot
+from services.data.rows import Rows
+from services.data.sources import Segment
+from shared.bus import Bus
+from shared.jobs import ActiveJob, JobRecord, JobStore
+from shared.log import get_logger
+from shared.messages import EndOfOrder, Voided, WeightsPublished
+from shared.metrics import Instruments
+from shared.service import Status
+
+LOOK_S = 1.0
+"""A change of the job that nobody announced is seen after so long."""
+
+
+class Training:
+    """One job's training prompts; `ordinal` is the first one not yet published, the only state that outlives us."""
+
+    def __init__(
+        self,
+        job: ActiveJob,
+        sources: Mapping[str, list[Segment]],
+        config: DataConfig,
+        bus: Bus,
+        jobs: JobStore,
+        rows: Rows,
+    ) -> None:
+        self._job, self._sources, self._config = job, sources, config
+        self._bus, self._jobs, self._rows = bus, jobs, rows
+        self._log = get_logger(job=job.id)
+        self.ahead = Ahead(config.drafts_ahead, config.drafts_at_once)
+        self.ordinal = 0
+
+    async def run(
+        self, weights: Callable[[], WeightsPublished | None], instruments: Instruments, status: Status
+    ) -> None:
+        """Publish until the order is sealed; `weights` are the newest ones, None while there are none."""
+        self.ordinal = await self._jobs.ordinal(self._job.id)
+        order = await self._reorder(self._job.record)
+        has_ended = False
+        while not _is_to_seal(self._job.record):
+            if _unfixed(self._job.record):
+                order = await self._fix_weights()
+            if order.total is not None and self.ordinal >= order.total and not has_ended:
+                has_ended = True
+                await self._announce_end(order, order.total, weights())
+            newest = weights()
+            count = self._admits(newest, order.total)
+            instruments.set("data.ready", len(self.ahead))
+            status.state = "publishing" if count > 0 else self._job.record.state
+            if newest is None or count <= 0:
+                await self._job.changed(LOOK_S)
+                continue
+            await self._publish(count, newest, instruments)
+        await self._seal(order, weights())
+
+    def _admits(self, weights: WeightsPublished | None, total: int | None) -> int:
+        """How many more ordinals may be published now."""
+        if weights is None or self._job.record.state != "running":
+            return 0
+        end = weights.window_end if total is None else min(weights.window_end, total)
+        return end - self.ordinal
+
+    async def _publish(self, count: int, weights: WeightsPublished, instruments: Instruments) -> None:
+        """Publish the next few admitted ordinals, then store how far we are."""
+        drafts = await self.ahead.take(min(count, self._config.publish_at_once))
+        started = time.perf_counter()
+        per_step = self._job.spec.algorithm.prompts_per_step
+        await publish_lot(self._bus, [admitted(draft, weights, per_step) for draft in drafts])
+        self.ordinal += len(drafts)
+        await self._jobs.set_ordinal(self._job.id, self.ordinal)
+        instruments.record("data.publish", time.perf_counter() - started)
+        instruments.set("data.ordinal", self.ordinal)
+        for draft in drafts:
+            instruments.add("data.voided" if isinstance(draft, Voided) else "data.published", source=draft.source)
+
+    async def _reorder(self, record: JobRecord) -> TrainingOrder:
+        """The order under the record's weight changes; drafts of the old one are dropped."""
+        order = await asyncio.to_thread(
+            TrainingOrder, self._job.id, self._job.spec, self._sources, self._rows, record.changes
+        )
+        self.ahead.restart(order.at, self.ordinal, order.total)
+        return order
+
+    async def _fix_weights(self) -> TrainingOrder:
+        """Write from which ordinal on the wanted weights hold, before the first such ordinal is published."""
+
+        def fix(record: JobRecord) -> JobRecord:
+            changes = [
+                msgspec.structs.replace(change, since=self.ordinal) if change in _unfixed(record) else change
+                for change in record.changes
+            ]
+            return msgspec.structs.replace(record, changes=changes)
+
+        record = await self._jobs.update(self._job.id, fix)
+        self._job.update(record)
+        self._log.info("source weights changed", since=self.ordinal)
+        return await self._reorder(record)
+
+    async def _seal(self, order: TrainingOrder, weights: WeightsPublished | None) -> None:
+        """Say that no ordinal past the last published one will come; an earlier seal stands."""
+
+        def seal(record: JobRecord) -> JobRecord:
+            return record if record.sealed is not None else msgspec.structs.replace(record, sealed=self.ordinal)
+
+        record = await self._jobs.update(self._job.id, seal)
+        self._job.update(record)
+        sealed = self.ordinal if record.sealed is None else record.sealed
+        await self._announce_end(order, sealed, weights)
+        self._log.info("order sealed", total=sealed)
+
+    async def _announce_end(self, order: TrainingOrder, total: int, weights: WeightsPublished | None) -> None:
+        """The order's length, with the sources of all ordinals that may still be open."""
+        open_ = await asyncio.to_thread(_names, order, range(weights.cursor if weights else 0, total))
+        await self._bus.announce(EndOfOrder(job=self._job.id, kind="train", total=total, open=open_))
+
+
+def _names(order: TrainingOrder, ordinals: range) -> dict[int, tuple[str, str]]:
+    drafts = [order.at(ordinal) for ordinal in ordinals]
+    return {draft.ordinal: (draft.source, draft.task) for draft in drafts}
+
+
+def _is_to_seal(record: JobRecord) -> bool:
+    return record.state == "stopping" or record.seal_wanted or record.sealed is not None
+
+
+def _unfixed(record: JobRecord) -> list[object]:
+    """Weight changes that were asked for and hold from no ordinal yet."""
+    return [change for change in record.changes if weight_source(change) is not None and change.since is None]

@@ -1,0 +1,55 @@
+"""Rows made ready: images in the blob store once, bad rows kept with their reason, memory bounded."""
+
+import copy
+from pathlib import Path
+
+from services.data.rows import Ready, Rows, Unusable
+from services.data.sources import index_sources
+from shared.blob_store import BlobStore
+from shared.dataset import open_files
+from tests.data.rows import broken_row, math_row, write
+
+
+def test_images_are_stored_once_and_only_their_digests_kept(tmp_path: Path) -> None:
+    same = [copy.deepcopy(math_row(i)) for i in range(4)]
+    for row in same:
+        row["images"] = same[0]["images"]
+    write(tmp_path / "d/a.parquet", same)
+    blobs = BlobStore((tmp_path / "blobs").as_uri())
+    (segment,) = index_sources(open_files([str(tmp_path / "d")]))["numbers"]
+    ready = [Rows(blobs, 100).at(segment, row) for row in range(4)]
+    assert all(isinstance(row, Ready) and row.sample.images == () for row in ready)
+    assert len({row.images[0].blob.digest for row in ready if isinstance(row, Ready)}) == 1
+    assert blobs.usage().blobs == 1
+    first = ready[0]
+    assert isinstance(first, Ready)
+    assert blobs.get(first.images[0].blob) == same[0]["images"][0]["bytes"]
+    assert (first.images[0].width, first.images[0].height) == (28, 28)
+
+
+def test_a_bad_row_is_kept_with_its_reason_and_its_neighbours_survive(tmp_path: Path) -> None:
+    write(tmp_path / "d/a.parquet", [math_row(0), broken_row(1), math_row(2)])
+    rows = Rows(BlobStore((tmp_path / "blobs").as_uri()), 100)
+    (segment,) = index_sources(open_files([str(tmp_path / "d")]))["numbers"]
+    assert isinstance(rows.at(segment, 0), Ready) and isinstance(rows.at(segment, 2), Ready)
+    assert rows.at(segment, 1) == Unusable("counting", "numbers/1", "image 0: the image has no bytes")
+
+
+def test_a_file_that_vanished_makes_its_rows_unusable(tmp_path: Path) -> None:
+    path = write(tmp_path / "d/a.parquet", [math_row(i) for i in range(3)])
+    (segment,) = index_sources(open_files([str(tmp_path / "d")]))["numbers"]
+    path.unlink()
+    row = Rows(BlobStore((tmp_path / "blobs").as_uri()), 100).at(segment, 2)
+    assert isinstance(row, Unusable) and "row group 0 cannot be read" in row.reason and row.sample_id == "a.parquet#2"
+
+
+def test_groups_past_the_bound_are_let_go_and_read_again(tmp_path: Path) -> None:
+    write(tmp_path / "d/a.parquet", [math_row(i) for i in range(12)], group=4)
+    blobs = BlobStore((tmp_path / "blobs").as_uri())
+    segments = index_sources(open_files([str(tmp_path / "d")]))["numbers"]
+    rows = Rows(blobs, rows_kept=8)
+    ids = [rows.at(segments[group], 0) for group in (0, 1, 2, 0, 1, 2)]
+    assert [row.sample.identity.sample_id for row in ids if isinstance(row, Ready)] == [
+        "numbers/0", "numbers/4", "numbers/8", "numbers/0", "numbers/4", "numbers/8",
+    ]  # fmt: skip
+    assert blobs.usage().blobs == 12
