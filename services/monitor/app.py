@@ -18,6 +18,7 @@ from services.monitor.replicas import Replicas
 from services.monitor.routes_jobs import JobRoutes
 from services.monitor.routes_runs import RunRoutes
 from services.monitor.routes_services import ServiceRoutes
+from services.monitor.sampling import Sampler
 from shared.errors import Unavailable
 from shared.jobs import while_leading
 from shared.log import get_logger
@@ -42,6 +43,7 @@ class Monitor:
         )
         self.control = Control(self.desk)
         self.replicas = Replicas(config.silent_s, config.forget_s)
+        self.sampler = Sampler(self.desk, self.control, self.replicas, ports.ledger)
         routers = [
             JobRoutes(self.desk, self.control, ports.settings).router,
             RunRoutes(self.desk, self.control, ports.blobs).router,
@@ -75,7 +77,7 @@ class Monitor:
         settings = self._ports.settings
         return Service(
             name="monitor",
-            loops=[self.lead, self.listen],
+            loops=[self.lead, self.listen, self.sampler.run],
             status=self.status,
             http=(self.api, settings.api_host, settings.api_port),
         )

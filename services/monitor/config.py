@@ -18,6 +18,8 @@ class MonitorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """At least so long between two writings of curves.png and metrics.parquet; both are written at the end."""
     promote_s: float = 0.5
     """How often the queue of jobs is looked at."""
+    sample_s: float = 2.0
+    """How often queue depths and replicas are looked at."""
     silent_s: float = 5.0
     """A replica that was not heard of for so long is shown as silent."""
     forget_s: float = 300.0

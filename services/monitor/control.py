@@ -36,6 +36,15 @@ class Control:
         self._on_file: set[str] = set()
         self._log = get_logger()
 
+    @property
+    def active(self) -> JobRecord | None:
+        """The job that is worked on."""
+        return next((record for record in self.records.values() if record.state in ACTIVE), None)
+
+    def reading_of(self, job: str) -> JobReading | None:
+        held = self._readings.get(job)
+        return held[0] if held is not None else None
+
     async def run(self) -> None:
         """Look at the jobs for ever."""
         async with asyncio.TaskGroup() as group:

@@ -11,7 +11,7 @@ from typing import Any
 
 from services.monitor.facts import group_facts
 from services.monitor.samples import FOLDER, REST_FILE, evaluation_file, sample_row, step_file, write_part
-from services.monitor.series import ALL, Placed, Where, values_by_set
+from services.monitor.series import ALL, Placed, Where, error_rates, values_by_set
 from services.monitor.store import Key, Store, key_of
 from shared.bus import JournalEntry
 from shared.messages import (
@@ -51,6 +51,8 @@ class Progress:
     eval_sequence: int = 0
     steps: list[tuple[StepDone, dict[Where, dict[str, float]]]] = field(default_factory=list)
     evaluations: list[EvalDone] = field(default_factory=list)
+    tasks: dict[str, str] = field(default_factory=dict)
+    verifier_errors: dict[str, float] = field(default_factory=dict)
     voids: list[Voided] = field(default_factory=list)
     groups: int = 0
 
@@ -131,9 +133,15 @@ class Fold:
             case EndOfOrder(kind="train"):
                 self._store.set_meta("order_total", str(event.total))
             case WeightsPublished():
-                self._store.set_meta("version", str(event.version))
-                self._store.set_meta("bound", str(max(event.max_staleness, int(self._store.meta("bound") or 0))))
+                self._on_weights_published(event)
         return True
+
+    def _on_weights_published(self, event: WeightsPublished) -> None:
+        store = self._store
+        if event.chain and int(store.meta("version") or -1) < event.version:
+            store.add_points(event.version, event.published_at, {ALL: {"weights/bytes": event.chain[-1].size}})
+        store.set_meta("version", str(event.version))
+        store.set_meta("bound", str(max(event.max_staleness, int(store.meta("bound") or 0))))
 
     def _on_step_done(self, event: StepDone, sequence: int, progress: Progress) -> bool:
         store = self._store
@@ -148,8 +156,11 @@ class Fold:
             store.update_group(key, state="trained", reason="", step=event.step, staleness=staleness)
         for key in voided:
             self._void_by_step(key, event.step)
-        values = values_by_set(self._placed(trained, event.staleness))
-        _add_learner_values(values, event)
+        placed = self._placed(trained, event.staleness)
+        values = values_by_set(placed)
+        self._add_learner_values(values, event)
+        progress.tasks.update((group.source, group.task) for group in placed)
+        progress.verifier_errors.update(error_rates(placed))
         self._add_voids(values, voided)
         store.add_points(event.step, event.finished_at, values)
         store.add_step(event, sequence)
@@ -170,6 +181,15 @@ class Fold:
             if facts is not None:
                 placed.append(Placed(*self._store.source_and_task(key), facts, age))
         return placed
+
+    def _add_learner_values(self, values: dict[Where, dict[str, float]], event: StepDone) -> None:
+        everything = values.setdefault(ALL, {})
+        everything.update({f"learner/{name}": value for name, value in event.metrics.items()})
+        everything.update({f"timing/{name}": value for name, value in event.timing.items()})
+        seconds = event.finished_at - self._store.step_finished_at(event.step - 1, event.finished_at)
+        if seconds > 0:
+            everything["throughput/groups"] = len(event.trained) / seconds
+            everything["throughput/tokens"] = event.metrics.get("tokens", 0.0) / seconds
 
     def _add_voids(self, values: dict[Where, dict[str, float]], voided: Sequence[Key]) -> None:
         for key in voided:
@@ -227,9 +247,3 @@ class Fold:
 
 def _row_key(row: Any) -> Key:
     return Key(row["kind"], row["version"], row["ordinal"])
-
-
-def _add_learner_values(values: dict[Where, dict[str, float]], event: StepDone) -> None:
-    everything = values.setdefault(ALL, {})
-    everything.update({f"learner/{name}": value for name, value in event.metrics.items()})
-    everything.update({f"timing/{name}": value for name, value in event.timing.items()})

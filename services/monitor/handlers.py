@@ -7,7 +7,8 @@ import asyncio
 import contextlib
 import math
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
 from services.monitor.queries import reading
 from services.monitor.report import build_report, write_metrics, write_report
+from services.monitor.series import ALL
 from services.monitor.store import Store
 from shared.bus import Bus, JournalReader
 from shared.errors import Unavailable
@@ -53,10 +55,11 @@ class JobReading:
         self._events: asyncio.Queue[tuple[Event, int]] = asyncio.Queue(desk.config.batch_records)
         self._log = get_logger(job=record.id)
         self._reported_at = self._drawn_at = -math.inf
+        self._store: Store | None = None
 
     async def run(self) -> None:
         """Read until the job has ended and nothing more comes; raises Corrupt when the journal has a gap."""
-        store = await self._in_thread(lambda: Store(self.folder))
+        store = self._store = await self._in_thread(lambda: Store(self.folder))
         try:
             fold = Fold(store)
             await self._in_thread(fold.reopen)
@@ -67,6 +70,7 @@ class JobReading:
             await self._in_thread(lambda: _mark_final(store, self.record))
             self._log.info("the job is on file", state=self.record.state)
         finally:
+            self._store = None
             await asyncio.shield(self._in_thread(store.close))
             self._thread.shutdown(wait=False)
 
@@ -105,10 +109,7 @@ class JobReading:
 
     async def on_batch(self, fold: Fold, batch: Batch, train: JournalReader, held_out: JournalReader) -> None:
         """Commit, ack, tell."""
-        try:
-            progress = await self._in_thread(lambda: fold.apply(batch))
-        except (OSError, sqlite3.OperationalError) as error:
-            raise Unavailable(f"run folder {self.folder} cannot be written: {error}") from error
+        progress = await self._in_thread(lambda: fold.apply(batch))
         if batch.train:
             await train.ack(progress.train_sequence)
         if batch.eval:
@@ -127,7 +128,7 @@ class JobReading:
     def _tell(self, progress: Progress) -> None:
         live, job = self.desk.live, self.record.id
         for step, values in progress.steps:
-            self.desk.metrics.show(values)
+            self.desk.metrics.show(values, progress.tasks)
             live.tell(
                 job,
                 "step",
@@ -140,6 +141,7 @@ class JobReading:
                     "rewards": {where.source: named["reward"] for where, named in values.items() if "reward" in named},
                 },
             )
+        self.desk.metrics.show_verifiers(progress.verifier_errors)
         for done in progress.evaluations:
             live.tell(job, "evaluation", {"version": done.version, "total": done.total, "void": done.void})
         for void in progress.voids:
@@ -159,21 +161,36 @@ class JobReading:
         if draw:
             self._drawn_at = asyncio.get_running_loop().time()
 
+    async def note(self, values: Mapping[str, float]) -> None:
+        """Points of this moment, of all sources together: queue depths and the like."""
+        store, now = self._store, time.time()
+        if store is not None:
+            await self._in_thread(lambda: _note(store, now, values))
+
     async def write_files(self, everything: bool = True) -> None:
         """`report.json`; with `everything` also `metrics.parquet` and `curves.png`."""
         ordinal = await self.desk.jobs.ordinal(self.record.id)
         await self._in_thread(lambda: _write_files(self.folder, self.record, ordinal, everything))
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise Unavailable(f"run folder {self.folder} cannot be used: {error}") from error
 
 
 def _write_files(folder: Path, record: JobRecord, ordinal: int, everything: bool) -> None:
     with reading(folder) as reader:
-        write_report(folder, build_report(record, reader, ordinal))
         if everything and reader is not None:
             write_metrics(folder, reader)
             draw_curves(folder, f"{record.id}: {record.state}", reader)
+        # Last: who sees an end state in the report finds the other files complete.
+        write_report(folder, build_report(record, reader, ordinal))
+
+
+def _note(store: Store, now: float, values: Mapping[str, float]) -> None:
+    with store.transaction():
+        store.add_points(store.last_step(), now, {ALL: values})
 
 
 def _mark_final(store: Store, record: JobRecord) -> None:

@@ -34,3 +34,8 @@ class Replicas:
             }
             for (service, replica), (heartbeat, at) in sorted(self._heard.items())
         ]
+
+    def alive(self) -> list[Heartbeat]:
+        """The last heartbeats of replicas that are not silent."""
+        now = self._clock()
+        return [heartbeat for heartbeat, at in self._heard.values() if now - at < self._silent_s]

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 
 from services.monitor.control import Control
+from services.monitor.fold import FINAL
 from services.monitor.handlers import Desk
 from services.monitor.queries import reading
 from services.monitor.report import build_report, read_report
@@ -186,11 +187,13 @@ def _details(desk: Desk, record: JobRecord, ordinal: int, error: str) -> JobDeta
     folder = desk.runs / record.id
     with reading(folder) as reader:
         report = build_report(record, reader, ordinal, read_report(folder))
+        on_file = reader is not None and reader.meta(FINAL) == record.state
     return JobDetails(
         **_fields(record, report["steps"]),
         spec=msgspec.to_builtins(record.spec),
         changes=[JobChange(**msgspec.structs.asdict(change)) for change in record.changes],
         report=report,
+        on_file=on_file,
         reading_error=error,
     )
 

@@ -8,7 +8,6 @@ from services.monitor.replicas import Replicas
 from services.monitor.shapes import LedgerShown, QueueShown, ReplicaShown, Services, StreamShown
 from shared.bus import STREAMS, WORK_STREAMS
 from shared.errors import Unavailable
-from shared.jobs import ACTIVE
 from shared.ledger import Ledger
 from shared.messages import Kind
 
@@ -25,17 +24,16 @@ class ServiceRoutes:
 
     async def services(self) -> Services:
         """Every replica that was heard of, and what lies in the queues; what does not answer is left out."""
-        active = next((job for job in self._control.records.values() if job.state in ACTIVE), None)
-        job = active.id if active else None
+        job = self._control.active.id if self._control.active else None
         return Services(
             active_job=job,
             replicas=[ReplicaShown(**replica) for replica in self._replicas.show()],
-            queues=await self.queues(job) if job else [],
+            queues=await self._queues(job) if job else [],
             streams=await self._streams(),
             ledger=await self._ledger_view(job) if job else None,
         )
 
-    async def queues(self, job: str) -> list[QueueShown]:
+    async def _queues(self, job: str) -> list[QueueShown]:
         """The job's work queues; none while the bus is away."""
         shown = []
         try:

@@ -59,9 +59,6 @@ CREATE TABLE IF NOT EXISTS steps(
     metrics TEXT, timing TEXT);
 CREATE TABLE IF NOT EXISTS evaluations(
     version INTEGER PRIMARY KEY, sequence INTEGER, total INTEGER, void INTEGER, finished_at REAL);
-CREATE TABLE IF NOT EXISTS letters(
-    id TEXT PRIMARY KEY, subject TEXT, ordinal INTEGER, deliveries INTEGER, reason TEXT, service TEXT, time REAL
-) WITHOUT ROWID;
 """
 
 

@@ -77,6 +77,16 @@ def values_by_set(groups: Iterable[Placed]) -> dict[Where, dict[str, float]]:
     return {where: tally.values() for where, tally in merged.items()}
 
 
+def error_rates(groups: Iterable[Placed]) -> dict[str, float]:
+    """Share of completions without a verdict, by verifier."""
+    counts: dict[str, tuple[int, int]] = {}
+    for group in groups:
+        errors, total = counts.get(group.facts.verifier, (0, 0))
+        failed = sum(not answer.judged for answer in group.facts.answers)
+        counts[group.facts.verifier] = errors + failed, total + len(group.facts.answers)
+    return {verifier: errors / total for verifier, (errors, total) in counts.items() if total}
+
+
 def _tally_group(tally: Tally, group: Placed) -> None:
     facts = group.facts
     tally.total("groups", 1)

@@ -51,6 +51,7 @@ class JobDetails(JobSummary):
     spec: dict[str, Any]
     changes: list[JobChange]
     report: dict[str, Any]
+    on_file: bool = Field(description="the job has ended and all of its run folder is written")
     reading_error: str = Field(description="why the monitor cannot read the job's streams; empty: it can")
 
 

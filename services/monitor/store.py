@@ -196,6 +196,11 @@ class Store:
         row = self._one("SELECT MAX(step) AS step FROM steps")
         return int(row["step"] or 0) if row else 0
 
+    def step_finished_at(self, step: int, otherwise: float) -> float:
+        """When a step ended, seconds since the epoch; `otherwise` for one that is not here."""
+        row = self._one("SELECT finished_at FROM steps WHERE step = ?", step)
+        return float(row["finished_at"]) if row else otherwise
+
     def add_step(self, event: StepDone, sequence: int) -> None:
         row = (event.step, event.incarnation, sequence, event.finished_at, len(event.trained), len(event.voided))
         documents = (_finite_json(event.metrics), _finite_json(event.timing))

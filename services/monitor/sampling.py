@@ -1,0 +1,64 @@
+"""Looking at the queues and the replicas every few seconds: what no message tells."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+
+from services.monitor.control import Control
+from services.monitor.handlers import Desk
+from services.monitor.replicas import Replicas
+from shared.bus import WORK_STREAMS
+from shared.errors import Unavailable
+from shared.ledger import Ledger
+
+
+class Sampler:
+    """Notes queue depths and groups in flight of the active job, and shows which replicas are alive."""
+
+    def __init__(self, desk: Desk, control: Control, replicas: Replicas, ledger: Ledger) -> None:
+        self._desk, self._control, self._replicas, self._ledger = desk, control, replicas, ledger
+        self._services: set[str] = set()
+        self._stuck_since: float | None = None
+        self._depths: dict[str, int] = {}
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(self._desk.config.sample_s)
+            with contextlib.suppress(Unavailable):  # the next look is soon enough
+                await self.look()
+
+    async def look(self) -> None:
+        """Once."""
+        self._show_replicas()
+        active = self._control.active
+        reading = self._control.reading_of(active.id) if active else None
+        if active is None or reading is None:
+            self._stuck_since = None
+            return
+        depths = {
+            stream: sum(await self._desk.bus.waiting(stream, active.id, "train"))
+            + sum(await self._desk.bus.waiting(stream, active.id, "eval"))
+            for stream in WORK_STREAMS
+        }
+        view = await self._ledger.view(active.id)
+        values = {f"queue/{stream}": float(depth) for stream, depth in depths.items()}
+        await reading.note(values | {"in_flight": float(view.in_flight)})
+        self._desk.metrics.show_queues(depths, view.in_flight, self._stuck_s(depths))
+
+    def _stuck_s(self, depths: dict[str, int]) -> float:
+        """How long there has been work in the queues without a change of their depths."""
+        moved = depths != self._depths or not any(depths.values())
+        self._depths = depths
+        if moved or self._stuck_since is None:
+            self._stuck_since = time.monotonic()
+        return time.monotonic() - self._stuck_since
+
+    def _show_replicas(self) -> None:
+        alive = self._replicas.alive()
+        counts = Counter(heartbeat.service for heartbeat in alive)
+        self._services |= counts.keys()
+        versions = [heartbeat.version for heartbeat in alive if heartbeat.service == "rollout"]
+        newest = max((heartbeat.version for heartbeat in alive), default=-1)
+        lag = newest - min(versions) if versions else 0
+        self._desk.metrics.show_replicas({name: counts[name] for name in self._services}, lag)
