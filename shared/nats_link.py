@@ -5,6 +5,8 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from weakref import WeakSet
 
 import nats
 from nats.errors import Error as NatsError
@@ -23,7 +25,7 @@ from shared.errors import Unavailable, UserError
 from shared.log import get_logger
 
 OLDEST_SERVER = (2, 12)
-ANSWER_S = 2.0
+ANSWER_S = 1.0
 """How long one request may take before it is sent again."""
 BUCKET = "jobs"
 STREAM_BYTES: Mapping[str, int] = {"prompts": 128 << 20, "completions": 512 << 20, "scored": 2 << 30}
@@ -34,6 +36,8 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 _WRONG_LIMITS = 10058  # add_stream: the stream exists with another configuration
 _NO_ROOM = 10047  # the server's storage cannot hold the limits
 _WRONG_LAST_SEQUENCE = (10071, 10164)
+
+_SCHEMES = ("nats", "tls", "ws", "wss")
 
 T = TypeVar("T")
 
@@ -74,23 +78,34 @@ class Link:
     def __init__(self, client: Any, url: str, call_limit_s: float) -> None:
         self.client, self.url, self.call_limit_s = client, url, call_limit_s
         self.streams = client.jetstream(timeout=ANSWER_S)
+        self.is_closing = False
+        self.epoch = 0
+        """How often the connection came back: what was asked for in an earlier epoch may be forgotten."""
+        self.bells: WeakSet[asyncio.Event] = WeakSet()
+        """Set whenever the epoch changes."""
 
     @classmethod
     async def open(cls, url: str, *, limit_s: float, call_limit_s: float, **options: Any) -> "Link":
         """Connect within `limit_s`. Raises Unavailable (no answer) or UserError (refused, too old a server)."""
-        log = get_logger(nats=url)
+        place = _place(url)
+        log = get_logger(nats=place)
 
         async def on_error(error: Exception) -> None:
             log.debug("bus error", error=repr(error))
 
         async def on_away() -> None:
-            log.warning("the bus is away")
+            if not link.is_closing:
+                log.warning("the bus is away")
 
         async def on_back() -> None:
             log.info("the bus is back")
+            link.epoch += 1
+            for bell in link.bells:
+                bell.set()
 
         seen = {"error_cb": on_error, "disconnected_cb": on_away, "reconnected_cb": on_back}
         client = nats.NATS()
+        link = cls(client, place, call_limit_s)
         try:
             async with asyncio.timeout(limit_s):
                 await client.connect(
@@ -103,14 +118,16 @@ class Link:
                     **options,
                 )
         except TimeoutError:
-            raise Unavailable(f"no nats-server answered at {url} within {limit_s:.0f} s") from None
+            await _close(client)
+            raise Unavailable(f"no nats-server answered at {place} within {limit_s:g} s") from None
         except (NatsError, OSError, ValueError) as error:
-            raise UserError(f"nats-server at {url} refused the connection: {error}") from error
+            await _close(client)
+            raise UserError(f"nats-server at {place} refused the connection: {error}") from error
         version = client.connected_server_version
         if (version.major, version.minor) < OLDEST_SERVER:
             await client.close()
-            raise UserError(f"nats-server at {url} is {version.major}.{version.minor}, expected 2.12 or newer")
-        return cls(client, url, call_limit_s)
+            raise UserError(f"nats-server at {place} is {version.major}.{version.minor}, expected 2.12 or newer")
+        return link
 
     async def call(self, what: str, send: Callable[[], Awaitable[T]], limit_s: float | None = None) -> T:
         """`send()`, again with back-off while the server is away or refuses, for at most `limit_s`; then Unavailable.
@@ -129,7 +146,7 @@ class Link:
                     self._reraise(what, error)
                 if self.client.is_closed or time.monotonic() + pause > until:
                     raise Unavailable(
-                        f"{what}: {self.url} did not take it within {limit_s} s: {_text(error)}"
+                        f"{what}: {self.url} did not take it within {limit_s:g} s: {_text(error)}"
                     ) from error
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
@@ -175,12 +192,29 @@ class Link:
 
     async def close(self) -> None:
         """Close the connection; what was not acknowledged is the caller's to send again."""
+        self.is_closing = True
         with contextlib.suppress(TimeoutError, NatsError):
             async with asyncio.timeout(ANSWER_S):
                 await self.client.flush()
-        with contextlib.suppress(TimeoutError, NatsError):
-            async with asyncio.timeout(ANSWER_S):
-                await self.client.close()
+        await _close(self.client)
+
+
+async def _close(client: Any) -> None:
+    with contextlib.suppress(TimeoutError, NatsError):
+        async with asyncio.timeout(ANSWER_S):
+            await client.close()
+
+
+def _place(url: str) -> str:
+    """The address without user and password; raises UserError when it is none of NATS."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UserError(f"NATS_URL is no address ({error}), expected nats://host:port") from error
+    if parts.scheme not in _SCHEMES or not host:
+        raise UserError(f"NATS_URL has scheme {parts.scheme!r} and host {host!r}, expected nats://host:port")
+    return f"{parts.scheme}://{host}:{port or 4222}"
 
 
 def _stream_config(name: str, max_bytes: int) -> api.StreamConfig:

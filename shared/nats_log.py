@@ -63,6 +63,8 @@ class OrderedReader:
             if not found and not await self._exists():
                 await self.close()
         except Unavailable:
+            if self._link.client.is_closed:
+                raise
             await asyncio.sleep(min(wait_s, _AWAY_S))
             return []  # the server is away, which is waited for
         return found

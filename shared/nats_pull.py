@@ -17,7 +17,7 @@ from shared.nats_link import Link
 FETCH_BYTES = 16 * 1024 * 1024
 """A larger answer may get a slow client cut off by the server."""
 _LINGER_S = 1.0
-"""A request waits so long at the server, then it is sent anew: a restarted server has forgotten it."""
+"""A request waits so long at the server, then it is sent anew."""
 _GRACE_S = 0.5
 _PAUSE_S = 0.05
 _NO_RESPONDERS = "503"
@@ -39,14 +39,21 @@ class Puller:
         self._arrived: deque[tuple[float, Any]] = deque()
         self._hand: list[Any] = []  # taken by the pull that is going on; a cancelled one leaves it here
         self._bell = asyncio.Event()
+        link.bells.add(self._bell)
+        self._epoch = link.epoch  # in which the present request was sent
         self._turn = asyncio.Lock()
 
     async def pull(self, limit: int, wait_s: float) -> list[Any]:
-        """At most `limit` messages as soon as there is one, in the consumer's order; none after `wait_s`."""
+        """At most `limit` messages as soon as there is one, in the consumer's order; none after `wait_s`.
+
+        Raises Unavailable when the connection was closed for good.
+        """
         async with self._turn:
             until = time.monotonic() + wait_s
             self._take_left_over(limit)
-            while not self._hand and not self._link.client.is_closed:
+            while not self._hand:
+                if self._link.client.is_closed:
+                    raise Unavailable(f"the connection to {self._link.url} is closed")
                 left = max(until - time.monotonic(), 0.0)
                 await self._ask(limit, min(left, _LINGER_S))
                 if left <= 0:
@@ -88,13 +95,11 @@ class Puller:
         self._requests += 1
         wish: dict[str, object] = {"batch": batch, "max_bytes": FETCH_BYTES}
         wish |= {"expires": int(linger_s * 1e9)} if linger_s > 0 else {"no_wait": True}
-        until = time.monotonic() + linger_s + _GRACE_S
+        until, self._epoch = time.monotonic() + linger_s + _GRACE_S, self._link.epoch
         try:
             reply = f"{await self._inbox_subject()}.{self._requests}"
             await self._link.client.publish(self._next_subject, json.dumps(wish).encode(), reply)
-        except NatsError as error:
-            if self._link.client.is_closed:
-                raise Unavailable(f"the connection to {self._link.url} is closed") from error
+        except NatsError:
             await asyncio.sleep(_PAUSE_S)
             return
         await self._collect(reply, len(self._hand) + batch, until)
@@ -111,8 +116,10 @@ class Puller:
                 break
 
     async def _wait(self, until: float) -> bool:
-        """Whether something has arrived before `until`."""
+        """Whether something has arrived before `until`, and before the server was away."""
         while not self._arrived:
+            if self._epoch != self._link.epoch:
+                return False
             self._bell.clear()
             try:
                 async with asyncio.timeout(max(until - time.monotonic(), 0.0)):

@@ -123,7 +123,7 @@ class Supervisor:
         ]
 
     async def wait_ready(self, limit_s: float) -> None:
-        """Return once every replica has said that it is ready; raises Unavailable past `limit_s`, or as `watch` does."""
+        """Return once every replica is ready; raises Unavailable past `limit_s`, or as `watch` does."""
         until, waiting = time.monotonic() + limit_s, list(self._children)
         async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
             while waiting:

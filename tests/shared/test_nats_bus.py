@@ -1,0 +1,340 @@
+"""What only a real nats-server can show: crashes, full streams, foreign hands, bodies in the blob store."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import nats
+import pytest
+from opentelemetry import propagate, trace
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+
+from shared.blob_store import BlobStore
+from shared.bus import MAX_BODY_BYTES
+from shared.errors import Corrupt, Unavailable, UserError
+from shared.messages import DeadLetter, JobChanged, Voided
+from shared.nats_bus import NatsBus
+from tests.fakes import eventually, make_completed, make_id, make_prompt, make_scored
+from triune.local.process import free_port
+from triune.local.servers import NatsServer
+
+pytestmark = pytest.mark.nats
+
+ACK_WAIT_S = 0.5
+LIMIT_S = 20.0
+SOON_S = 0.05
+
+
+@pytest.fixture
+async def bus(own_nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[NatsBus]:
+    store = BlobStore((tmp_path / "blobs").as_uri())
+    one = await NatsBus.connect(own_nats_server.url, blobs=store, ack_wait_s=ACK_WAIT_S)
+    yield one
+    await one.close()
+
+
+@pytest.fixture
+async def client(own_nats_server: NatsServer) -> AsyncIterator[nats.NATS]:
+    """A foreign hand on the same server."""
+    one = await nats.connect(own_nats_server.url)
+    yield one
+    await one.close()
+
+
+async def prompts(bus: NatsBus, ordinals: range) -> None:
+    for ordinal in ordinals:
+        await bus.publish("prompts", "j", "train", make_prompt(ordinal, job="j"), make_id("j", ordinal))
+
+
+async def test_no_server_is_one_sentence_that_keeps_the_password() -> None:
+    port = free_port()
+    with pytest.raises(Unavailable) as error:
+        await NatsBus.connect(f"nats://me:secret@127.0.0.1:{port}", connect_limit_s=0.2)
+    assert str(error.value) == f"no nats-server answered at nats://127.0.0.1:{port} within 0.2 s"
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1", "nats://[", "127.0.0.1:4222", "nats://h:99999"])
+async def test_an_address_that_is_none_is_a_users_error(address: str) -> None:
+    with pytest.raises(UserError, match="NATS_URL"):
+        await NatsBus.connect(address, connect_limit_s=0.2)
+
+
+async def test_publishes_go_on_after_the_server_was_killed(bus: NatsBus, own_nats_server: NatsServer) -> None:
+    async def publish_all() -> None:
+        for ordinal in range(300):
+            await bus.publish("prompts", "j", "train", make_prompt(ordinal, job="j"), make_id("j", ordinal))
+
+    async with asyncio.timeout(LIMIT_S):
+        publishing = asyncio.ensure_future(publish_all())
+
+        async def some_are_there() -> bool:
+            return (await bus.waiting("prompts", "j", "train"))[0] > 20
+
+        await eventually(some_are_there)
+        own_nats_server.kill()
+        own_nats_server.start()
+        await publishing
+    assert await bus.waiting("prompts", "j", "train") == (300, 0)
+
+
+async def test_a_fetch_waits_for_a_server_that_is_away(bus: NatsBus, own_nats_server: NatsServer) -> None:
+    queue = await bus.work("prompts", "j", "train")
+    await prompts(bus, range(2))
+    own_nats_server.kill()
+    assert list(await queue.fetch(4, 0.2)) == []
+    fetching = asyncio.ensure_future(queue.fetch(4, 60.0))
+    await asyncio.sleep(SOON_S)
+    own_nats_server.start()
+    async with asyncio.timeout(LIMIT_S):
+        assert [d.message.ordinal for d in await fetching] == [0, 1]
+
+
+async def test_a_fetch_that_waits_through_a_restart_gets_what_comes_after_it(
+    bus: NatsBus, own_nats_server: NatsServer
+) -> None:
+    queue = await bus.work("prompts", "j", "train")
+    fetching = asyncio.ensure_future(queue.fetch(4, 60.0))
+    await asyncio.sleep(SOON_S)
+    own_nats_server.kill()
+    own_nats_server.start()
+    async with asyncio.timeout(LIMIT_S):
+        await prompts(bus, range(1))
+        assert len(await fetching) == 1
+
+
+async def test_no_acked_message_comes_back_and_no_stored_one_is_lost_over_kills(
+    bus: NatsBus, own_nats_server: NatsServer
+) -> None:
+    queue = await bus.work("prompts", "j", "train")
+    done: list[int] = []
+
+    async def work() -> None:
+        while len(set(done)) < 120:
+            for delivery in await queue.fetch(5, 1.0):
+                done.append(delivery.message.ordinal)
+                await delivery.ack()
+
+    async with asyncio.timeout(60.0):
+        working = asyncio.ensure_future(work())
+        for start in range(0, 120, 40):
+            await prompts(bus, range(start, start + 40))
+            own_nats_server.kill()
+            own_nats_server.start()
+        await working
+    assert set(done) == set(range(120))
+
+
+async def test_the_journal_is_read_whole_over_a_kill(bus: NatsBus, own_nats_server: NatsServer) -> None:
+    reader = await bus.read_journal("j", "train")
+    seen: list[int] = []
+
+    async def read() -> None:
+        while len(seen) < 60:
+            seen.extend(entry.message.prompt.ordinal for entry in await reader.fetch(7, 1.0))
+
+    async with asyncio.timeout(60.0):
+        reading = asyncio.ensure_future(read())
+        for ordinal in range(60):
+            await bus.publish("scored", "j", "train", make_scored(ordinal, job="j"), make_id("j", ordinal))
+            if ordinal == 30:
+                own_nats_server.kill()
+                own_nats_server.start()
+        await reading
+    assert seen == list(range(60))
+
+
+async def test_a_reader_whose_consumer_was_deleted_makes_another(bus: NatsBus, client: nats.NATS) -> None:
+    await bus.publish("scored", "j", "train", make_scored(0, job="j"), make_id("j", 0))
+    reader = await bus.read_journal("j", "train")
+    assert len(await reader.fetch(1, 1.0)) == 1
+    (info,) = await client.jetstream().consumers_info("scored")
+    await client.jetstream().delete_consumer("scored", info.name)
+    await bus.publish("scored", "j", "train", make_scored(1, job="j"), make_id("j", 1))
+    seen: list[int] = []
+    async with asyncio.timeout(LIMIT_S):
+        while not seen:
+            seen += [entry.message.prompt.ordinal for entry in await reader.fetch(1, 0.2)]
+    assert seen == [1]
+
+
+async def test_a_journal_purged_by_a_foreign_hand_is_found_out(bus: NatsBus, client: nats.NATS) -> None:
+    for ordinal in range(3):
+        await bus.publish("scored", "j", "train", make_scored(ordinal, job="j"), make_id("j", ordinal))
+    await client.jetstream().purge_stream("scored", seq=3)
+    with pytest.raises(Corrupt, match="the journal starts at sequence 3, expected 2"):
+        await bus.read_journal("j", "train", start=2)
+
+
+async def test_a_stream_that_was_recreated_is_found_out(bus: NatsBus, client: nats.NATS) -> None:
+    sequence = await bus.announce(JobChanged(job="j", state="queued"))
+    created = (await bus.stream_state("events")).created
+    config = (await client.jetstream().stream_info("events")).config
+    await client.jetstream().delete_stream("events")
+    await client.jetstream().add_stream(config)
+    assert (await bus.stream_state("events")).created != created
+    with pytest.raises(Corrupt, match="stream events ends at sequence 0, expected at least 1"):
+        await anext(bus.events("j", after=sequence))
+
+
+async def test_events_go_on_over_a_kill(bus: NatsBus, own_nats_server: NatsServer) -> None:
+    await bus.announce(JobChanged(job="j", state="queued"))
+    async with asyncio.timeout(LIMIT_S), contextlib.aclosing(bus.events("j")) as events:
+        assert (await anext(events))[0] == JobChanged(job="j", state="queued")
+        own_nats_server.kill()
+        own_nats_server.start()
+        await bus.announce(JobChanged(job="j", state="running"))
+        assert (await anext(events))[0] == JobChanged(job="j", state="running")
+
+
+async def test_heartbeats_go_on_over_a_kill(bus: NatsBus, own_nats_server: NatsServer) -> None:
+    from shared.messages import Heartbeat
+
+    heard: list[str] = []
+
+    async def listen() -> None:
+        async for beat in bus.heartbeats():
+            heard.append(beat.state)
+
+    async def is_heard(state: str) -> bool:
+        await bus.beat(Heartbeat(service="data", replica="data-0", pid=1, state=state))
+        return state in heard
+
+    listener = asyncio.ensure_future(listen())
+    await eventually(lambda: is_heard("before"))
+    own_nats_server.kill()
+    await bus.beat(Heartbeat(service="data", replica="data-0", pid=1, state="away"))
+    own_nats_server.start()
+    await eventually(lambda: is_heard("after"))
+    listener.cancel()
+    await asyncio.wait({listener})
+
+
+async def test_an_announcement_whose_answer_was_lost_is_not_taken_for_a_foreign_write(
+    bus: NatsBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streams, lost = bus._link.streams, []
+    publish = streams.publish
+
+    async def lose_the_first_answer(*args: object, **options: object) -> object:
+        answer = await publish(*args, **options)
+        if not lost:
+            lost.append(answer)
+            raise nats.errors.TimeoutError
+        return answer
+
+    monkeypatch.setattr(streams, "publish", lose_the_first_answer)
+    sequence = await bus.announce(JobChanged(job="j", state="queued"), expected_last=0)
+    assert (await bus.last_event("j", "job")) == (JobChanged(job="j", state="queued"), sequence)
+    lost.clear()
+    revision = await bus.put("job.j", b"one", revision=0)
+    record = await bus.get("job.j")
+    assert record is not None and record.revision == revision
+
+
+async def test_a_large_body_rides_as_a_claim_check(bus: NatsBus, client: nats.NATS) -> None:
+    large = make_completed(0, job="j", tokens=MAX_BODY_BYTES // 8)
+    await bus.publish("completions", "j", "train", large, make_id("j", 0))
+    raw = await client.jetstream().get_last_msg("completions", "completions.j.train")
+    assert not raw.data
+    (delivery,) = await (await bus.work("completions", "j", "train")).fetch(1, LIMIT_S)
+    assert delivery.message == large
+
+
+async def test_a_large_body_that_is_gone_makes_its_group_void(bus: NatsBus, tmp_path: Path) -> None:
+    large = make_completed(3, job="j", tokens=MAX_BODY_BYTES // 8)
+    await bus.publish("completions", "j", "train", large, make_id("j", 3))
+    for blob in (tmp_path / "blobs").glob("*/*"):
+        blob.unlink()
+    assert list(await (await bus.work("completions", "j", "train")).fetch(1, 0.2)) == []
+    (entry,) = await (await bus.read_journal("j", "train")).fetch(1, LIMIT_S)
+    assert isinstance(entry.message, Voided)
+    assert (entry.message.ordinal, entry.message.reason) == (3, "bad-sample")
+
+
+async def test_a_journal_record_whose_body_is_gone_reads_as_a_void(bus: NatsBus, tmp_path: Path) -> None:
+    large = make_scored(3, job="j", tokens=MAX_BODY_BYTES // 8)
+    await bus.publish("scored", "j", "train", large, make_id("j", 3))
+    for blob in (tmp_path / "blobs").glob("*/*"):
+        blob.unlink()
+    for _ in range(2):  # in a replay too
+        (entry,) = await (await bus.read_journal("j", "train")).fetch(1, LIMIT_S)
+        assert isinstance(entry.message, Voided) and entry.message.ordinal == 3
+
+
+@pytest.mark.parametrize("body", [b"", b"not msgpack at all", b"\x81\xa4type\xa9nobody.v1"], ids=str)
+async def test_a_message_that_nobody_can_read_goes_to_the_dead_letters(
+    bus: NatsBus, client: nats.NATS, body: bytes
+) -> None:
+    await client.jetstream().publish("prompts.j.train", body)
+    await prompts(bus, range(1))
+    queue = await bus.work("prompts", "j", "train")
+    async with asyncio.timeout(LIMIT_S):
+        assert [d.message.ordinal for d in await queue.fetch(4, LIMIT_S)] == [0]
+    raw = await client.jetstream().get_last_msg("dead", "dead.j.train")
+    from shared.messages import decode
+
+    letter = decode(raw.data)
+    assert isinstance(letter, DeadLetter)
+    assert (letter.subject, letter.deliveries) == ("prompts.j.train", 1)
+
+
+async def test_a_message_of_a_foreign_kind_is_void_under_its_id(bus: NatsBus) -> None:
+    await bus.publish("prompts", "j", "train", make_scored(5, job="j"), make_id("j", 5))
+    assert list(await (await bus.work("prompts", "j", "train")).fetch(1, 0.2)) == []
+    (entry,) = await (await bus.read_journal("j", "train")).fetch(1, LIMIT_S)
+    assert isinstance(entry.message, Voided)
+    assert entry.message.ordinal == 5 and "which prompts does not carry" in entry.message.detail
+
+
+async def test_a_journal_entry_that_nobody_can_read_is_passed_over(bus: NatsBus, client: nats.NATS) -> None:
+    await client.jetstream().publish("scored.j.train", b"garbage")
+    await bus.publish("scored", "j", "train", make_scored(0, job="j"), make_id("j", 0))
+    (entry,) = await (await bus.read_journal("j", "train")).fetch(4, LIMIT_S)
+    assert entry.sequence == 2
+
+
+async def test_a_full_stream_pushes_back_until_there_is_room(own_nats_server: NatsServer) -> None:
+    bus = await NatsBus.connect(own_nats_server.url, stream_bytes={"prompts": 2000}, publish_limit_s=0.3)
+    with pytest.raises(Unavailable, match=r"publish prompts\.j\.train: .* did not take it within 0\.3 s.*maximum"):
+        await prompts(bus, range(100))
+    (stored, _) = await bus.waiting("prompts", "j", "train")
+    queue = await bus.work("prompts", "j", "train")
+    publishing = asyncio.ensure_future(bus.publish("prompts", "j", "train", make_prompt(99, job="j"), make_id("j", 99)))
+    for delivery in await queue.fetch(stored, LIMIT_S):
+        await delivery.ack()
+    await publishing
+    await bus.close()
+
+
+async def test_limits_of_existing_streams_are_changed_by_the_next_connection(own_nats_server: NatsServer) -> None:
+    for limit in (1_000_000, 2_000_000, 2_000_000):
+        bus = await NatsBus.connect(own_nats_server.url, stream_bytes={"scored": limit})
+        assert (await bus.stream_state("scored")).max_bytes == limit
+        await bus.close()
+
+
+async def test_a_disk_without_room_for_the_streams_is_one_sentence(own_nats_server: NatsServer) -> None:
+    with pytest.raises(Unavailable, match="has no room for stream scored of 1125899906842624 bytes"):
+        await NatsBus.connect(own_nats_server.url, stream_bytes={"scored": 1 << 50})
+
+
+async def test_the_trace_of_the_publisher_comes_with_the_message(bus: NatsBus) -> None:
+    context = SpanContext(trace_id=0xABC, span_id=0xDEF, is_remote=False, trace_flags=TraceFlags(1))
+    with trace.use_span(NonRecordingSpan(context)):
+        await prompts(bus, range(1))
+    await prompts(bus, range(1, 2))
+    traced, untraced = await (await bus.work("prompts", "j", "train")).fetch(2, LIMIT_S)
+    found = trace.get_current_span(propagate.extract(dict(traced.trace))).get_span_context()
+    assert (found.trace_id, found.span_id) == (0xABC, 0xDEF)
+    assert untraced.trace == {}
+
+
+async def test_a_closed_bus_says_so_at_once(own_nats_server: NatsServer) -> None:
+    bus = await NatsBus.connect(own_nats_server.url)
+    queue = await bus.work("prompts", "j", "train")
+    await bus.close()
+    with pytest.raises(Unavailable):
+        await bus.get("x")
+    with pytest.raises(Unavailable):
+        await queue.fetch(1, 60.0)
