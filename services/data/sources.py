@@ -11,6 +11,8 @@ from shared.errors import BadData
 
 BATCH_ROWS = 32
 """Rows that are decoded together; with images of some 100 KB each that is a few MB."""
+READ_BYTES = 1 << 20
+"""Bytes that are read from a file at once."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def _by_source(names: list[str]) -> dict[str, Sequence[int]]:
 def read_group(file: DataFile, group: int) -> Iterator[dict[str, Any]]:
     """The rows of one row group in order, as dicts; raises BadData where the file cannot be read on."""
     try:
-        with pq.ParquetFile(file.path) as parquet:
+        # With a buffer pyarrow reads a column chunk piece by piece; without one it reads the row group as a whole.
+        with pq.ParquetFile(file.path, buffer_size=READ_BYTES, pre_buffer=False) as parquet:
             columns = [name for name in SCHEMA.names if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
                 yield from batch.to_pylist()
