@@ -1,5 +1,6 @@
 """HTTP of a service: health and metrics on every one, and a server that stops when its task is cancelled."""
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 
@@ -47,9 +48,15 @@ class _Server(uvicorn.Server):
 
 async def serve_http(app: ASGIApp, host: str, port: int) -> None:
     """Serve `app` until cancelled; raises UserError when the port is taken."""
-    config = uvicorn.Config(app, host=host, port=port, log_config=None, access_log=False, timeout_graceful_shutdown=2)
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+    )
     server = _Server(config)
     try:
         await server.serve()
+    except asyncio.CancelledError:
+        if server.started:
+            await server.shutdown()  # uvicorn leaves its sockets open when it is cancelled
+        raise
     except SystemExit as error:  # uvicorn's answer to a port that it cannot bind
         raise UserError(f"cannot listen on {host}:{port}: the port is taken or not allowed") from error

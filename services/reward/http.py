@@ -1,9 +1,12 @@
 """The reward service over HTTP: V-Triune's `/judge` and batches at `/v1/score`."""
 
+import json
 from collections.abc import Awaitable, Callable
 
 import msgspec
 from fastapi import FastAPI
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -97,6 +100,7 @@ def _fastapi() -> FastAPI:
     app = FastAPI(title="triune reward", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(Overloaded, _busy)
     app.add_exception_handler(Unavailable, _unavailable)
+    app.add_exception_handler(RequestValidationError, _invalid)
     return app
 
 
@@ -154,6 +158,12 @@ def _score_route(judging: Judging) -> Callable[[Request], Awaitable[Response]]:
 
 def _json(body: object) -> Response:
     return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """FastAPI's own answer, in ASCII: it repeats the input, which may hold half a character."""
+    errors = error.errors() if isinstance(error, RequestValidationError) else []
+    return Response(json.dumps({"detail": jsonable_encoder(errors)}), 422, media_type="application/json")
 
 
 async def _busy(request: Request, error: Exception) -> Response:

@@ -138,7 +138,7 @@ class Pool:
 
     @property
     def ready(self) -> bool:
-        return bool(self._live) and not any(lane.done() for lane in self._lanes)
+        return bool(self._lanes) and not any(lane.done() for lane in self._lanes)
 
     def admit(self, samples: int) -> None:
         """Raise Overloaded when `samples` more do not fit into the queue (an empty queue takes any number)."""

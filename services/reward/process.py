@@ -112,11 +112,11 @@ class Worker:
 
     async def close(self) -> None:
         """Kill the process and wait for it; safe to call twice."""
+        self._process.kill()
         self._writer.close()
+        await asyncio.to_thread(self._process.wait)  # milliseconds: it has been killed
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
-        self._process.kill()
-        await asyncio.to_thread(self._process.wait)  # milliseconds: it has been killed
 
 
 def _has_descriptor(stream: object) -> bool:

@@ -1,0 +1,153 @@
+"""Every sample gets its reward, whatever the others do to their workers."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+
+import psutil
+import pytest
+
+from services.reward.pool import BATCH, Overloaded, Pool
+from shared.errors import Unavailable
+from tests.reward.samples import math, text
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+GOOD = [math(str(number)) for number in range(8)]
+RIGHT = [float(number == 4) for number in range(8)]
+
+
+async def _finals(pool: Pool, samples: list) -> list[float]:
+    rewards = await pool.score(samples)
+    assert all(reward.ok for reward in rewards)
+    return [reward.final for reward in rewards]
+
+
+async def test_rewards_come_in_the_order_of_the_samples(pool: Pool) -> None:
+    many = GOOD * (3 * BATCH // 8)
+    assert await _finals(pool, many) == RIGHT * (3 * BATCH // 8)
+    assert await pool.score([]) == []
+
+
+async def test_requests_at_the_same_time_do_not_mix(pool: Pool) -> None:
+    requests = [pool.score([math(str(number), str(number)), math("x", str(number))]) for number in range(40)]
+    for rewards in await asyncio.gather(*requests):
+        assert [reward.final for reward in rewards] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("deed", "told"),
+    [
+        ("exit", "ended with code 3"),
+        ("kill", "ended by signal 9"),
+        ("hang", "did not finish within its deadline of 0.5 s"),
+        ("loop", "did not finish within its deadline of 0.5 s"),
+        ("memory", "ran out of memory"),
+        ("raise", "RuntimeError: on purpose"),
+    ],
+)
+async def test_a_deed_costs_its_own_sample_an_error_and_no_other(pool: Pool, deed: str, told: str) -> None:
+    bad = text(deed, "misbehave", deadline_s=0.5)
+    rewards = await pool.score([*GOOD[:4], bad, *GOOD[4:]])
+    assert rewards[4].status == "verifier-error" and told in rewards[4].error
+    del rewards[4]
+    assert [reward.final for reward in rewards] == RIGHT
+    assert await _finals(pool, GOOD * 8) == RIGHT * 8
+    assert len(pool.pids) == pool.workers
+
+
+async def test_a_verifier_that_prints_does_not_disturb_the_answers(pool: Pool) -> None:
+    assert await _finals(pool, [text("print", "misbehave"), *GOOD]) == [1.0, *RIGHT]
+
+
+async def test_samples_behind_one_that_hangs_do_not_wait_for_it(pool: Pool) -> None:
+    hanging = asyncio.ensure_future(pool.score([text("hang", "misbehave", deadline_s=3.0), *GOOD]))
+    rewards = asyncio.ensure_future(pool.score(GOOD * 8))
+    await asyncio.wait({hanging, rewards}, return_when=asyncio.FIRST_COMPLETED)
+    assert rewards.done() and not hanging.done()
+    assert [reward.final for reward in await hanging][1:] == RIGHT
+
+
+async def test_an_idle_worker_that_is_killed_is_replaced_and_nobody_is_blamed(pool: Pool) -> None:
+    for pid in pool.pids:
+        os.kill(pid, 9)
+    assert await _finals(pool, GOOD * 8) == RIGHT * 8
+
+
+async def test_a_worker_that_has_grown_is_replaced() -> None:
+    async with Pool(workers=1, memory_bytes=1024**3) as pool:
+        (pid,) = pool.pids
+        # It keeps 600 MiB, more than half of what it may have.
+        assert await _finals(pool, [text("grow", "misbehave")]) == [1.0]
+        assert await _finals(pool, GOOD) == RIGHT
+        assert pool.pids != [pid] and pool.counts.replaced == 1
+
+
+async def test_a_full_queue_refuses_and_an_empty_one_takes_anything() -> None:
+    pool = Pool(workers=1, limit=4)
+    pool.admit(1000)
+    async with pool:
+        hanging = asyncio.ensure_future(pool.score([text("hang", "misbehave", deadline_s=1.0), *GOOD]))
+        await _until(lambda: _true(pool.waiting > 0))
+        with pytest.raises(Overloaded, match="expected at most 4"):
+            pool.admit(4)
+        assert [reward.final for reward in await hanging][1:] == RIGHT
+
+
+async def test_a_pool_that_stops_fails_what_waits_and_leaves_no_process() -> None:
+    pool = Pool(workers=1)
+    with pytest.raises(Unavailable, match="not running"):
+        await pool.score(GOOD)
+    await pool.start()
+    (pid,) = pool.pids
+    waiting = asyncio.ensure_future(pool.score([text("hang", "misbehave", deadline_s=30.0), *GOOD]))
+    await asyncio.sleep(0)
+    await pool.close()
+    with pytest.raises(Unavailable, match="stopping"):
+        await waiting
+    assert not psutil.pid_exists(pid)
+
+
+_PARENT = """
+import asyncio, sys
+from services.reward.pool import Pool
+from tests.reward.samples import text
+async def main():
+    async with Pool(workers=2) as pool:
+        hanging = asyncio.ensure_future(pool.score([text("hang", "misbehave", deadline_s=600.0)]))
+        await asyncio.sleep(0)
+        sys.stdout.write(" ".join(map(str, pool.pids)) + "\\n"); sys.stdout.flush()
+        await hanging
+asyncio.run(main())
+"""
+
+
+async def test_workers_die_with_a_parent_that_is_killed_even_while_they_hang() -> None:
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", _PARENT, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    pids = [int(word) for word in (await parent.stdout.readline()).split()]
+    parent.kill()
+    await parent.wait()
+    assert len(pids) == 2
+    await _until(lambda: _true(not any(map(_runs, pids))))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+async def _true(value: bool) -> bool:
+    return value
+
+
+async def _until(condition: Callable[[], Awaitable[bool]], limit_s: float = 20.0) -> None:
+    end = time.monotonic() + limit_s
+    while not await condition():
+        assert time.monotonic() < end, "the condition did not come true"
+        await asyncio.sleep(0.01)
