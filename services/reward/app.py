@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import socket
 from collections.abc import Coroutine
 
 from services.reward.config import RewardConfig
@@ -11,6 +12,7 @@ from services.reward.handlers import Deps, consume
 from services.reward.http import create_app
 from services.reward.metrics import instruments
 from services.reward.pool import Pool
+from shared.errors import UserError
 from shared.http import serve_http
 from shared.jobs import ActiveJob, follow_active
 from shared.messages import Kind
@@ -59,6 +61,7 @@ async def serve_alone(config: RewardConfig, settings: Settings, host: str, port:
 
     Raises UserError for a port that is taken or a JOB_ID that is no name, Unavailable when the workers do not start.
     """
+    _check_port(host, port)  # before anything is started or announced
     telemetry = set_up_telemetry("reward", settings)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,3 +88,13 @@ async def _until(stop: asyncio.Event, serving: Coroutine[None, None, None]) -> N
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({server, stopping})
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise UserError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error

@@ -67,7 +67,7 @@ def score(
     with exit_codes():
         totals = asyncio.run(_score(file, _config(workers, iou_threshold), as_json=as_json))
         if not as_json:
-            out.print(_table(totals))
+            _tell(totals)
     if any(total.errors for total in totals.values()):
         raise typer.Exit(FAILED)
 
@@ -110,29 +110,32 @@ async def _score(file: Path, config: RewardConfig, *, as_json: bool) -> dict[str
                 for sample, result in chunk:
                     number += 1
                     total = totals.setdefault(sample.verifier, _Total())
-                    _count(total, result)
+                    _count(total, result, number)
                     if as_json:
                         typer.echo(json.dumps({"row": number, **msgspec.to_builtins(result)}))
                 progress.advance(bar, len(chunk))
     return totals
 
 
-def _count(total: _Total, result: ScoreResult) -> None:
+def _count(total: _Total, result: ScoreResult, row: int) -> None:
     if result.status == "ok":
         total.scored += 1
         total.final += result.final or 0.0
         total.accuracy += result.accuracy or 0.0
     else:
         total.errors += 1
-        total.first_error = total.first_error or result.error
+        total.first_error = total.first_error or f"row {row}: {result.error}"
 
 
-def _table(totals: dict[str, _Total]) -> Table:
-    table = Table("verifier", "scored", "mean reward", "mean accuracy", "errors", "first error")
+def _tell(totals: dict[str, _Total]) -> None:
+    table = Table("verifier", "scored", "mean reward", "mean accuracy", "errors")
     for name, total in sorted(totals.items()):
         means = [f"{value / total.scored:.4f}" if total.scored else "-" for value in (total.final, total.accuracy)]
-        table.add_row(name, str(total.scored), *means, str(total.errors), total.first_error)
-    return table
+        table.add_row(name, str(total.scored), *means, str(total.errors))
+    out.print(table)
+    for total in totals.values():
+        if total.errors:
+            out.print(f"first of {total.errors} errors: {total.first_error}", markup=False)
 
 
 def _progress() -> Progress:
