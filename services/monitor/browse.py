@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
+from services.monitor.diagnostics import NEEDED, At, Curves, Finding, diagnose
 from services.monitor.queries import Reader, reading
 from services.monitor.samples import FOLDER, SCHEMA, evaluation_file, sample_row, step_file
 from services.monitor.shapes import Point, Series
@@ -13,6 +14,8 @@ from shared.messages import Scored, decode
 
 POINTS_IN_AN_ANSWER = 200_000
 """Points of all curves of one answer together."""
+POINTS_IN_A_RULE = 20_000
+"""Points of one series that the diagnostics read; a longer one is thinned."""
 _HIDDEN = ("token_ids", "log_probs")
 """Columns of a completion that are in the files alone."""
 
@@ -38,6 +41,20 @@ def find_series(
             )
             for number, name, source, task in found
         ]
+
+
+def find_diagnostics(folder: Path) -> list[Finding]:
+    """What the curves of a run say."""
+    with reading(folder) as reader:
+        if reader is None:
+            return []
+        by_name: dict[str, dict[str, list[At]]] = {}
+        for name in NEEDED:
+            for number, _, source, task in reader.find_series(name, None, None):
+                if not task:  # of a source, or of all
+                    points = reader.thinned(number, (None, None), POINTS_IN_A_RULE)
+                    by_name.setdefault(name, {})[source] = [At(step, value) for step, _, value in points]
+        return diagnose(Curves(by_name))
 
 
 class Wanted(NamedTuple):

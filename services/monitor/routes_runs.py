@@ -3,19 +3,20 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Query
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
-from services.monitor.browse import Wanted, find_samples, find_series
+from services.monitor.browse import Wanted, find_diagnostics, find_samples, find_series
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
 from services.monitor.live import Listener, Notice
 from services.monitor.queries import reading
 from services.monitor.routes_jobs import find_job
-from services.monitor.shapes import SampleList, SeriesList, VoidList
+from services.monitor.shapes import Findings, FindingShown, SampleList, SeriesList, VoidList
 from shared.blobs import Blobs
 from shared.errors import BlobMissing
 from shared.jobs import ENDED
@@ -41,6 +42,7 @@ class RunRoutes:
         add("/v1/jobs/{job_id}/metrics", self.metrics, methods=["GET"])
         add("/v1/jobs/{job_id}/samples", self.samples, methods=["GET"])
         add("/v1/jobs/{job_id}/voids", self.voids, methods=["GET"])
+        add("/v1/jobs/{job_id}/diagnostics", self.diagnostics, methods=["GET"])
         stream: Documented = {200: {"content": {"text/event-stream": {}}, "description": "server-sent events"}}
         add(
             "/v1/jobs/{job_id}/events", self.events, methods=["GET"], response_class=StreamingResponse, responses=stream
@@ -88,6 +90,12 @@ class RunRoutes:
         """Groups that were given up, newest first."""
         record = await find_job(self._desk, self._control, job_id)
         return VoidList(job_id=job_id, voids=await asyncio.to_thread(self._void_groups, record.id, limit))
+
+    async def diagnostics(self, job_id: str) -> Findings:
+        """What the curves say, in sentences; docs/diagnostics.md has the formulas."""
+        record = await find_job(self._desk, self._control, job_id)
+        found = await asyncio.to_thread(find_diagnostics, self._desk.runs / record.id)
+        return Findings(job_id=job_id, findings=[FindingShown(**asdict(finding)) for finding in found])
 
     def _void_groups(self, job_id: str, limit: int) -> list[dict[str, object]]:
         with reading(self._desk.runs / job_id) as reader:

@@ -106,6 +106,24 @@ class VoidList(BaseModel):
     voids: list[dict[str, Any]]
 
 
+class FindingShown(BaseModel):
+    """One sentence of the diagnostics; an empty source means all of them."""
+
+    rule: str
+    source: str
+    step: int
+    level: Literal["note", "warning"]
+    sentence: str = Field(examples=["chart: 92% of groups have zero variance since step 40; they carry no gradient"])
+    series: str = Field(description="the curve that shows it")
+
+
+class Findings(BaseModel):
+    """What the curves say, warnings first."""
+
+    job_id: str
+    findings: list[FindingShown]
+
+
 class ReplicaShown(BaseModel):
     """A process of a service, as its heartbeats tell."""
 

@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import pytest
+
+from services.monitor.fold import Batch, Fold
+from services.monitor.store import Store
+from services.monitor.trace import trace_group, trace_lines
+from shared.errors import UserError
+from tests.monitor.runs import entries, group, step_done, void
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "demo-00000000"
+    fold = Fold(Store(folder))
+    fold.apply(
+        Batch(train=entries(group(0, weights=2), void(1), group(2)), events=[(step_done(1, [0], [1], stale=1), 1)])
+    )
+    return folder
+
+
+def test_a_group_is_told_from_its_prompt_to_its_gradient(folder: Path) -> None:
+    trace = trace_group(folder, 0)
+    assert [(s.name, s.start, s.end) for s in trace.stages] == [
+        ("published", 9.0, 10.0),
+        ("generated", 10.0, 12.0),
+        ("scored", 12.5, 13.0),
+        ("trained", 99.0, 100.0),
+    ]
+    assert trace.stages[1].facts["versions"] == [2]
+    assert trace.stages[3].facts == {"step": 1, "staleness": 1, "advantages": [1.0, None]}
+    lines = list(trace_lines(trace))
+    assert "by rollout-a" in lines[2] and "step 1" in lines[4]
+
+
+def test_a_void_group_says_why(folder: Path) -> None:
+    assert list(trace_lines(trace_group(folder, 1)))[-1] == "  void: bad-sample; it is bad-sample"
+
+
+def test_a_group_that_waits_for_its_step_is_shown_as_far_as_it_came(folder: Path) -> None:
+    trace = trace_group(folder, 2)
+    assert [stage.name for stage in trace.stages] == ["published", "generated", "scored"]
+    assert "no step has consumed it" in list(trace_lines(trace))[-1]
+
+
+def test_an_unknown_group_is_one_sentence(folder: Path) -> None:
+    with pytest.raises(UserError, match="has no train group 7"):
+        trace_group(folder, 7)
