@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
@@ -75,59 +75,65 @@ def _text(error: Exception) -> str:
 class Link:
     """One connection with JetStream; everything that is sent goes through `call`."""
 
-    def __init__(self, client: Any, url: str, call_limit_s: float) -> None:
-        self.client, self.url, self.call_limit_s = client, url, call_limit_s
-        self.streams = client.jetstream(timeout=ANSWER_S)
-        self.is_closing = False
+    def __init__(self, place: str, call_limit_s: float) -> None:
+        self.client = nats.NATS()
+        self.url, self.call_limit_s = place, call_limit_s
+        self.streams = self.client.jetstream(timeout=ANSWER_S)
         self.epoch = 0
         """How often the connection came back: what was asked for in an earlier epoch may be forgotten."""
         self.bells: WeakSet[asyncio.Event] = WeakSet()
         """Set whenever the epoch changes."""
+        self._state: Literal["opening", "open", "closing"] = "opening"
+        self._log = get_logger(nats=place)
 
     @classmethod
     async def open(cls, url: str, *, limit_s: float, call_limit_s: float, **options: Any) -> "Link":
         """Connect within `limit_s`. Raises Unavailable (no answer) or UserError (refused, too old a server)."""
-        place = _place(url)
-        log = get_logger(nats=place)
+        link = cls(_place(url), call_limit_s)
+        try:
+            await link._connect(url, limit_s, options)
+        except BaseException:
+            await link._close()
+            raise
+        link._state = "open"
+        return link
 
-        async def on_error(error: Exception) -> None:
-            log.debug("bus error", error=repr(error))
-
-        async def on_away() -> None:
-            if not link.is_closing:
-                log.warning("the bus is away")
-
-        async def on_back() -> None:
-            log.info("the bus is back")
-            link.epoch += 1
-            for bell in link.bells:
-                bell.set()
-
-        seen = {"error_cb": on_error, "disconnected_cb": on_away, "reconnected_cb": on_back}
-        client = nats.NATS()
-        link = cls(client, place, call_limit_s)
+    async def _connect(self, url: str, limit_s: float, options: dict[str, Any]) -> None:
         try:
             async with asyncio.timeout(limit_s):
-                await client.connect(
+                await self.client.connect(
                     url,
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_away,
+                    reconnected_cb=self._on_back,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=0.2,
                     connect_timeout=2,
                     pending_size=_BUFFER_BYTES,
-                    **seen,
                     **options,
                 )
         except TimeoutError:
-            await _close(client)
-            raise Unavailable(f"no nats-server answered at {place} within {limit_s:g} s") from None
+            raise Unavailable(f"no nats-server answered at {self.url} within {limit_s:g} s") from None
         except (NatsError, OSError, ValueError) as error:
-            await _close(client)
-            raise UserError(f"nats-server at {place} refused the connection: {error}") from error
-        version = client.connected_server_version
+            raise UserError(f"nats-server at {self.url} refused the connection: {error}") from error
+        version = self.client.connected_server_version
         if (version.major, version.minor) < OLDEST_SERVER:
-            await client.close()
-            raise UserError(f"nats-server at {place} is {version.major}.{version.minor}, expected 2.12 or newer")
-        return link
+            raise UserError(f"nats-server at {self.url} is {version.major}.{version.minor}, expected 2.12 or newer")
+
+    async def _on_error(self, error: Exception) -> None:
+        self._log.debug("bus error", error=repr(error))
+        if self._state == "opening" and "authorization" in str(error).lower():
+            raise UserError(f"nats-server at {self.url} refuses our user, password or token")  # out of `connect`
+
+    async def _on_away(self) -> None:
+        if self._state == "open":
+            self._log.warning("the bus is away")
+
+    async def _on_back(self) -> None:
+        self._log.info("the bus is back")
+        self.epoch += 1
+        for bell in self.bells:
+            bell.set()
 
     async def call(self, what: str, send: Callable[[], Awaitable[T]], limit_s: float | None = None) -> T:
         """`send()`, again with back-off while the server is away or refuses, for at most `limit_s`; then Unavailable.
@@ -192,17 +198,16 @@ class Link:
 
     async def close(self) -> None:
         """Close the connection; what was not acknowledged is the caller's to send again."""
-        self.is_closing = True
+        self._state = "closing"
         with contextlib.suppress(TimeoutError, NatsError):
             async with asyncio.timeout(ANSWER_S):
                 await self.client.flush()
-        await _close(self.client)
+        await self._close()
 
-
-async def _close(client: Any) -> None:
-    with contextlib.suppress(TimeoutError, NatsError):
-        async with asyncio.timeout(ANSWER_S):
-            await client.close()
+    async def _close(self) -> None:
+        with contextlib.suppress(TimeoutError, NatsError):
+            async with asyncio.timeout(ANSWER_S):
+                await self.client.close()
 
 
 def _place(url: str) -> str:

@@ -83,3 +83,13 @@ def test_the_durable_server_syncs_every_write(tmp_path: Path) -> None:
     server.start()
     server.stop()
     assert "sync_interval: always" in (tmp_path / "nats-server.conf").read_text()
+
+
+def test_a_server_that_dies_again_and_again_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "REVIVE_PAUSE_S", 0.0)
+    server = NatsServer(tmp_path)
+    server.start()
+    with pytest.raises(Unavailable, match="nats-server died 5 times right after its start"):
+        for _ in range(5):
+            server.kill()
+            server.revive()

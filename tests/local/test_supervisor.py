@@ -13,6 +13,7 @@ import pytest
 
 from shared.errors import Unavailable, UserError
 from tests.fakes import eventually, runs, wait_gone
+from triune.local.servers import local_servers
 from triune.local.supervisor import ServiceDied, Supervisor
 
 READY = """
@@ -70,6 +71,22 @@ async def test_a_killed_service_is_started_again_under_its_name(tmp_path: Path) 
         await s.wait_ready(LIMIT_S)
     names = [line.split()[1] for line in (tmp_path / "learner-0.log").read_text().splitlines() if "started" in line]
     assert len(names) == 2 and len(set(names)) == 1
+
+
+@pytest.mark.nats
+@pytest.mark.redis
+async def test_killed_servers_are_started_again(tmp_path: Path) -> None:
+    with local_servers(tmp_path / "servers") as both:
+        async with supervisor(tmp_path, {"data": 1}, servers=both):
+            old = (both.nats.pid, both.redis.pid)
+            for pid in old:
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+
+            async def both_live_again() -> bool:
+                return None not in (both.nats.pid, both.redis.pid) and both.nats.pid != old[0]
+
+            await eventually(both_live_again)
 
 
 async def test_a_killed_service_takes_its_own_children_along(tmp_path: Path) -> None:

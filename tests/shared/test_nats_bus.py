@@ -16,7 +16,7 @@ from shared.errors import Corrupt, Unavailable, UserError
 from shared.messages import DeadLetter, JobChanged, Voided
 from shared.nats_bus import NatsBus
 from tests.fakes import eventually, make_completed, make_id, make_prompt, make_scored
-from triune.local.process import free_port
+from triune.local.process import free_port, port_is_free
 from triune.local.servers import NatsServer
 
 pytestmark = pytest.mark.nats
@@ -52,6 +52,26 @@ async def test_no_server_is_one_sentence_that_keeps_the_password() -> None:
     with pytest.raises(Unavailable) as error:
         await NatsBus.connect(f"nats://me:secret@127.0.0.1:{port}", connect_limit_s=0.2)
     assert str(error.value) == f"no nats-server answered at nats://127.0.0.1:{port} within 0.2 s"
+
+
+async def test_a_refused_token_is_a_users_error_at_once(tmp_path: Path) -> None:
+    class WithToken(NatsServer):
+        def _command(self) -> list[str]:
+            command = super()._command()
+            with Path(command[-1]).open("a") as config:
+                config.write('authorization { token: "right" }\n')
+            return command
+
+        def _answers(self) -> bool:
+            return not port_is_free(self.port)
+
+    with contextlib.closing(WithToken(tmp_path)) as server:
+        server.start()
+        for token in (None, "wrong"):
+            with pytest.raises(UserError, match="refuses our user, password or token"):
+                await NatsBus.connect(server.url, token=token, connect_limit_s=LIMIT_S)
+        await (await NatsBus.connect(server.url, token="right")).close()
+        await (await NatsBus.connect(server.url.replace("nats://", "nats://right@"))).close()
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1", "nats://[", "127.0.0.1:4222", "nats://h:99999"])

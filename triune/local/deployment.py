@@ -43,7 +43,7 @@ async def deployed(
         raise UserError(f"port {api_port} on 127.0.0.1 is in use, expected it free for the API (TRIUNE_API_PORT)")
     port = api_port or free_port()
     with contextlib.ExitStack() as stack:
-        env = dict(os.environ)
+        env, servers = dict(os.environ), None
         if not (env.get("NATS_URL") and env.get("REDIS_URL")):
             servers = stack.enter_context(local_servers(folder))
             env.setdefault("NATS_URL", servers.nats.url)
@@ -59,7 +59,7 @@ async def deployed(
         }
         logs = folder / "logs"
         extra = {name: {"OMP_NUM_THREADS": str(count)} for name, count in (threads or {}).items()}
-        supervisor = Supervisor(services=dict(replicas), env=env, env_by_service=extra, log_dir=logs)
+        supervisor = Supervisor(services=dict(replicas), env=env, env_by_service=extra, log_dir=logs, servers=servers)
         async with supervisor:
             await supervisor.wait_ready(READY_S)
             yield Deployment(env["TRIUNE_API_URL"], runs, logs, supervisor)

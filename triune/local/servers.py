@@ -17,10 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import Unavailable, UserError
+from shared.log import get_logger
 from triune.local.process import end_group, free_port, last_lines, port_is_free, spawn
 
 READY_S = 20.0
 STOP_S = 5.0
+QUICK_S, QUICK_DEATHS = 5.0, 5
+"""A server that lives shorter so often in a row is given up."""
+REVIVE_PAUSE_S = 0.5
 MAX_PAYLOAD = "8MB"
 MIN_FREE_BYTES = 256 * 1024 * 1024
 
@@ -35,6 +39,8 @@ class LocalServer:
         self._wanted_port = port
         self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+        self._quick_deaths = 0
 
     @property
     def log(self) -> Path:
@@ -65,12 +71,27 @@ class LocalServer:
             if self._wanted_port:
                 raise UserError(f"{self.name} cannot start: port {self.port} on 127.0.0.1 is in use, expected it free")
             self.port = free_port()
-        self._process = spawn(self._command(), self.log)
         try:
-            self._wait_ready(self._process)
+            self._wait_ready(self._spawn())
         except Unavailable:
             self.kill()
             raise
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        self._started_at = time.monotonic()
+        self._process = spawn(self._command(), self.log)
+        return self._process
+
+    def revive(self) -> None:
+        """Start it again if it has died, without waiting for it; raises Unavailable when it dies again and again."""
+        lived_s = time.monotonic() - self._started_at
+        if self.pid is not None or lived_s < REVIVE_PAUSE_S:
+            return
+        self._quick_deaths = self._quick_deaths + 1 if lived_s < QUICK_S else 0
+        if self._quick_deaths >= QUICK_DEATHS:
+            raise Unavailable(f"{self.name} died {self._quick_deaths} times right after its start: {self._said()}")
+        get_logger().warning("a server died and is started again", name=self.name)
+        self._spawn()
 
     def _wait_ready(self, process: "subprocess.Popen[bytes]") -> None:
         until = time.monotonic() + READY_S
@@ -183,6 +204,11 @@ class LocalServers:
 
     nats: NatsServer
     redis: RedisServer
+
+    def revive(self) -> None:
+        """`LocalServer.revive` of both."""
+        self.nats.revive()
+        self.redis.revive()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import httpx
 from shared.errors import TriuneError, Unavailable, UserError
 from shared.log import get_logger
 from triune.local.process import end_group, free_port, last_lines, spawn
+from triune.local.servers import LocalServers
 
 QUICK_S = 30.0
 """A process that lived shorter died quickly."""
@@ -65,7 +66,8 @@ class Supervisor:
     """Runs `services[name]` replicas of each service while its context lasts.
 
     Each gets a log file of its own, a name that outlives its restarts (TRIUNE_REPLICA) and a port for /readyz
-    (TRIUNE_HEALTH_PORT; the monitor answers on TRIUNE_API_PORT). Enter the context in the main thread.
+    (TRIUNE_HEALTH_PORT; the monitor answers on TRIUNE_API_PORT). `servers` are kept running too.
+    Enter the context in the main thread.
     """
 
     def __init__(
@@ -75,10 +77,12 @@ class Supervisor:
         env: Mapping[str, str],
         log_dir: Path,
         env_by_service: Mapping[str, Mapping[str, str]] | None = None,
+        servers: LocalServers | None = None,
         command: Command = serve_command,
         quick_deaths: int = QUICK_DEATHS,
         stop_s: float = STOP_S,
     ) -> None:
+        self._servers = servers
         self._command, self._quick_deaths, self._stop_s = command, quick_deaths, stop_s
         self._run = uuid.uuid4().hex[:4]  # two supervisors on one bus must not share replica names
         extra = env_by_service or {}
@@ -148,6 +152,8 @@ class Supervisor:
 
     async def _keep_running(self) -> None:
         while True:
+            if self._servers is not None:
+                self._servers.revive()
             for child in self._children:
                 if child.process is not None and _has_ended(child.process):
                     self._on_death(child, child.process)
