@@ -162,7 +162,7 @@ class Plain:
                 "input_ids": ids,
                 "attention_mask": mask,
                 "mm_token_type_ids": (ids == image_token).long(),
-                "pixel_values": torch.cat([engine._cache.pixels(group.images[0]) for group, _ in rows]),
+                "pixel_values": torch.cat([engine.pixels.pixels(group.images[0]) for group, _ in rows]),
                 "image_grid_thw": torch.tensor([group.images[0].grid for group, _ in rows]),
             },
             "prompt": prompt,
@@ -203,9 +203,9 @@ def scored_group(case: Case, ordinal: int, engine: TorchEngine) -> tuple[Scored,
     buffer = BytesIO()
     Image.fromarray(random.integers(0, 256, (case.side, case.side, 3), dtype=np.uint8)).save(buffer, "PNG")
     data = buffer.getvalue()
-    banned = set(engine._model.banned)
-    text = [token for token in range(engine._model.vocab_size) if token not in banned]
-    ids = [engine._model.image_token_id] * case.image_tokens + random.choice(text, case.text).tolist()
+    banned = set(engine.model.banned)
+    text = [token for token in range(engine.model.vocab_size) if token not in banned]
+    ids = [engine.model.image_token_id] * case.image_tokens + random.choice(text, case.text).tolist()
     completions = []
     for length in random.integers(case.lengths[0], case.lengths[1] + 1, N).tolist():
         tokens, log_probs = random.choice(text, length), np.full(length, -3.0)

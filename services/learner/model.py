@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from services.learner import attention
 from services.learner.batch import Ints, Packed
@@ -87,13 +87,12 @@ class VisionLanguageModel:
         try:
             self.hf: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self.image_processor: Any = AutoImageProcessor.from_pretrained(source, backend="pil")
-            self.generation: Any = _generation_config(source, self.hf)
+            self.image_processor: Any = AutoImageProcessor.from_pretrained(source)
         except (OSError, ValueError, ImportError) as error:
             raise BadJob([f"model {str(source)!r} cannot be loaded: {_first_line(error)}"]) from error
         self._check(source)
         self.attention = attention.install(self.hf)
-        self.banned = vlm.banned_for_model(self.hf.config, self.generation, self.tokenizer)
+        self.banned = vlm.banned_for_model(self.hf.config, self.hf.generation_config, self.tokenizer)
         self._prepare()
 
     def _check(self, source: str | Path) -> None:
@@ -251,13 +250,6 @@ def flatten_convolutions(module: nn.Module) -> None:
             setattr(module, name, flat)
         else:
             flatten_convolutions(child)
-
-
-def _generation_config(source: str | Path, model: Any) -> Any:
-    try:
-        return GenerationConfig.from_pretrained(source)
-    except OSError:
-        return model.generation_config
 
 
 def _first_line(error: Exception) -> str:

@@ -85,7 +85,7 @@ def test_pixels_are_kept_within_their_bound_and_made_again_when_dropped(engine):
     def processor(**arguments):
         nonlocal processed
         processed += 1
-        return engine._model.image_processor(**arguments)
+        return engine.model.image_processor(**arguments)
 
     size = 16 * 1176 * 4  # a 56x56 image: 16 patches of 1,176 floats
     cache = PixelCache(processor, min_pixels=0, max_pixels=10**6, limit_bytes=2 * size)

@@ -90,7 +90,7 @@ def reference(model_folder):
 @pytest.mark.parametrize("budget", [10_000, 30, 1])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_log_probs_entropies_and_gradients_equal_the_plain_computation(engine, groups, reference, budget, temperature):
-    model = engine._model
+    model = engine.model
     weigh = torch.Generator().manual_seed(1)
     ours, theirs = shared_prefix(model, groups, budget, temperature), plain(reference, model, groups, temperature)
     assert ours.keys() == theirs.keys() and len(ours) == 9
@@ -113,7 +113,7 @@ def test_log_probs_entropies_and_gradients_equal_the_plain_computation(engine, g
 
 
 def test_a_vocabulary_cut_into_chunks_gives_the_same_values_and_gradients(engine, groups, monkeypatch):
-    model = engine._model
+    model = engine.model
     gradients = []
     for limit in (10**9, 5 * 48):
         monkeypatch.setattr("services.learner.model.LOGITS_AT_ONCE", limit)
@@ -126,7 +126,7 @@ def test_a_vocabulary_cut_into_chunks_gives_the_same_values_and_gradients(engine
 def test_recomputed_activations_give_the_same_gradients(make_engine, groups):
     gradients = []
     for recompute in (False, True):
-        model = make_engine()._model
+        model = make_engine().model
         if recompute:
             model.checkpoint_activations()
         sum(values[0].sum() for values in shared_prefix(model, groups, 10_000).values()).backward()
@@ -135,7 +135,7 @@ def test_recomputed_activations_give_the_same_gradients(make_engine, groups):
 
 
 def test_banned_tokens_are_special_ones_but_the_end_token_and_the_padded_rows(engine):
-    assert engine._model.banned == [0, 2, 3, 4, 5, *range(36, 48)]
+    assert engine.model.banned == [0, 2, 3, 4, 5, *range(36, 48)]
     assert torch.exp(torch.tensor(BANNED_LOGIT)) == 0.0
 
 
@@ -143,7 +143,7 @@ def test_banned_tokens_are_special_ones_but_the_end_token_and_the_padded_rows(en
 def test_positions_of_an_image_are_two_dimensional(engine, width):
     grid = (1, 2 * 2, 2 * width // 28)
     ids = np.array([2, *[4] * (2 * width // 28), 3, 7, 8])
-    positions = engine._model.positions(ids, [grid])
+    positions = engine.model.positions(ids, [grid])
     columns = width // 28
     assert positions[0].tolist() == [0, *[1] * (2 * columns), *(1 + max(2, columns) + np.arange(3))]
     assert positions[1, 1:-3].tolist() == [1] * columns + [2] * columns
@@ -167,7 +167,7 @@ def test_a_parameter_belongs_to_a_component_and_a_layer_whatever_the_release_cal
 
 @pytest.mark.parametrize("frozen", ["vit", "connector", "llm"])
 def test_a_frozen_component_gets_no_gradient_and_the_others_do(make_engine, groups, frozen):
-    model = make_engine(optimizer={"freeze": [frozen]})._model
+    model = make_engine(optimizer={"freeze": [frozen]}).model
     sum(values[0].sum() for values in shared_prefix(model, groups, 10_000).values()).backward()
     for name, parameter in model.hf.named_parameters():
         assert (parameter.grad is None) == (component_of(name) == frozen), name

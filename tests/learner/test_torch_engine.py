@@ -109,7 +109,7 @@ def test_the_policy_moves_towards_the_better_answer(make_engine, make_group):
     ready = engine.ingest(*make_group(0, lengths=[4, 4], rewards=[1.0, 0.0]))
     gaps = []
     for number in range(1, 6):
-        values = engine._model.token_values(*packed(engine, ready), 1.0).log_probs
+        values = engine.model.token_values(*packed(engine, ready), 1.0).log_probs
         gaps.append((values[:4].sum() - values[4:].sum()).item())
         step(engine, [ready], number)
     assert gaps == sorted(gaps) and gaps[-1] > gaps[0] + 0.1
@@ -119,8 +119,8 @@ def packed(engine, ready):
     from services.learner.batch import Part, pack
 
     image = ready.images[0]
-    features = engine._model.image_features([engine._cache.pixels(image)], [image.grid])
-    row = pack([Part(ready, ready.responses)], image_token_id=engine._model.image_token_id)
+    features = engine.model.image_features([engine.pixels.pixels(image)], [image.grid])
+    row = pack([Part(ready, ready.responses)], image_token_id=engine.model.image_token_id)
     return row, {image.digest: features[0]}
 
 
@@ -144,7 +144,7 @@ def test_ten_updates_without_a_finite_gradient_end_the_run(make_engine, make_gro
     engine = make_engine()
     group = engine.ingest(*make_group(0))
     before = digest(engine)
-    engine._model.hf.lm_head.weight.register_hook(lambda gradient: gradient * float("nan"))
+    engine.model.hf.lm_head.weight.register_hook(lambda gradient: gradient * float("nan"))
     for _ in range(9):
         result = step(engine, [group])
         assert (result.updates, result.skipped) == (0, 1)
@@ -181,7 +181,7 @@ def test_weights_are_contiguous_copies_and_a_tied_tensor_comes_once(make_engine)
     assert "model.language_model.embed_tokens.weight" in weights and "lm_head.weight" not in weights
     assert all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in weights.values())
     weights["model.language_model.embed_tokens.weight"].zero_()
-    assert engine._model.hf.lm_head.weight.abs().sum() > 0
+    assert engine.model.hf.lm_head.weight.abs().sum() > 0
 
 
 def test_bfloat16_trains_float32_masters_and_publishes_bfloat16(make_engine, make_group):
@@ -189,7 +189,7 @@ def test_bfloat16_trains_float32_masters_and_publishes_bfloat16(make_engine, mak
     result = step(engine, ready_groups(engine, make_group))
     assert np.isfinite(result.metrics["loss"]) and result.metrics["grad_norm"] > 0
     assert {tensor.dtype for tensor in engine.weights(trainable_only=False).values()} == {torch.bfloat16}
-    assert {parameter.dtype for parameter in engine._model.trainable().values()} == {torch.float32}
+    assert {parameter.dtype for parameter in engine.model.trainable().values()} == {torch.float32}
 
 
 def test_a_checkpoint_of_another_job_is_refused(make_engine, make_group, tmp_path):

@@ -36,20 +36,20 @@ class TorchEngine:
     """See `services.learner.engine.Engine`, which this implements."""
 
     _spec: JobSpec
-    _model: VisionLanguageModel
+    model: VisionLanguageModel
     _optimizer: ClippedAdamW
-    _cache: PixelCache
+    pixels: PixelCache
 
     def load(self, spec: JobSpec) -> dict[str, object]:
         """Load the job's model on the GPU if there is one, else on the CPU; raises BadJob."""
         self._spec = spec
         self._build(spec.model)
         torch.manual_seed(spec.seed)
-        trained = sum(parameter.numel() for parameter in self._model.trainable().values())
+        trained = sum(parameter.numel() for parameter in self.model.trainable().values())
         return {
-            "device": str(self._model.device),
+            "device": str(self.model.device),
             "dtype": spec.learner.dtype,
-            "attention": self._model.attention,
+            "attention": self.model.attention,
             "trained_parameters": trained,
             "threads": torch.get_num_threads(),
         }
@@ -57,17 +57,17 @@ class TorchEngine:
     def _build(self, source: str | Path) -> None:
         spec = self._spec
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = VisionLanguageModel(source, dtype=spec.learner.dtype, device=device, freeze=spec.optimizer.freeze)
-        self._optimizer = ClippedAdamW(self._model.trainable(), spec.optimizer)
-        self._cache = PixelCache(
-            self._model.image_processor,
+        self.model = VisionLanguageModel(source, dtype=spec.learner.dtype, device=device, freeze=spec.optimizer.freeze)
+        self._optimizer = ClippedAdamW(self.model.trainable(), spec.optimizer)
+        self.pixels = PixelCache(
+            self.model.image_processor,
             min_pixels=spec.data.min_image_pixels,
             max_pixels=spec.data.max_image_pixels,
         )
 
     def ingest(self, group: Scored, image_bytes: Sequence[bytes]) -> Ready:
         """Check and convert a group; raises BadSample. Safe beside a running step."""
-        return make_ready(group, image_bytes, model=self._model, cache=self._cache, kind=self._spec.algorithm.advantage)
+        return make_ready(group, image_bytes, model=self.model, cache=self.pixels, kind=self._spec.algorithm.advantage)
 
     def step(self, groups: Sequence[Ready], *, step: int, total_steps: int, importance: bool) -> StepResult:
         """The updates of one training step; raises Diverged.
@@ -76,7 +76,7 @@ class TorchEngine:
         With more, π_old (the proximal policy) is that of the step's start: computed once for the later mini-batches,
         and the first one, whose weights are still those, needs no pass either.
         """
-        run = _Step(self._model, self._spec, self._cache, importance)
+        run = _Step(self.model, self._spec, self.pixels, importance)
         batches = mini_batches([group for group in groups if group.responses], self._spec.algorithm.updates_per_step)
         old = run.old_log_probs([group for batch in batches[1:] for group in batch])
         updates = []
@@ -92,12 +92,12 @@ class TorchEngine:
     def weights(self, *, trainable_only: bool) -> dict[str, Tensor]:
         """CPU copies in the job's type (float32 or bfloat16), by state-dict name; tied tensors once."""
         dtype = torch.bfloat16 if self._spec.learner.dtype == "bfloat16" else torch.float32
-        found = self._model.tensors(trainable_only=trainable_only)
+        found = self.model.tensors(trainable_only=trainable_only)
         return {name: tensor.detach().to("cpu", dtype, copy=True).contiguous() for name, tensor in found.items()}
 
     def save(self, folder: Path) -> None:
         """Write `model/` (trained tensors in float32, so that bits are kept) and `optimizer.safetensors`."""
-        self._model.save(folder / "model")
+        self.model.save(folder / "model")
         save_file(self._optimizer.state() | {RNG: torch.get_rng_state()}, folder / OPTIMIZER_FILE)
 
     def restore(self, folder: Path) -> None:
@@ -115,9 +115,9 @@ class _Step:
     """Sums and helpers that live for one training step."""
 
     def __init__(self, model: VisionLanguageModel, spec: JobSpec, cache: PixelCache, importance: bool) -> None:
-        self._model = model
+        self.model = model
         self._spec = spec
-        self._cache = cache
+        self.pixels = cache
         self._importance = importance
         self._clip = losses.Clip.of(spec.algorithm)
         self._features: dict[str, Tensor] = {}  # of a frozen tower, kept until the step ends
@@ -129,7 +129,7 @@ class _Step:
         self.seconds: defaultdict[str, float] = defaultdict(float)
 
     def clock(self, name: str) -> "_Clock":
-        return _Clock(self.seconds, name, self._model.device)
+        return _Clock(self.seconds, name, self.model.device)
 
     def old_log_probs(self, groups: Sequence[Ready]) -> dict[Key, Tensor]:
         """Log-probs of every response under the current weights, without gradient."""
@@ -159,9 +159,9 @@ class _Step:
         self._updates += 1
 
     def _values(self, parts: Sequence[Part]) -> tuple[Packed, TokenValues]:
-        packed = pack(parts, image_token_id=self._model.image_token_id)
+        packed = pack(parts, image_token_id=self.model.image_token_id)
         features = self._image_features(parts)
-        return packed, self._model.token_values(packed, features, self._spec.sampling.temperature)
+        return packed, self.model.token_values(packed, features, self._spec.sampling.temperature)
 
     def _image_features(self, parts: Sequence[Part]) -> dict[str, Tensor]:
         needed = {image.digest: image for part in parts for image in part.group.images}
@@ -171,15 +171,15 @@ class _Step:
         )
         features = {digest: self._features[digest] for digest in needed if digest in self._features}
         if missing:
-            pixels = [self._cache.pixels(image) for image in missing]
-            made = self._model.image_features(pixels, [image.grid for image in missing])
+            pixels = [self.pixels.pixels(image) for image in missing]
+            made = self.model.image_features(pixels, [image.grid for image in missing])
             features |= {image.digest: value for image, value in zip(missing, made, strict=True)}
-        if self._model.vision_frozen and self._spec.algorithm.updates_per_step > 1:
+        if self.model.vision_frozen and self._spec.algorithm.updates_per_step > 1:
             self._features |= features
         return features
 
     def _loss_of(self, packed: Packed, values: TokenValues, old: Mapping[Key, Tensor]) -> Tensor:
-        device = self._model.device
+        device = self.model.device
         log_probs = values.log_probs
         rollout = torch.from_numpy(packed.rollout_log_probs).to(device)
         keys = [(part.group.ordinal, row.index) for part in packed.parts for row in part.responses]
