@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import UserError
+from shared.log import set_up_logging
 from triune.local.process import free_port, port_is_free
 from triune.local.servers import local_servers
 from triune.local.supervisor import Supervisor
@@ -42,6 +43,7 @@ async def deployed(
     if api_port and not port_is_free(api_port):
         raise UserError(f"port {api_port} on 127.0.0.1 is in use, expected it free for the API (TRIUNE_API_PORT)")
     port = api_port or free_port()
+    set_up_logging("supervisor", "local")  # standard output belongs to the command
     with contextlib.ExitStack() as stack:
         env, servers = dict(os.environ), None
         if not (env.get("NATS_URL") and env.get("REDIS_URL")):
