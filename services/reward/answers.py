@@ -41,23 +41,24 @@ def _last_block(text: str) -> str | None:
 
 def last_box(text: str) -> str | None:
     """The content of the last `\\boxed{…}` whose braces balance; None when there is none. Linear in the text."""
+    limit = len(text)
     start = text.rfind(_BOX)
     while start >= 0:
         inside = start + len(_BOX)
-        end = _closing(text, inside)
+        end = _closing(text, inside, limit)
         if end >= 0:
             return text[inside:end]
-        # An open box swallows all that follows; one before it would have to close inside.
-        text = text[:start]
-        start = text.rfind(_BOX)
+        # An open box swallows all that follows; one before it has to close before it.
+        limit = start
+        start = text.rfind(_BOX, 0, limit)
     return None
 
 
-def _closing(text: str, start: int) -> int:
-    """The place of the brace that closes one opened just before `start`; -1 when none does."""
+def _closing(text: str, start: int, limit: int) -> int:
+    """The place of the brace that closes one opened just before `start`; -1 when none before `limit` does."""
     depth, place = 1, start
     while depth:
-        shut = text.find("}", place)
+        shut = text.find("}", place, limit)
         if shut < 0:
             return -1
         depth += text.count("{", place, shut) - 1
