@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
 from shared.vlm import image_token_count, token_types
-from triune.demo.tasks import TASKS, Drawn, demonstration
+from triune.demo.dataset import training_stream
+from triune.demo.tasks import Drawn, demonstration
 from triune.demo.tasks.drawn import SIZE
 from triune.demo.tiny_vlm import image_processor
 from triune.demo.tokenizer import IMAGE_PLACEHOLDER, TURN_END
@@ -38,18 +39,22 @@ class Batch:
 
 
 class Batches:
-    """Draws batches of demonstrations, tasks by weight, as the services would show them to the model."""
+    """Batches of demonstrations from the training stream of the data set with `seed`, tasks drawn by weight.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, weights: dict[str, float]) -> None:
+    They look as the services would show them to the model.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, weights: dict[str, float], *, seed: int) -> None:
         self._tokenizer = tokenizer
         self._tasks, self._weights = list(weights), list(weights.values())
+        self._streams = {task: training_stream(seed, task) for task in weights}
         patches = (1, SIZE // 14, SIZE // 14)
         self.grid = patches
         self._image = IMAGE_PLACEHOLDER * image_token_count(patches, 2)
 
     def draw(self, rng: Random, size: int, wrong_share: float) -> Batch:
         """`size` demonstrations, each with its task's mistake with probability `wrong_share`."""
-        samples = [TASKS[task](rng) for task in rng.choices(self._tasks, self._weights, k=size)]
+        samples = [next(self._streams[task]) for task in rng.choices(self._tasks, self._weights, k=size)]
         answers = [demonstration(sample, rng.random() < wrong_share) + TURN_END for sample in samples]
         return self.batch(samples, answers)
 

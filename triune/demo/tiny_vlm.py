@@ -13,8 +13,9 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
-    Qwen2VLImageProcessor,
+    Qwen2VLImageProcessorPil,
 )
+from transformers.utils import logging as transformers_logging
 
 from triune.demo.tokenizer import (
     IMAGE_PLACEHOLDER,
@@ -97,14 +98,15 @@ def build_tiny_vlm(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Qwen2_5_
 
 def save_model(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write what `from_pretrained` needs into `folder`: weights, configurations, tokenizer, image processor."""
+    transformers_logging.disable_progress_bar()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     image_processor().save_pretrained(folder)
 
 
-def image_processor() -> Qwen2VLImageProcessor:
+def image_processor() -> Qwen2VLImageProcessorPil:
     """The image processor of Qwen2.5-VL with this model's patch size and pixel range."""
-    return Qwen2VLImageProcessor(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, patch_size=14, merge_size=2)
+    return Qwen2VLImageProcessorPil(min_pixels=MIN_PIXELS, max_pixels=MAX_PIXELS, patch_size=14, merge_size=2)
 
 
 def make_tiny_vlm(folder: Path, texts: Iterable[str], *, seed: int = 0) -> Path:

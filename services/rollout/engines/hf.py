@@ -46,6 +46,8 @@ class HfEngine:
     @classmethod
     def open(cls, name: str, *, dtype: str, limits: PromptLimits) -> "HfEngine":
         """The engine of a model folder or hub id, on the GPU if there is one; raises UserError when it can't load."""
+        transformers.logging.set_verbosity_error()  # the service's own log is one JSON line an event
+        transformers.logging.disable_progress_bar()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             model = transformers.AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype))
