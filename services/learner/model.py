@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from services.learner import attention
 from services.learner.batch import Ints, Packed
@@ -84,11 +86,12 @@ class VisionLanguageModel:
         self.device = device
         self.autocast_dtype = torch.bfloat16 if dtype == "bfloat16" else None
         self.frozen = frozenset(freeze)
+        disable_progress_bar()  # stderr is a log
         try:
-            self.hf: Any = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32)
+            self.hf: Any = _complete_model(source)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
             self.image_processor: Any = AutoImageProcessor.from_pretrained(source)
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
             raise BadJob([f"model {str(source)!r} cannot be loaded: {_first_line(error)}"]) from error
         self._check(source)
         self.attention = attention.install(self.hf)
@@ -250,6 +253,14 @@ def flatten_convolutions(module: nn.Module) -> None:
             setattr(module, name, flat)
         else:
             flatten_convolutions(child)
+
+
+def _complete_model(source: str | Path) -> Any:
+    """The model in float32; raises ValueError when a weight is missing, which transformers would draw at random."""
+    model, loading = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"it has no weights for {missing[0]!r} and {len(missing) - 1} others")
+    return model
 
 
 def _first_line(error: Exception) -> str:

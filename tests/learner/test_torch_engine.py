@@ -1,9 +1,11 @@
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import blake3
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from services.learner.engines.torch import TorchEngine
 from services.learner.optimizer import Diverged
@@ -31,12 +33,19 @@ def digest(engine: TorchEngine) -> str:
     hasher = blake3.blake3()
     for name, tensor in sorted(engine.weights(trainable_only=False).items()):
         hasher.update(name.encode())
-        hasher.update(tensor.numpy().tobytes())
+        hasher.update(tensor.view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
 
 
-def test_two_fresh_engines_and_one_from_a_checkpoint_end_with_equal_bits(make_engine, make_group, tmp_path):
-    settings = {"algorithm": {"updates_per_step": 2, "prompts_per_step": 5}, "learner": {"tokens_per_batch": 40}}
+@pytest.mark.parametrize(("dtype", "frozen"), [("float32", []), ("bfloat16", ["vit", "connector"])])
+def test_two_fresh_engines_and_one_from_a_checkpoint_end_with_equal_bits(
+    make_engine, make_group, tmp_path, dtype, frozen
+):
+    settings = {
+        "algorithm": {"updates_per_step": 2, "prompts_per_step": 5},
+        "learner": {"tokens_per_batch": 40, "dtype": dtype},
+        "optimizer": {"freeze": frozen},
+    }
     one, other, resumed = make_engine(**settings), make_engine(**settings), make_engine(**settings)
     for number in (1, 2, 3):
         step(one, ready_groups(one, make_group, 10 * number), number, importance=True)
@@ -147,7 +156,7 @@ def test_ten_updates_without_a_finite_gradient_end_the_run(make_engine, make_gro
     engine.model.hf.lm_head.weight.register_hook(lambda gradient: gradient * float("nan"))
     for _ in range(9):
         result = step(engine, [group])
-        assert (result.updates, result.skipped) == (0, 1)
+        assert (result.updates, result.skipped) == (0, 1) and "grad_norm" not in result.metrics
     assert digest(engine) == before
     with pytest.raises(Diverged, match="10 updates in a row"):
         step(engine, [group])
@@ -208,3 +217,20 @@ def test_a_missing_model_is_one_clear_sentence(name, monkeypatch):
     with pytest.raises(BadJob, match=f"model '{name}' cannot be loaded") as caught:
         TorchEngine().load(spec)
     assert len(caught.value.mistakes) == 1 and "\n" not in str(caught.value)
+
+
+def test_a_model_folder_without_some_weights_is_refused(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "merger" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadJob, match=r"it has no weights for 'model\.visual\.merger\.ln_q\.weight' and 4 others"):
+        TorchEngine().load(parse_job({"model": str(folder), "total_steps": 1, "data": {"train": ["x"]}}))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_torn_model_folder_is_refused(model_folder, tmp_path, name):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / name).write_bytes((folder / name).read_bytes()[:60])
+    with pytest.raises(BadJob, match="cannot be loaded: "):
+        TorchEngine().load(parse_job({"model": str(folder), "total_steps": 1, "data": {"train": ["x"]}}))

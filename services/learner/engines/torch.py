@@ -3,6 +3,7 @@
 On the CPU equal inputs, equal state and an equal number of threads give equal bits. On a GPU it has never run.
 """
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from shared.messages import Scored
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 RNG = "rng/cpu"
+FEATURE_BYTES = 2 * 1024 * 1024 * 1024
+"""Image features kept within a step for its later passes; the others are computed again."""
 
 Key = tuple[int, int]
 """(group's ordinal, completion's index): names a response within a step."""
@@ -175,8 +178,16 @@ class _Step:
             made = self.model.image_features(pixels, [image.grid for image in missing])
             features |= {image.digest: value for image, value in zip(missing, made, strict=True)}
         if self.model.vision_frozen and self._spec.algorithm.updates_per_step > 1:
-            self._features |= features
+            self._keep(features)
         return features
+
+    def _keep(self, features: Mapping[str, Tensor]) -> None:
+        """Keep a frozen tower's features for the passes of this step that need them again, within their bound."""
+        held = sum(value.nbytes for value in self._features.values())
+        for digest, value in features.items():
+            if digest not in self._features and held + value.nbytes <= FEATURE_BYTES:
+                self._features[digest] = value
+                held += value.nbytes
 
     def _loss_of(self, packed: Packed, values: TokenValues, old: Mapping[Key, Tensor]) -> Tensor:
         device = self.model.device
@@ -225,5 +236,10 @@ class _Clock:
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    names = {name: None for row in rows for name in row}
-    return {name: sum(row.get(name, 0.0) for row in rows) / len(rows) for name in names}
+    """Means by name over finite values; a name without any is left out (the norms of a skipped update)."""
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for name, value in row.items():
+            if math.isfinite(value):
+                values[name].append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
