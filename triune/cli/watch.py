@@ -1,8 +1,9 @@
 """Following a job on the terminal: its step, a table by source, staleness and queue depths, until it ends."""
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -15,6 +16,7 @@ from triune.cli.client import Api
 
 POLL_S = 1.0
 PATIENCE_S = 60.0
+PLAIN_S = 5.0
 ENDED = ("done", "stopped", "failed")
 
 out = Console(highlight=False)
@@ -27,29 +29,68 @@ class JobFailed(TriuneError):
 def watch_job(
     api: Api, job: str, *, as_json: bool = False, title: str = "", look: Callable[[], None] = lambda: None
 ) -> str:
-    """Follow `job` until it ends; returns its last state. `look` is called once a poll and may raise.
+    """Follow `job` until it has ended and its run folder is written; returns its last state.
 
-    An API that is away is waited for (60 s), since the monitor may be starting again. Raises JobFailed.
+    On a terminal a table is kept up to date; elsewhere a line is printed now and then (`as_json`: a JSON line a poll).
+    `look` is called once a poll and may raise. An API that is away is waited for (60 s), since the monitor may be
+    starting again. Raises JobFailed, and Unavailable when an ended job is not on file within 60 s.
     """
-    progress = Progress(
-        TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=out
-    )
-    bar = progress.add_task(title or job, total=None)
-    with Live(console=out, refresh_per_second=4, transient=as_json or not out.is_terminal) as live:
+    show = _json_lines() if as_json else _screen(title or job) if out.is_terminal else _plain_lines()
+    with contextlib.closing(show):
+        next(show)
+        ended_at: float | None = None
         while True:
             look()
             details, services = _ask(api, job)
-            progress.update(bar, completed=details["step"], total=details["total_steps"])
-            if as_json:
-                live.console.print(json.dumps(_line(details)), soft_wrap=True)
-            else:
-                live.update(_screen(progress, details, services))
+            show.send((details, services))
             if details["state"] in ENDED:
-                break
+                ended_at = ended_at or time.monotonic()
+                if details["on_file"] or details["reading_error"]:
+                    break
+                if time.monotonic() > ended_at + PATIENCE_S:
+                    raise Unavailable(f"the monitor has not written the run folder of {job} within {PATIENCE_S:g} s")
             time.sleep(POLL_S)
     if details["state"] == "failed":
         raise JobFailed(f"job {job} failed: {details['error'] or 'no reason was given'}")
     return str(details["state"])
+
+
+Shown = tuple[dict[str, Any], dict[str, Any]]
+
+
+def _json_lines() -> Generator[None, Shown, None]:
+    while True:
+        details, _ = yield
+        report = details["report"]
+        line = {name: details[name] for name in ("job_id", "state", "step", "total_steps")}
+        out.print(
+            json.dumps(line | {name: report[name] for name in ("groups", "staleness", "sources")}), soft_wrap=True
+        )
+
+
+def _plain_lines() -> Generator[None, Shown, None]:
+    last = ""
+    printed_at = 0.0
+    while True:
+        details, _ = yield
+        latest = [value for value in details["report"].get("latest", {}).values() if value is not None]
+        mean = f", mean reward {sum(latest) / len(latest):.3f}" if latest else ""
+        line = f"{details['state']}: step {details['step']} of {details['total_steps']}{mean}"
+        if line != last and (time.monotonic() > printed_at + PLAIN_S or details["state"] in ENDED):
+            out.print(line)
+            last, printed_at = line, time.monotonic()
+
+
+def _screen(title: str) -> Generator[None, Shown, None]:
+    progress = Progress(
+        TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=out
+    )
+    bar = progress.add_task(title, total=None)
+    with Live(console=out, refresh_per_second=4) as live:
+        while True:
+            details, services = yield
+            progress.update(bar, completed=details["step"], total=details["total_steps"])
+            live.update(_page(progress, details, services))
 
 
 def _ask(api: Api, job: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -63,14 +104,7 @@ def _ask(api: Api, job: str) -> tuple[dict[str, Any], dict[str, Any]]:
             time.sleep(POLL_S)
 
 
-def _line(details: dict[str, Any]) -> dict[str, Any]:
-    report = details["report"]
-    return {name: details[name] for name in ("job_id", "state", "step", "total_steps")} | {
-        name: report[name] for name in ("groups", "staleness", "sources") if name in report
-    }
-
-
-def _screen(progress: Progress, details: dict[str, Any], services: dict[str, Any]) -> RenderableType:
+def _page(progress: Progress, details: dict[str, Any], services: dict[str, Any]) -> RenderableType:
     report = details["report"]
     table = Table("source", "reward now", "before", "trained", "void", box=None, header_style="dim")
     latest = report.get("latest", {})

@@ -8,9 +8,7 @@ import shutil
 import signal
 import tempfile
 import threading
-import time
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from shared.errors import TriuneError, Unavailable
+from shared.errors import TriuneError
 from shared.job import JobSpec, parse_job, write_toml
 from shared.settings import Settings
 from triune.cli.client import Api
@@ -28,8 +26,6 @@ from triune.demo.dataset import HELD_OUT_PER_TASK, TRAIN_PER_TASK, make
 from triune.demo.tasks import TASKS
 from triune.demo.warm_start import warm_start
 from triune.local.deployment import Deployment, deployed
-
-REPORT_LIMIT_S = 60.0
 
 out = Console(highlight=False)
 
@@ -135,22 +131,9 @@ def _follow(
     job = api.submit(write_toml(spec))["job_id"]
     try:
         watch_job(api, job, title=job, look=look)
-        return _final_report(settings.runs / job, look)
+        return dict(json.loads((settings.runs / job / "report.json").read_text()))
     finally:
         _keep_logs(system.logs, settings.runs / job / "logs")
-
-
-def _final_report(folder: Path, look: Callable[[], None]) -> dict[str, Any]:
-    """The report once the monitor has written it for the ended job; raises Unavailable after 60 s."""
-    until = time.monotonic() + REPORT_LIMIT_S
-    while time.monotonic() < until:
-        look()
-        if (folder / "report.json").exists():
-            report = json.loads((folder / "report.json").read_text())
-            if report["state"] == "done" and (folder / "curves.png").exists():
-                return dict(report)
-        time.sleep(0.2)
-    raise Unavailable(f"the monitor has not written the final report to {folder} within {REPORT_LIMIT_S:g} s")
 
 
 def _keep_logs(logs: Path, target: Path) -> None:
