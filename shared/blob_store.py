@@ -39,13 +39,13 @@ class BlobStore:
     """
 
     def __init__(self, uri: str, *, durable: bool = False) -> None:
+        self._place = _place(uri)
         try:
             self._fs, self._root = arrow_fs.FileSystem.from_uri(uri)
-        except (ValueError, ArrowException) as error:
+        except (ValueError, ArrowException):
             raise UserError(
-                f"blob store {uri!r} is no URI that pyarrow.fs opens, expected file:///… ({error})"
-            ) from error
-        self.uri = uri
+                f"blob store {self._place!r} is no address that pyarrow.fs opens, expected file:///… or s3://…"
+            ) from None  # the cause quotes the whole address, keys included
         self._is_local = isinstance(self._fs, arrow_fs.LocalFileSystem)
         self._durable = durable and self._is_local
         self._folders: set[str] = set()
@@ -53,7 +53,7 @@ class BlobStore:
             self._fs.create_dir(self._root, recursive=True)
             self._clean()
         except OSError as error:
-            raise Unavailable(f"blob store {uri} cannot be opened: {_sentence(error)}") from error
+            raise Unavailable(f"blob store {self._place} cannot be opened: {_sentence(error)}") from error
 
     def put(self, data: bytes | memoryview) -> BlobRef:
         ref = BlobRef(digest=_digest(data), size=len(data))
@@ -65,7 +65,7 @@ class BlobStore:
             self._write(path, data)
         except OSError as error:
             raise Unavailable(
-                f"blob store {self.uri} cannot take {ref.size} bytes ({path}): {_sentence(error)}"
+                f"blob store {self._place} cannot take {ref.size} bytes ({path}): {_sentence(error)}"
             ) from error
         return ref
 
@@ -75,12 +75,12 @@ class BlobStore:
             with self._fs.open_input_file(path) as source:
                 data: bytes = source.read()
         except FileNotFoundError:
-            raise BlobMissing(f"blob {ref.digest} is not in {self.uri}") from None
+            raise BlobMissing(f"blob {ref.digest} is not in {self._place}") from None
         except OSError as error:
-            raise Unavailable(f"blob store {self.uri} cannot be read ({path}): {_sentence(error)}") from error
+            raise Unavailable(f"blob store {self._place} cannot be read ({path}): {_sentence(error)}") from error
         if len(data) != ref.size or _digest(data) != ref.digest:
             self.delete(ref)  # else the next `put` would take it for a sound copy
-            raise BlobMissing(f"blob {ref.digest} in {self.uri} is torn: {len(data)} bytes, expected {ref.size}")
+            raise BlobMissing(f"blob {ref.digest} in {self._place} is torn: {len(data)} bytes, expected {ref.size}")
         return data
 
     def delete(self, ref: BlobRef) -> None:
@@ -89,7 +89,7 @@ class BlobStore:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise Unavailable(f"blob store {self.uri} cannot delete {ref.digest}: {_sentence(error)}") from error
+            raise Unavailable(f"blob store {self._place} cannot delete {ref.digest}: {_sentence(error)}") from error
 
     def usage(self) -> BlobUsage:
         """Count the blobs; it lists the whole store, so not often."""
@@ -139,6 +139,13 @@ class BlobStore:
             if info.mtime is not None and info.mtime.timestamp() < time.time() - TEMPORARY_S:
                 with contextlib.suppress(FileNotFoundError):
                     self._fs.delete_file(info.path)
+
+
+def _place(uri: str) -> str:
+    """The address for people: without the keys and options that a URI may carry."""
+    address, _, _ = uri.partition("?")
+    scheme, mark, rest = address.partition("://")
+    return scheme + mark + rest.rpartition("@")[2]
 
 
 def _digest(data: bytes | memoryview) -> str:

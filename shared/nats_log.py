@@ -58,7 +58,7 @@ class OrderedReader:
 
     async def _pull(self, limit: int, wait_s: float) -> list[Any]:
         try:
-            puller = self._puller or await self._open(max(wait_s, ANSWER_S))
+            puller = self._puller or await self.open(max(wait_s, ANSWER_S))
             found = await puller.pull(limit, wait_s)
             if not found and not await self._exists():
                 await self.close()
@@ -80,7 +80,8 @@ class OrderedReader:
             self._delivered = number
         return raws
 
-    async def _open(self, limit_s: float) -> Puller:
+    async def open(self, limit_s: float) -> Puller:
+        """Make the consumer; raises Corrupt when the stream ends before the first wanted message."""
         streams, name = self._link.streams, self._link.client.new_inbox().rsplit(".", 1)[-1]
         info = await self._link.call(f"look at {self._stream}", lambda: streams.stream_info(self._stream), limit_s)
         if self.next > info.state.last_seq + 1:
@@ -156,6 +157,7 @@ class NatsJournalReader:
         """Check that nothing from the start on is missing, as far as the stream can tell."""
         await self._check_purges()
         await self._check_first()
+        await self._reader.open(self._link.call_limit_s)
 
     async def fetch(self, max_messages: int, wait_s: float) -> Sequence[JournalEntry]:
         raws = await self._reader.fetch(max_messages, wait_s)

@@ -93,3 +93,14 @@ def test_a_server_that_dies_again_and_again_is_given_up(tmp_path: Path, monkeypa
         for _ in range(5):
             server.kill()
             server.revive()
+
+
+def test_two_processes_do_not_share_one_store(tmp_path: Path) -> None:
+    with (
+        local_servers(tmp_path),
+        pytest.raises(UserError, match=f"belong to process {os.getpid()}, expected them to be stopped"),
+        local_servers(tmp_path),
+    ):
+        pass
+    with local_servers(tmp_path) as both:
+        assert both.nats.pid

@@ -147,3 +147,10 @@ def test_a_disk_that_cannot_take_a_blob_is_one_sentence_and_leaves_nothing(store
 def test_an_address_that_is_none_is_a_users_error() -> None:
     with pytest.raises(UserError, match="'nowhere'"):
         BlobStore("nowhere")
+
+
+def test_keys_in_the_address_stay_secret() -> None:
+    with pytest.raises(UserError) as error:
+        BlobStore("s4://key:secret@bucket/blobs?region=here")
+    assert "s4://bucket/blobs" in str(error.value)
+    assert "secret" not in str(error.value)

@@ -5,8 +5,10 @@ starts again on the same port with the same data.
 """
 
 import contextlib
+import fcntl
 import importlib.metadata
 import json
+import os
 import shutil
 import signal
 import socket
@@ -215,12 +217,32 @@ class LocalServers:
 def local_servers(
     folder: Path, *, nats_port: int = 0, redis_port: int = 0, durable: bool = False
 ) -> Iterator[LocalServers]:
-    """Both servers, started, with their data under `folder`; stopped in order at the end."""
+    """Both servers, started, with their data under `folder`; stopped in order at the end.
+
+    Raises UserError when another process keeps its servers there: two on one store would destroy it.
+    """
     servers = LocalServers(
         NatsServer(folder / "nats", nats_port, durable=durable), RedisServer(folder / "redis", redis_port)
     )
-    with contextlib.ExitStack() as stack:
+    with _locked(folder), contextlib.ExitStack() as stack:
         for server in (servers.nats, servers.redis):
             stack.callback(server.stop)
             server.start()
         yield servers
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "servers.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise UserError(
+                f"the servers in {folder} belong to process {lock.read().strip()}, expected them to be stopped"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield  # the kernel gives the lock back with the file, also when this process is killed
