@@ -112,6 +112,8 @@ def segment_attention(
 
 def _over_blocks(layout: Layout, query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     query, key, value = (states.transpose(0, 1) for states in (query, key, value))  # (N, H, D)
+    if repeats_heads(query.device):
+        key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for states in (key, value))
     outputs = []
     for block in layout.blocks:
         output = F.scaled_dot_product_attention(
@@ -125,6 +127,11 @@ def _over_blocks(layout: Layout, query: Tensor, key: Tensor, value: Tensor, scal
         )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs).index_select(0, layout.restore).unsqueeze(0)
+
+
+def repeats_heads(device: torch.device) -> bool:
+    """Whether shared key heads are copied for each query head: CUDA's fast kernels take no mask with shared ones."""
+    return device.type == "cuda"
 
 
 def _rows(states: Tensor, places: Tensor, rows: int) -> Tensor:

@@ -24,7 +24,7 @@ class ReadyImage:
     grid: tuple[int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Response:
     """A completion that may be trained on: `token_ids` int64 (T,), `log_probs` float32 (T,) of the rollout."""
 
@@ -34,7 +34,7 @@ class Response:
     advantage: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Ready:
     """A scored group, checked and turned into arrays, so that a step only has to compute.
 
@@ -70,7 +70,7 @@ class Ready:
         return sum(len(response.token_ids) for response in self.responses)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """A group with those of its responses that share a micro-batch."""
 
@@ -126,7 +126,7 @@ def mini_batches(groups: Sequence[Ready], updates: int) -> list[Sequence[Ready]]
     return [groups[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """Sequences of similar length whose attention is computed as one rectangle: R rows, Q queries, K keys.
 
@@ -144,7 +144,7 @@ class Block:
         return bool(np.any(self.context != self.key.shape[1] - self.query.shape[1]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Packed:
     """A micro-batch as one row of N tokens in which every prompt stands once, followed by all responses.
 

@@ -14,6 +14,8 @@ from shared.images import decode_image
 PIXEL_CACHE_BYTES = 1024 * 1024 * 1024
 """Processed pixels kept; what does not fit is processed again when a step needs it."""
 
+COLOURS = 3
+
 
 class PixelCache:
     """Decoded and processed images by digest, least recently used dropped first; safe to call from several threads.
@@ -26,6 +28,7 @@ class PixelCache:
         self, processor: Any, *, min_pixels: int, max_pixels: int, limit_bytes: int = PIXEL_CACHE_BYTES
     ) -> None:
         self._processor = processor
+        self._frames: int = processor.temporal_patch_size
         self._min_pixels = min_pixels
         self._max_pixels = max_pixels
         self._limit_bytes = limit_bytes
@@ -39,7 +42,7 @@ class PixelCache:
 
     def pixels(self, image: ReadyImage) -> Tensor:
         """float32 (patches, values a patch), as the model's image processor makes them."""
-        return self._get(image.digest, image.data)[0]
+        return self._get(image.digest, image.data)[0].expand(-1, -1, self._frames, -1).flatten(1)
 
     @property
     def held_bytes(self) -> int:
@@ -64,7 +67,16 @@ class PixelCache:
                 f"the {image.width}x{image.height} image is refused by the image processor: {error}"
             ) from error
         t, h, w = output["image_grid_thw"][0].tolist()
-        return output["pixel_values"].to(torch.float32), (t, h, w)
+        return self._compact(output["pixel_values"].to(torch.float32)), (t, h, w)
+
+    def _compact(self, values: Tensor) -> Tensor:
+        """(patches, values a patch) as (patches, colours, frames, values), with one frame if all are equal.
+
+        A still image is repeated to fill the tower's frames (Qwen2-VL's processor), which need not be kept.
+        """
+        frames = values.unflatten(1, (COLOURS, self._frames, -1))
+        still = frames[:, :, :1]
+        return still.contiguous() if torch.equal(still.expand_as(frames), frames) else frames
 
     def _keep(self, digest: str, made: tuple[Tensor, tuple[int, int, int]]) -> None:
         size = made[0].nbytes

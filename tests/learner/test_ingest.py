@@ -3,6 +3,7 @@ import io
 import msgspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from services.learner.batch import ReadyImage
@@ -79,27 +80,39 @@ def test_a_torn_image_is_a_bad_sample(engine, make_group):
         engine.ingest(scored, [images[0][:200]])
 
 
+class Counting:
+    """An image processor that counts its calls."""
+
+    def __init__(self, processor):
+        self.processor, self.temporal_patch_size, self.calls = processor, processor.temporal_patch_size, 0
+
+    def __call__(self, **arguments):
+        self.calls += 1
+        return self.processor(**arguments)
+
+
 def test_pixels_are_kept_within_their_bound_and_made_again_when_dropped(engine):
-    processed = 0
-
-    def processor(**arguments):
-        nonlocal processed
-        processed += 1
-        return engine.model.image_processor(**arguments)
-
-    size = 16 * 1176 * 4  # a 56x56 image: 16 patches of 1,176 floats
+    processor = Counting(engine.model.image_processor)
+    size = 16 * 588 * 4  # a 56x56 image: 16 patches of 588 floats, its second frame left out
     cache = PixelCache(processor, min_pixels=0, max_pixels=10**6, limit_bytes=2 * size)
     images = [ReadyImage(str(shade), png(shade), (1, 4, 4)) for shade in range(3)]
-    first = cache.pixels(images[0])
-    assert first.shape == (16, 1176)
+    cache.pixels(images[0])
     cache.pixels(images[1])
     cache.pixels(images[0])  # used again, so that image 1 is the oldest
-    assert processed == 2 and cache.held_bytes == 2 * size
+    assert processor.calls == 2 and cache.held_bytes == 2 * size
     cache.pixels(images[2])
-    assert processed == 3 and cache.held_bytes == 2 * size
-    assert cache.pixels(images[0]) is first
+    assert processor.calls == 3 and cache.held_bytes == 2 * size
+    cache.pixels(images[0])
+    assert processor.calls == 3
     cache.pixels(images[1])
-    assert processed == 4
+    assert processor.calls == 4
+
+
+def test_pixels_are_those_of_the_image_processor(engine, make_group):
+    _, (data,) = make_group(0, sizes=[(84, 56)])
+    cache = PixelCache(engine.model.image_processor, min_pixels=0, max_pixels=10**6)
+    expected = engine.model.image_processor(images=[Image.open(io.BytesIO(data))], return_tensors="pt")
+    torch.testing.assert_close(cache.pixels(ReadyImage("a", data, (1, 4, 6))), expected["pixel_values"], atol=0, rtol=0)
 
 
 def png(shade: int) -> bytes:

@@ -123,6 +123,14 @@ def test_a_vocabulary_cut_into_chunks_gives_the_same_values_and_gradients(engine
     torch.testing.assert_close(*gradients)
 
 
+def test_copied_key_heads_as_on_a_gpu_give_the_same_values(engine, groups, monkeypatch):
+    shared = shared_prefix(engine.model, groups, 10_000)
+    monkeypatch.setattr("services.learner.attention.repeats_heads", lambda device: True)
+    copied = shared_prefix(engine.model, groups, 10_000)
+    for key, (log_probs, _) in shared.items():
+        torch.testing.assert_close(copied[key][0], log_probs)
+
+
 def test_recomputed_activations_give_the_same_gradients(make_engine, groups):
     gradients = []
     for recompute in (False, True):
