@@ -102,9 +102,10 @@ class Reader:
 
     # ---- series
     def find_series(self, name: str | None, source: str | None, task: str | None) -> list[tuple[int, str, str, str]]:
-        """(number, name, source, task) of the series that are as wanted; None: any."""
+        """(number, name, source, task) of the series that are as wanted; None: any; a name `part/*`: the family."""
         query = (
-            "SELECT id, name, source, task FROM series WHERE (?1 IS NULL OR name = ?1) "
+            "SELECT id, name, source, task FROM series WHERE (?1 IS NULL OR name = ?1 "
+            "OR (substr(?1, -1) = '*' AND substr(name, 1, length(?1) - 1) = substr(?1, 1, length(?1) - 1))) "
             "AND (?2 IS NULL OR source = ?2) AND (?3 IS NULL OR task = ?3) ORDER BY name, source, task"
         )
         return [tuple(row) for row in self._db.execute(query, (name, source, task))]

@@ -11,12 +11,21 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 from services.monitor.browse import Wanted, find_diagnostics, find_samples, find_series
+from services.monitor.catalog import CATALOG
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
 from services.monitor.live import Listener, Notice
 from services.monitor.queries import reading
 from services.monitor.routes_jobs import find_job
-from services.monitor.shapes import Findings, FindingShown, SampleList, SeriesList, VoidList
+from services.monitor.shapes import (
+    Catalogue,
+    Findings,
+    FindingShown,
+    SampleList,
+    SeriesDescribed,
+    SeriesList,
+    VoidList,
+)
 from shared.blobs import Blobs
 from shared.errors import BlobMissing
 from shared.jobs import ENDED
@@ -39,6 +48,7 @@ class RunRoutes:
         self._desk, self._control, self._blobs = desk, control, blobs
         self.router = APIRouter(tags=["runs"])
         add = self.router.add_api_route
+        add("/v1/series", self.catalogue, methods=["GET"])
         add("/v1/jobs/{job_id}/metrics", self.metrics, methods=["GET"])
         add("/v1/jobs/{job_id}/samples", self.samples, methods=["GET"])
         add("/v1/jobs/{job_id}/voids", self.voids, methods=["GET"])
@@ -50,6 +60,10 @@ class RunRoutes:
         image: Documented = {200: {"content": {"image/*": {}}, "description": "the image as it was stored"}}
         add("/v1/jobs/{job_id}/images/{digest}", self.image, methods=["GET"], response_class=Response, responses=image)
 
+    async def catalogue(self) -> Catalogue:
+        """What every series is."""
+        return Catalogue(series=[SeriesDescribed(**asdict(info)) for info in CATALOG])
+
     async def metrics(
         self,
         job_id: str,
@@ -60,7 +74,7 @@ class RunRoutes:
         to_step: Number = None,
         max_points: Annotated[int, Query(ge=2, le=20_000)] = 2000,
     ) -> SeriesList:
-        """Curves by name, source and task; absent: any. The empty source is all sources together."""
+        """Curves by name, source and task; absent: any; empty: of all together. `part/*` names a whole family."""
         record = await find_job(self._desk, self._control, job_id)
         folder = self._desk.runs / record.id
         series = await asyncio.to_thread(find_series, folder, (name, source, task), (from_step, to_step), max_points)

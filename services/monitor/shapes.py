@@ -92,6 +92,22 @@ class SeriesList(BaseModel):
     series: list[Series]
 
 
+class SeriesDescribed(BaseModel):
+    """What a series is; a name that ends in `/*` stands for a family. Units are UCUM codes."""
+
+    name: str
+    unit: str
+    description: str
+    section: str
+    v_triune: str = Field(description="V-Triune's name for it, as a template; empty: it has none")
+
+
+class Catalogue(BaseModel):
+    """Every series that a run can have."""
+
+    series: list[SeriesDescribed]
+
+
 class SampleList(BaseModel):
     """Groups with their completions, newest first."""
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from shared.bus import JournalEntry
 from shared.messages import (
-    BlobRef,
     ChatTurn,
     Completed,
     Completion,
@@ -39,7 +38,7 @@ def group(
     weights: int = 0,
     spec: RewardSpec | None = None,
     parts: Sequence[dict[str, float]] | None = None,
-    images: bool = False,
+    image: ImageRef | None = None,
 ) -> Scored:
     """A scored group; a reward of None is a verifier error. It took 2 s to generate, from second 10 + ordinal."""
     texts = texts or ["4"] * len(rewards)
@@ -52,7 +51,7 @@ def group(
         task=task,
         sample_id=f"{source}-{ordinal}",
         turns=[ChatTurn(role="user", content="2 + 2?")],
-        images=[ImageRef(blob=BlobRef(digest="ab" * 32, size=10), width=200, height=100)] if images else [],
+        images=[image] if image else [],
         reward=spec or RewardSpec(verifier="mathverify", answer="4", ground_truth="\\boxed{4}"),
         sampling=Sampling(n=len(rewards), temperature=1.0, max_new_tokens=8, seed=0),
         version=version,
@@ -72,7 +71,7 @@ def group(
         prompt=prompt,
         completions=completions,
         prompt_ids=pack_ints([1, 2, 3, 4]),
-        image_grid_thw=[(1, 10, 20)] if images else [],
+        image_grid_thw=[(1, 10, 20)] if image else [],
         patch_size=14,
         replica="rollout-a",
         started_at=10.0 + ordinal,

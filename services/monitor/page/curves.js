@@ -1,0 +1,128 @@
+// Live curves per source or task, and other runs beside them.
+
+import * as api from "./api.js";
+import { chart, swatch } from "./chart.js";
+import { duration, h, select, show } from "./dom.js";
+
+const SECTIONS = {
+  main: ["reward", "eval/reward", "accuracy", "format", "response_length", "staleness", "zero_variance", "error_rate", "void"],
+  "reward parts": ["correct", "part/*"],
+  spread: ["zero_variance", "format_only", "reward_std"],
+  length: ["response_length", "response_length_correct", "response_length_wrong", "truncation", "truncation_correct", "truncation_wrong", "prompt_length"],
+  reflection: ["reflection", "reflection_correct", "reflection_wrong", "correct_with_reflection", "correct_without_reflection", "reflection_words/*"],
+  "held-out": ["eval/reward", "eval/accuracy", "eval/format", "eval/correct", "eval/response_length", "eval/truncation", "eval/part/*"],
+  groups: ["groups", "void", "void/*", "error_rate", "staleness", "staleness_max"],
+  learner: ["learner/*"],
+  speed: ["throughput/*", "timing/*", "wait/*", "queue/*", "in_flight", "weights/bytes"],
+};
+const OVERALL = /^(learner|timing|throughput|queue|weights)\/|^in_flight$/;
+const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
+const MAX_POINTS = 600;
+
+export const settings = { section: "main", by: "source", axis: "step", weight: 0.6, hidden: new Set() };
+
+/** The view of curves: `jobs` are ids, the first one is the selected job, the others are compared with it. */
+export class Curves {
+  constructor(root, catalog, openSamples) {
+    this.openSamples = openSamples;
+    this.catalog = new Map(catalog.map((info) => [info.name, info]));
+    this.controls = h("div", { class: "controls" });
+    this.legend = h("div", { class: "legend" });
+    this.grid = h("div", { class: "charts", id: "charts" });
+    this.jobs = [];
+    this.series = [];
+    show(root, this.controls, this.legend, this.grid);
+    this.drawControls();
+  }
+
+  async load(jobs) {
+    this.jobs = jobs;
+    const wanted = SECTIONS[settings.section];
+    const answers = await Promise.all(jobs.flatMap((job) => wanted.map((name) => this.fetch(job, name))));
+    if (this.jobs !== jobs) return; // something else was chosen meanwhile
+    this.series = answers.flat();
+    this.draw();
+  }
+
+  /** A series of one job in all its sets, or all members of a family. */
+  async fetch(job, name) {
+    const sets = OVERALL.test(name) ? { source: "", task: "" } : {};
+    const answer = await api.metrics(job, { name, max_points: MAX_POINTS, ...sets });
+    return answer.series.map((series) => ({ ...series, job }));
+  }
+
+  drawControls() {
+    const again = (change) => (value) => {
+      change(value);
+      this.load(this.jobs);
+    };
+    show(this.controls,
+      select("show", Object.keys(SECTIONS), settings.section, again((value) => { settings.section = value; })),
+      select("by", [["source", "source"], ["task", "task"], ["all", "all together"]], settings.by, (value) => { settings.by = value; this.draw(); }),
+      select("axis", [["step", "step"], ["time", "time"]], settings.axis, (value) => { settings.axis = value; this.draw(); }),
+      h("label", { class: "field" }, h("span", {}, "smoothing"),
+        h("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: settings.weight, "aria-label": "smoothing",
+          oninput: (event) => { settings.weight = Number(event.target.value); this.draw(); } })));
+  }
+
+  draw() {
+    const names = [...new Set(this.series.map((series) => series.name))];
+    const sets = [...new Set(this.series.filter((series) => this.isWanted(series)).map(setOf))].sort();
+    const colours = new Map(sets.map((name, index) => [name, `var(--line-${index % 12})`]));
+    show(this.legend, sets.filter(Boolean).map((name) => this.legendEntry(name, colours.get(name))),
+      this.jobs.length > 1 ? this.jobs.map((job, index) => h("span", { class: "run" }, `${"━┅┉╍"[index % 4]} ${job}`)) : null);
+    const start = Math.min(...this.series.flatMap((series) => series.points.slice(0, 1).map((point) => point.time)));
+    show(this.grid, this.order(names).map((name) => this.chart(name, colours, start)));
+  }
+
+  order(names) {
+    const wanted = SECTIONS[settings.section].filter((name) => !name.endsWith("/*"));
+    return [...new Set([...wanted, ...names.sort()])];
+  }
+
+  legendEntry(name, colour) {
+    const toggle = () => {
+      if (!settings.hidden.delete(name)) settings.hidden.add(name);
+      this.draw();
+    };
+    return h("button", { class: "key", "aria-pressed": String(!settings.hidden.has(name)), onclick: toggle }, swatch(colour), name);
+  }
+
+  isWanted(series) {
+    if (OVERALL.test(series.name)) return true;
+    if (settings.by === "all") return !series.source && !series.task;
+    return settings.by === "source" ? series.source !== "" : series.task !== "";
+  }
+
+  chart(name, colours, start) {
+    const byTime = settings.axis === "time";
+    const lines = this.series
+      .filter((series) => series.name === name && this.isWanted(series) && !settings.hidden.has(setOf(series)))
+      .map((series) => {
+        const first = series.job === this.jobs[0] ? start : series.points[0]?.time;
+        return {
+          name: this.jobs.length > 1 ? `${setOf(series) || "all"} · ${series.job}` : setOf(series) || "all",
+          colour: setOf(series) ? colours.get(setOf(series)) : "var(--ink)",
+          dash: DASHES[this.jobs.indexOf(series.job) % DASHES.length],
+          points: series.points.map((point) => [byTime ? point.time - first : point.step, point.value, point.step]),
+        };
+      });
+    const info = this.catalog.get(name) || this.family(name);
+    return chart({
+      title: name,
+      description: info?.description || "",
+      unit: info?.unit,
+      lines,
+      weight: name.startsWith("eval/") ? 0 : settings.weight,
+      xText: byTime ? duration : (value) => (Number.isInteger(value) ? String(value) : ""),
+      clicked: (step, line) => this.openSamples(name, step, settings.by === "source" ? line.split(" · ")[0] : ""),
+    });
+  }
+
+  family(name) {
+    return [...this.catalog.values()].filter((info) => info.name.endsWith("/*") && name.startsWith(info.name.slice(0, -1)))
+      .sort((a, b) => b.name.length - a.name.length)[0];
+  }
+}
+
+const setOf = (series) => series.source || series.task;

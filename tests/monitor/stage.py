@@ -1,0 +1,139 @@
+"""A monitor over the in-memory bus, with the other services' side of it."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from blake3 import blake3
+
+from services.monitor.app import Monitor
+from services.monitor.config import MonitorConfig
+from shared.dataset import SCHEMA
+from shared.errors import BlobMissing
+from shared.jobs import JobStore
+from shared.memory_bus import MemoryBus, MemoryServer
+from shared.memory_ledger import MemoryLedger
+from shared.messages import BlobRef, Message, message_id
+from shared.service import Ports
+from shared.settings import Settings
+from tests.fakes import eventually
+
+CONFIG = MonitorConfig(read_s=0.01, promote_s=0.01, report_s=0.0, sample_s=0.2)
+
+
+def write_data(path: Path) -> None:
+    row = {
+        "data_source": "sums",
+        "images": [],
+        "prompt": [{"content": "2 + 2?", "role": "user"}],
+        "ability": "math",
+        "reward_model": {"answer": "4", "ground_truth": "4", "verifier": "mathverify"},
+    }
+    pq.write_table(pa.Table.from_pylist([row], schema=SCHEMA), path)
+
+
+class Stage:
+    """A monitor with its API, and the other services' side of the bus."""
+
+    def __init__(self, folder: Path, server: MemoryServer, token: str | None = None) -> None:
+        self.folder = folder
+        self.bus = MemoryBus(server)
+        self.jobs = JobStore(self.bus)
+        self.ledger = MemoryLedger()
+        self.blobs = DictBlobs()
+        settings = Settings(runs=folder / "runs", replica="monitor-a", api_token=token)
+        ports = Ports(settings, self.bus, self.ledger, self.blobs, self.jobs)
+        self.monitor = Monitor(ports, CONFIG)
+        transport = httpx.ASGITransport(self.monitor.api)
+        self.http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
+        write_data(folder / "train.parquet")
+        (folder / "model").mkdir(exist_ok=True)
+        (folder / "model" / "config.json").write_text("{}")
+
+    def job(self, **keys: object) -> dict[str, object]:
+        data = {"train": [str(self.folder / "train.parquet")]}
+        return {"model": str(self.folder / "model"), "total_steps": 3, "data": data, **keys}
+
+    async def submit(self, **keys: object) -> str:
+        answer = await self.http.post("/v1/jobs", json=self.job(**keys))
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["job_id"])
+
+    async def show(self, job: str) -> dict[str, object]:
+        answer = await self.http.get(f"/v1/jobs/{job}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()  # type: ignore[no-any-return]
+
+    async def state(self, job: str, state: str) -> None:
+        async def is_there() -> bool:
+            return (await self.show(job))["state"] == state
+
+        await eventually(is_there)
+
+    async def publish(self, job: str, *messages: Message) -> None:
+        """Journal records, in this order."""
+        for message in messages:
+            of_job = _of_job(message, job)
+            prompt = getattr(of_job, "prompt", of_job)
+            attempt = len(self.bus.server.streams["scored"].ids)
+            number = message_id(job, prompt.kind, prompt.version, prompt.ordinal, attempt)
+            await self.bus.publish("scored", job, prompt.kind, of_job, number)
+
+    async def announce(self, job: str, message: Message) -> None:
+        await self.bus.announce(_of_job(message, job))  # type: ignore[arg-type]
+
+    async def report(self, job: str, state: str) -> dict[str, object]:
+        """report.json once it tells of `state` and everything is on file."""
+        path = self.folder / "runs" / job / "report.json"
+
+        async def is_final() -> bool:
+            return path.exists() and json.loads(path.read_text())["state"] == state
+
+        await eventually(is_final)
+        return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+class DictBlobs:
+    """A blob store that is a dictionary."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, bytes] = {}
+
+    def put(self, data: bytes | memoryview) -> BlobRef:
+        digest = blake3(data).hexdigest()
+        self._data[digest] = bytes(data)
+        return BlobRef(digest=digest, size=len(data))
+
+    def get(self, ref: BlobRef) -> bytes:
+        if ref.digest not in self._data:
+            raise BlobMissing(f"blob {ref.digest} is not there")
+        return self._data[ref.digest]
+
+    def delete(self, ref: BlobRef) -> None:
+        self._data.pop(ref.digest, None)
+
+
+def _of_job(message: Message, job: str) -> Message:
+    if hasattr(message, "group"):
+        prompt = msgspec.structs.replace(message.group.prompt, job=job)
+        return msgspec.structs.replace(message, group=msgspec.structs.replace(message.group, prompt=prompt))
+    return msgspec.structs.replace(message, job=job)
+
+
+@contextlib.asynccontextmanager
+async def running(stage: Stage) -> AsyncIterator[Stage]:
+    tasks = [asyncio.ensure_future(loop()) for loop in stage.monitor.service().loops]  # type: ignore[arg-type]
+    try:
+        yield stage
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        await stage.http.aclose()
+        assert not [error for error in results if isinstance(error, Exception)]
