@@ -218,8 +218,24 @@ def scored_group(case: Case, ordinal: int, engine: TorchEngine) -> tuple[Scored,
                 versions=[(0, length)],
             )
         )
+    group = Completed(
+        prompt=prompt_of(case, ordinal, data),
+        completions=completions,
+        prompt_ids=pack_ints(ids),
+        image_grid_thw=[(1, case.side // 14, case.side // 14)],
+        patch_size=14,
+        replica="bench",
+        started_at=0.0,
+        finished_at=0.0,
+    )
+    rewards = [Reward(status="ok", final=float(index % 2)) for index in range(N)]
+    return Scored(group=group, rewards=rewards, replica="bench", started_at=0.0, finished_at=0.0), [data]
+
+
+def prompt_of(case: Case, ordinal: int, data: bytes) -> Prompt:
+    """The prompt that names the image in `data`."""
     blob = BlobRef(digest=blake3.blake3(data).hexdigest(), size=len(data))
-    prompt = Prompt(
+    return Prompt(
         job="bench",
         kind="train",
         ordinal=ordinal,
@@ -231,18 +247,6 @@ def scored_group(case: Case, ordinal: int, engine: TorchEngine) -> tuple[Scored,
         reward=RewardSpec(verifier="mathverify", answer="1", ground_truth="1"),
         sampling=Sampling(n=N, temperature=1.0, max_new_tokens=64, seed=0),
     )
-    group = Completed(
-        prompt=prompt,
-        completions=completions,
-        prompt_ids=pack_ints(ids),
-        image_grid_thw=[(1, case.side // 14, case.side // 14)],
-        patch_size=14,
-        replica="bench",
-        started_at=0.0,
-        finished_at=0.0,
-    )
-    rewards = [Reward(status="ok", final=float(index % 2)) for index in range(N)]
-    return Scored(group=group, rewards=rewards, replica="bench", started_at=0.0, finished_at=0.0), [data]
 
 
 if __name__ == "__main__":

@@ -44,16 +44,8 @@ IMAGE = VOCABULARY["<|image_pad|>"]
 torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two text layers, a vision block with windows and one with full attention, tied embeddings."""
-    folder = tmp_path_factory.mktemp("model")
-    words = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<pad>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<|im_end|>", pad_token="<pad>", additional_special_tokens=SPECIAL[2:]
-    )
-    config = Qwen2_5_VLConfig(
+def tiny_config() -> Qwen2_5_VLConfig:
+    return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": ROWS,
             "hidden_size": 24,
@@ -86,9 +78,20 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vision_end_token_id=VOCABULARY["<|vision_end|>"],
         initializer_range=0.3,
     )
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two text layers, a vision block with windows and one with full attention, tied embeddings."""
+    folder = tmp_path_factory.mktemp("model")
+    words = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, eos_token="<|im_end|>", pad_token="<pad>", additional_special_tokens=SPECIAL[2:]
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = Qwen2_5_VLForConditionalGeneration(config)
+        model = Qwen2_5_VLForConditionalGeneration(tiny_config())
     model.generation_config = GenerationConfig(eos_token_id=VOCABULARY["<|im_end|>"])
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -143,59 +146,59 @@ def make_group() -> MakeGroup:
     ) -> tuple[Scored, list[bytes]]:
         random = np.random.default_rng(ordinal)
         images = [_png(random, width, height) for width, height in sizes]
-        refs = [
-            ImageRef(blob=BlobRef(digest=blake3.blake3(data).hexdigest(), size=len(data)), width=width, height=height)
-            for data, (width, height) in zip(images, sizes, strict=True)
-        ]
         prompt_ids: list[int] = []
         for width, height in sizes:
             pads = [IMAGE] * (width // 28 * (height // 28))
             prompt_ids += [VOCABULARY["<|vision_start|>"], *pads, VOCABULARY["<|vision_end|>"]]
         prompt_ids += random.integers(len(SPECIAL), len(VOCABULARY), text).tolist()
-        completions = [
-            Completion(
-                token_ids=pack_ints(random.integers(len(SPECIAL), len(VOCABULARY), length)),
-                log_probs=pack_floats(random.uniform(-4.0, -2.0, length)),
-                text="",
-                finish="stop",
-                versions=[(0, length)],
-            )
-            for length in lengths
-        ]
+        completions = [_completion(random, length) for length in lengths]
         wanted = rewards if rewards is not None else random.uniform(0.0, 1.0, len(lengths)).tolist()
-        scored = Scored(
-            group=Completed(
-                prompt=Prompt(
-                    job="job-1",
-                    kind="train",
-                    ordinal=ordinal,
-                    source="drawn",
-                    task="math",
-                    sample_id=str(ordinal),
-                    turns=[ChatTurn(role="user", content="<image>")],
-                    images=refs,
-                    reward=RewardSpec(verifier="mathverify", answer="1", ground_truth="1"),
-                    sampling=Sampling(n=len(lengths), temperature=1.0, max_new_tokens=16, seed=0),
-                ),
-                completions=completions,
-                prompt_ids=pack_ints(prompt_ids),
-                image_grid_thw=[(1, height // 14, width // 14) for width, height in sizes],
-                patch_size=14,
-                replica="r",
-                started_at=0.0,
-                finished_at=0.0,
-            ),
-            rewards=[
-                Reward(status="verifier-error", error="no") if reward is None else Reward(status="ok", final=reward)
-                for reward in wanted
-            ],
-            replica="w",
+        group = Completed(
+            prompt=_prompt(ordinal, images, sizes, len(lengths)),
+            completions=completions,
+            prompt_ids=pack_ints(prompt_ids),
+            image_grid_thw=[(1, height // 14, width // 14) for width, height in sizes],
+            patch_size=14,
+            replica="r",
             started_at=0.0,
             finished_at=0.0,
         )
-        return scored, images
+        verdicts = [_verdict(reward) for reward in wanted]
+        return Scored(group=group, rewards=verdicts, replica="w", started_at=0.0, finished_at=0.0), images
 
     return make
+
+
+def _completion(random: np.random.Generator, length: int) -> Completion:
+    return Completion(
+        token_ids=pack_ints(random.integers(len(SPECIAL), len(VOCABULARY), length)),
+        log_probs=pack_floats(random.uniform(-4.0, -2.0, length)),
+        text="",
+        finish="stop",
+        versions=[(0, length)],
+    )
+
+
+def _verdict(reward: float | None) -> Reward:
+    return Reward(status="verifier-error", error="no") if reward is None else Reward(status="ok", final=reward)
+
+
+def _prompt(ordinal: int, images: Sequence[bytes], sizes: Sequence[tuple[int, int]], n: int) -> Prompt:
+    blobs = [BlobRef(digest=blake3.blake3(data).hexdigest(), size=len(data)) for data in images]
+    return Prompt(
+        job="job-1",
+        kind="train",
+        ordinal=ordinal,
+        source="drawn",
+        task="math",
+        sample_id=str(ordinal),
+        turns=[ChatTurn(role="user", content="<image>")],
+        images=[
+            ImageRef(blob=blob, width=width, height=height) for blob, (width, height) in zip(blobs, sizes, strict=True)
+        ],
+        reward=RewardSpec(verifier="mathverify", answer="1", ground_truth="1"),
+        sampling=Sampling(n=n, temperature=1.0, max_new_tokens=16, seed=0),
+    )
 
 
 def _png(random: np.random.Generator, width: int, height: int) -> bytes:
