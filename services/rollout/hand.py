@@ -52,12 +52,11 @@ class Hand:
         for held in list(self._held.values()):
             await self.hand_back(held)
 
-    async def room(self, size: int) -> int:
-        """How many more may come so that `size` are in hand, once it is at least one."""
-        while len(self) >= size:
+    async def at_most(self, size: int) -> None:
+        """Return once no more than `size` are in hand."""
+        while len(self) > size:
             self._released.clear()
             await self._released.wait()
-        return size - len(self)
 
     async def keep_alive(self) -> None:
         """Keep all that is in hand and in time, for ever; the bus delivers again what is past its deadline."""

@@ -88,34 +88,41 @@ class Replica:
         while True:
             self._status.state = "waiting"
             began = time.monotonic()
-            room = await self._hand.room(self._settings.groups_in_flight)
-            taken = await self._take(evaluation, training, room)
+            await self._hand.at_most(self._settings.groups_in_flight)  # a batch is published while the next is made
+            taken = await self._take(evaluation, training)
             self._metrics.waited(time.monotonic() - began)
             for batch in await self._sort(taken):
                 await self._answer(batch)
 
-    async def _take(self, evaluation: WorkQueue, training: WorkQueue, room: int) -> list[Held]:
-        """At most `room` prompts of one kind; none after a while without any."""
+    async def _take(self, evaluation: WorkQueue, training: WorkQueue) -> list[Held]:
+        """The prompts of the next batch, all of one kind; none after a while without any."""
         taken: list[Held] = []
         if self._weights.evaluating:
-            taken = await self._fetch(evaluation, room, _GLANCE_S)
-        if not taken and self._job.record.state != "stopping":  # then the learner has voided what is in the queue
-            wait_s = _GLANCE_S if self._weights.evaluating else self._config.fetch_wait_s
-            taken = await self._fetch(training, room, wait_s)
-        elif not taken:
+            # One greedy completion a prompt: so many prompts make as many rows as a batch of training groups.
+            size = self._settings.groups_in_flight * self._job.spec.algorithm.samples_per_prompt
+            taken = await self._fetch(evaluation, size, _GLANCE_S)
+        if taken:
+            return taken
+        if self._job.record.state == "stopping":  # the learner has voided what is in the queue
             await self._job.changed(_GLANCE_S)
-        return taken
+            return []
+        wait_s = _GLANCE_S if self._weights.evaluating else self._config.fetch_wait_s
+        return await self._fetch(training, self._settings.groups_in_flight, wait_s)
 
     async def _fetch(self, queue: WorkQueue, room: int, wait_s: float) -> list[Held]:
         """What comes within `wait_s`, and what follows it closely: a full batch costs little more than one prompt."""
         taken: list[Held] = []
-        while len(taken) < room:
+        while len(taken) < room and not (taken and self._last_admitted(taken[-1].prompt)):
             more = await queue.fetch(room - len(taken), self._config.linger_s if taken else wait_s)
             taken += [self._hand.take(delivery) for delivery in more]
             self._status.in_flight = len(self._hand)
             if not more:
                 break
         return taken
+
+    def _last_admitted(self, prompt: Prompt) -> bool:
+        """Whether no training prompt can follow `prompt` before new weights are published."""
+        return prompt.kind == "train" and prompt.ordinal + 1 == self._weights.window_end
 
     async def _sort(self, taken: Sequence[Held]) -> list[list[Held]]:
         """Batches in the order in which they are done; what needs no engine is answered at once."""

@@ -51,6 +51,11 @@ class WeightsView:
         """Whether an evaluation is open."""
         return bool(self._due)
 
+    @property
+    def window_end(self) -> int:
+        """The first training ordinal that was not admitted yet, as far as is known here."""
+        return self._newest.window_end if self._newest else 0
+
     def evaluation_done(self, version: int) -> bool:
         """Whether every held-out group of `version` is in the journal: its prompts that are left are of no use."""
         return version in self._done

@@ -42,17 +42,17 @@ class World:
         self.ports, self.engine, self.status = ports, FakeEngine(), Status()
         self._sequence = 0
 
-    def replica(self, record: JobRecord | None = None) -> Replica:
+    def replica(self, record: JobRecord | None = None, config: RolloutConfig = CONFIG) -> Replica:
         job = ActiveJob(record or make_record())
-        return Replica(job, self.ports, lambda _: self.engine, CONFIG, self.status, RolloutMetrics())
+        return Replica(job, self.ports, lambda _: self.engine, config, self.status, RolloutMetrics())
 
     def blob(self, *names: str, value: float = 0.0) -> BlobRef:
         return self.ports.blobs.put(weights_blob(*names, value=value))
 
-    async def announce(self, version: int, chain: list[BlobRef] | None = None) -> list[BlobRef]:
+    async def announce(self, version: int, chain: list[BlobRef] | None = None, window_end: int = 8) -> list[BlobRef]:
         chain = chain or [self.blob("a", "b", value=version)]
         event = WeightsPublished(
-            job="job", version=version, incarnation=0, cursor=0, window_end=8, max_staleness=0, total_steps=3,
+            job="job", version=version, incarnation=0, cursor=0, window_end=window_end, max_staleness=0, total_steps=3,
             chain=chain, digest="",
         )  # fmt: skip
         await self.ports.bus.announce(event)
@@ -133,6 +133,14 @@ async def test_prompts_that_come_together_are_one_batch(world: World) -> None:
     async with running(world.replica(make_record(groups_in_flight=3))):
         await world.answers("completions", 5)
     assert [len(texts) for _, texts in world.engine.batches] == [3, 2]
+
+
+async def test_a_batch_does_not_wait_for_prompts_that_the_window_does_not_admit(world: World) -> None:
+    await world.announce(0, window_end=3)
+    for ordinal in range(3):
+        await world.send(prompt(ordinal))
+    async with running(world.replica(config=msgspec.structs.replace(CONFIG, linger_s=60.0))):
+        await world.answers("completions", 3)
 
 
 async def test_training_runs_the_newest_weights_and_waits_for_those_it_asks_for(world: World) -> None:
