@@ -106,8 +106,8 @@ class Prompt(Message, frozen=True, kw_only=True, tag="prompt.v1"):
 class Completion(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One sampled answer of T tokens (the end token included if there was one).
 
-    `token_ids` int32 (T,), `log_probs` float32 (T,): log π_rollout of each token under the sampling distribution at
-    temperature 1 with the banned tokens removed. `versions` are runs (version, number of tokens) that sum to T.
+    `token_ids` int32 (T,), `log_probs` float32 (T,): log π_rollout of each token, with logits divided by the
+    sampling temperature and the banned tokens removed. `versions` are runs (version, number of tokens) that sum to T.
     """
 
     token_ids: bytes

@@ -21,7 +21,7 @@ def draw_curves(folder: Path, title: str, reader: Reader) -> None:
     axes = figure.subplots(2, 3)
     sources = [Where(source=source) for source in reader.tasks() if source]
     _draw(axes[0, 0], reader, "reward", sources, "training reward (mean of the step's groups)")
-    _draw(axes[0, 1], reader, "eval/reward", sources, "held-out greedy reward")
+    _draw(axes[0, 1], reader, "eval/reward", sources, "held-out greedy reward", smooth=False)
     _draw(axes[0, 2], reader, "accuracy", sources, "training accuracy")
     _draw(axes[1, 0], reader, "response_length", sources, "completion length (tokens)")
     _draw(axes[1, 1], reader, "zero_variance", sources, "share of groups whose rewards are all equal")
@@ -34,12 +34,14 @@ def draw_curves(folder: Path, title: str, reader: Reader) -> None:
     temporary.replace(folder / CURVES_NAME)
 
 
-def _draw(axes: Axes, reader: Reader, name: str, sets: list[Where], title: str) -> None:
+def _draw(axes: Axes, reader: Reader, name: str, sets: list[Where], title: str, *, smooth: bool = True) -> None:
     colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
     for index, where in enumerate(sets):
         points = reader.points(name, where)
-        steps, values = [point[0] for point in points], smoothed([point[2] for point in points])
-        marker = "o" if len(points) < 3 else None
+        steps, values = [point[0] for point in points], [point[2] for point in points]
+        if smooth:
+            values = smoothed(values)
+        marker = None if smooth else "o"
         style = _STYLES[index // len(colours) % len(_STYLES)]
         axes.plot(steps, values, style, color=colours[index % len(colours)], marker=marker, lw=1.4, label=where.source)
     overall = reader.points(name, ALL)
