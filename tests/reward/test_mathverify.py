@@ -1,11 +1,16 @@
 """The verifier against the library's own calls, as V-Triune makes them."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from latex2sympy2_extended import NormalizationConfig
+from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
 from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Expr, srepr
 
+from services.reward import algebra, quicker
 from services.reward.verdict import Context
 from services.reward.verifiers import mathverify
 from shared.messages import RewardSpec
@@ -61,6 +66,90 @@ def test_whole_numbers_compare_as_in_the_library(number: int, other: int, same: 
 def test_short_answers_parse_as_in_the_library(content: str, word: str) -> None:
     completion = f"so \\boxed{{{content}}}"
     assert _ours(completion, f"\\boxed{{{word}}}") == _library(completion, f"\\boxed{{{word}}}")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**10).map(str) | st.decimals(0, 10**10, places=3).map(str) | st.decimals(0, 9, places=1).map(str)
+)
+def test_plain_numbers_are_read_as_the_library_reads_them(number: str) -> None:
+    text = f"\\boxed{{{number}}}"
+    answer = parse(text, extraction_config=_CONFIG, extraction_mode="first_match")
+    assert [srepr(one) for one in algebra.read_part(text)] == [srepr(one) for one in answer]
+    truth = parse(text, extraction_mode="first_match")
+    assert [srepr(one) for one in algebra.read_truth(text)] == [srepr(one) for one in truth]
+
+
+_NUMBERS = st.integers(0, 40).map(str) | st.integers(1, 400).map(lambda n: str(n / 8))
+_FORMULAS = st.recursive(
+    _NUMBERS | st.sampled_from(["x", "y", "e", "\\pi", "ab", "dog", "hello", "stop", "0", "12\\%", "x_1"]),
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("\\frac{{{0[0]}}}{{{0[1]}}}".format),
+        st.tuples(inner, inner).map("{0[0]}+{0[1]}".format),
+        st.tuples(inner, inner).map("{0[0]} {0[1]}".format),
+        inner.map("\\sqrt{{{0}}}".format),
+        inner.map("({0})^2".format),
+        inner.map("-{0}".format),
+    ),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(_FORMULAS, _FORMULAS)
+def test_what_is_certain_to_differ_differs_for_the_library(one: str, other: str) -> None:
+    truth, answer = (algebra.read_answer(f"$\\boxed{{{text}}}$") for text in (one, other))
+    if isinstance(truth[0], Expr) and isinstance(answer[0], Expr) and algebra._differ(truth[0], answer[0]):
+        assert not verify(list(truth), list(answer))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "certain"),
+    [
+        ("dog", "cat", True),
+        ("stop", "pots", False),
+        ("2ab", "3ab", True),
+        ("x+2", "x+3", True),
+        ("x+2", "2+x", False),
+        ("2\\sqrt{3}", "\\sqrt{12}", False),
+        ("2\\sqrt{3}", "3\\sqrt{2}", True),
+        ("0.333333", "\\frac{1}{3}", False),
+        ("0.3333", "\\frac{1}{3}", False),  # 3e-5 apart: left to the library
+        ("x", "y", False),  # lone symbols are compared by name
+        ("0ab", "0cd", False),
+    ],
+)
+def test_which_pairs_are_certain(one: str, other: str, certain: bool) -> None:
+    truth, answer = (algebra.read_answer(f"\\boxed{{{text}}}")[0] for text in (one, other))
+    assert algebra._differ(truth, answer) is certain
+
+
+def test_sympy_reads_text_as_before_with_its_names_at_hand() -> None:
+    for text in ("2*x + sin(y)", "1/3", "max(2, 3)", "foo(x)", "0.25"):
+        assert srepr(quicker.parse_expr(text)) == srepr(quicker._parse_expr(text))
+
+
+_MORE = st.sampled_from(
+    ["x=3", "(1,2)", "[1,2)", "1,2", "x<2", "\\sin x", "3!", "|x|", "x^2y", "\\log_2 8", "12:30", "{"]
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(_FORMULAS | _MORE | st.tuples(_MORE, _FORMULAS).map(" ".join) | st.text("abdeinosx12+-^_{}(),=\\ ", max_size=8))
+def test_two_stage_parsing_finds_what_the_library_finds(text: str) -> None:
+    assert _reading(quicker.parse_latex, text) == _reading(_one_stage, text)
+
+
+def _one_stage(converter: _Latex2Sympy, text: str) -> object:
+    converter.quick = False
+    return quicker._parse_latex(converter, text)
+
+
+def _reading(parse_latex: Callable[[_Latex2Sympy, str], object], text: str) -> str:
+    try:
+        return srepr(parse_latex(_Latex2Sympy(is_real=True), text))
+    except Exception as error:  # noqa: BLE001 — the library raises plain Exception
+        return str(error)
 
 
 @pytest.mark.parametrize(("answer", "truth"), [("silent", "listen"), ("2017", "2023-05-01"), ("1,2", "2,1")])

@@ -1,0 +1,124 @@
+"""`python -m bench.reward`: prints one JSON line a measurement; about a minute on two cores."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench.reward.load import Measured, free_port, load, request_bytes, served
+from bench.reward.mix import judge_body, samples
+
+ROOT = Path(__file__).parents[2]
+BATCH = 64
+_SERVE = "import sys; from triune.cli.reward import app; sys.argv = ['reward', *sys.argv[1:]]; app()"
+
+
+@contextlib.asynccontextmanager
+async def _ours(workers: int, replicas: int = 1) -> AsyncIterator[tuple[list[int], list[psutil.Process]]]:
+    async with contextlib.AsyncExitStack() as stack:
+        ports = [free_port() for _ in range(replicas)]
+        arguments = [
+            "-c",
+            _SERVE,
+            "serve",
+            "--host",
+            "127.0.0.1",
+            "--workers",
+            str(workers),
+            "--iou-threshold",
+            "dynamic",
+        ]
+        servers = [
+            await stack.enter_async_context(served([*arguments, "--port", str(port)], port, _environment()))
+            for port in ports
+        ]
+        yield ports, servers
+
+
+@contextlib.asynccontextmanager
+async def _baseline(verifiers: str) -> AsyncIterator[tuple[list[int], list[psutil.Process]]]:
+    port = free_port()
+    arguments = ["-m", "uvicorn", "bench.reward.baseline:app", "--host", "127.0.0.1", "--port", str(port)]
+    arguments += ["--workers", "2", "--no-access-log"]
+    async with served(arguments, port, _environment() | {"BENCH_VERIFIERS": verifiers}) as server:
+        await asyncio.sleep(3.0)  # the port answers before its two processes have imported sympy
+        yield [port], [server]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def _batches(made: Sequence[dict[str, Any]]) -> list[bytes]:
+    chunks = [made[start : start + BATCH] for start in range(0, len(made), BATCH)]
+    return [request_bytes("/v1/score", json.dumps({"samples": chunk}).encode()) for chunk in chunks]
+
+
+def _singles(made: Sequence[dict[str, Any]]) -> list[bytes]:
+    return [request_bytes("/judge", json.dumps(judge_body(sample)).encode()) for sample in made]
+
+
+def _print(what: str, measured: Measured, samples_each: int, **facts: Any) -> float:
+    rate = measured.requests * samples_each / measured.seconds
+    line = {
+        "bench": f"reward.{what}",
+        **facts,
+        "samples_per_s": round(rate, 1),
+        "samples_per_cpu_s": round(measured.requests * samples_each / max(measured.server_cpu_s, 1e-9), 1),
+        "p50_ms": round(measured.percentile(0.5), 2),
+        "p99_ms": round(measured.percentile(0.99), 2),
+        "seconds": round(measured.seconds, 2),
+    }
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+    return rate
+
+
+async def _run(seconds: float, count: int) -> None:
+    mixed = samples(count)
+    batches, singles = _batches(mixed), _singles(mixed)
+    rates: dict[str, float] = {}
+    for verifiers in ("library", "ours"):
+        async with _baseline(verifiers) as (ports, servers):
+            found = await load(ports, singles, servers, connections=16, seconds=seconds)
+        rates[verifiers] = _print("baseline", found, 1, verifiers=verifiers, processes=2)
+    async with _ours(2) as (ports, servers):
+        found = await load(ports, singles, servers, connections=32, seconds=seconds)
+        rates["judge"] = _print("judge", found, 1, workers=2)
+    for workers in (1, 2, 4):
+        async with _ours(workers) as (ports, servers):
+            found = await load(ports, batches, servers, connections=4, seconds=seconds)
+            rates[f"workers {workers}"] = _print("score", found, BATCH, workers=workers, replicas=1, batch=BATCH)
+    for replicas in (1, 2, 4):
+        async with _ours(1, replicas) as (ports, servers):
+            found = await load(ports, batches, servers, connections=4 * replicas, seconds=seconds)
+            _print("score", found, BATCH, workers=1, replicas=replicas, batch=BATCH)
+    async with _ours(1) as (ports, servers):
+        boxes = _batches(samples(count, detection=1.0, seed=1))
+        found = await load(ports, boxes, servers, connections=4, seconds=seconds)
+        _print("detection", found, BATCH, workers=1, batch=BATCH)
+    ratios = {
+        "score_to_v_triune_s_shape": round(rates["workers 2"] / rates["library"], 2),
+        "score_to_its_shape_with_our_verifiers": round(rates["workers 2"] / rates["ours"], 2),
+        "judge_to_v_triune_s_shape": round(rates["judge"] / rates["library"], 2),
+    }
+    sys.stdout.write(json.dumps({"bench": "reward.ratios", **ratios}) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.reward", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of load for each measurement")
+    parser.add_argument("--samples", type=int, default=40_000, help="distinct samples")
+    given = parser.parse_args()
+    asyncio.run(_run(given.seconds, given.samples))
+
+
+if __name__ == "__main__":
+    main()
