@@ -7,8 +7,10 @@ refused with 503.
 import hmac
 import ipaddress
 from collections.abc import Callable, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -20,6 +22,7 @@ from services.monitor.config import MonitorConfig
 from services.monitor.shapes import Mistakes
 from shared.errors import BadJob, Unavailable, UserError
 from shared.http import add_health_routes
+from shared.job import JobSpec
 from shared.jobs import IllegalMove
 from shared.settings import Settings
 
@@ -55,12 +58,26 @@ def create_app(
         redoc_url=None,
         responses=DOCUMENTED_ERRORS,
     )
+    _document_job_file(app)
     app.add_middleware(Gate, token=settings.api_token, body_bytes=config.body_bytes)
     _add_error_handlers(app)
     for router in routers:
         app.include_router(router)
     add_health_routes(app, is_ready)
     return app
+
+
+def _document_job_file(app: FastAPI) -> None:
+    """Put the job file's tables among the schemas of the OpenAPI document; msgspec declares them, not pydantic."""
+    made_by_fastapi = app.openapi
+    _, components = msgspec.json.schema_components([JobSpec], ref_template="#/components/schemas/{name}")
+
+    def openapi() -> dict[str, Any]:
+        document = made_by_fastapi()
+        document["components"]["schemas"].update(components)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def is_loopback(host: str) -> bool:

@@ -1,7 +1,8 @@
 """The monitor's state is a fold over journal and events; one batch of them is one transaction.
 
-A step waits until every group it trained on has its record here, and the events behind it wait with it: so its points
-are of exactly its groups, whatever the streams' relative speed was, and a monitor that was killed makes the same ones.
+A step waits until every group it consumed has its record here (of a void one: the record that says so), and the events
+behind it wait with it: so its points are of exactly its groups, whatever the streams' relative speed was, and a monitor
+that was killed makes the same ones.
 """
 
 from collections import deque
@@ -63,6 +64,7 @@ class Fold:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting: deque[tuple[Event, int]] = deque()
+        self._is_patient = True
 
     @property
     def waiting(self) -> int:
@@ -81,6 +83,18 @@ class Fold:
             while waiting and self._on_event(*waiting[0], progress):
                 self._store.set_sequence(EVENTS, waiting.popleft()[1])
         self._waiting = waiting
+        return progress
+
+    def release(self) -> Progress:
+        """Apply the events that wait although records are missing: the job has ended and no more will come."""
+        progress = Progress()
+        self._is_patient = False
+        with self._store.transaction():
+            for event, sequence in self._waiting:
+                self._on_event(event, sequence, progress)
+                self._store.set_sequence(EVENTS, sequence)
+        self._waiting.clear()
+        self._is_patient = True
         return progress
 
     # ---- journal
@@ -105,7 +119,8 @@ class Fold:
         key = key_of(prompt.kind, prompt.version, prompt.ordinal)
         found = self._store.group(key)
         if found is not None and found["sequence"] is not None:
-            self._store.add_duplicate(prompt.kind, prompt.source)
+            if found["stage"] != "learner":  # else late: the learner had given up an ordinal that was on its way
+                self._store.add_duplicate(prompt.kind, prompt.source)
             return
         self._store.add_scored(key, sequence, scored, group_facts(scored))
 
@@ -147,8 +162,7 @@ class Fold:
         store = self._store
         if store.has_step(event.step):
             return True  # a learner that was restarted tells it again
-        version = key_of("train", None, 0).version
-        if not store.has_all("train", version, event.trained):
+        if self._is_patient and not (store.has_all(event.trained) and store.has_all(event.voided, void=True)):
             return False
         trained = [key_of("train", None, ordinal) for ordinal in event.trained]
         voided = [key_of("train", None, ordinal) for ordinal in event.voided]
@@ -169,7 +183,7 @@ class Fold:
         return True
 
     def _void_by_step(self, key: Key, step: int) -> None:
-        """A step passed the group over: void already, or scored and filtered; its void record may still come."""
+        """A step passed the group over; one that has no word on why counts as filtered (only after `release`)."""
         group = self._store.group(key)
         was_scored = group is not None and group["state"] == "scored" and group["sequence"] is not None
         self._store.update_group(key, state="void", step=step, **({"reason": "filtered"} if was_scored else {}))
@@ -205,7 +219,7 @@ class Fold:
         store = self._store
         if store.has_evaluation(event.version):
             return True
-        if store.count_groups("eval", event.version) < event.total:
+        if self._is_patient and store.count_groups("eval", event.version) < event.total:
             return False
         keys = store.pending_keys("eval", event.version)
         facts = [(key, store.pending_facts(key)) for key in keys]

@@ -105,7 +105,8 @@ class JobReading:
                 await self.on_batch(fold, batch, train, held_out)
             quiet = quiet + 1 if ended and not batch else 0
         if fold.waiting:
-            self._log.warning("steps wait for groups that are not in the journal", events=fold.waiting)
+            self._log.warning("steps name groups that are not in the journal", events=fold.waiting)
+            self._tell(await self._in_thread(fold.release))
 
     async def on_batch(self, fold: Fold, batch: Batch, train: JournalReader, held_out: JournalReader) -> None:
         """Commit, ack, tell."""

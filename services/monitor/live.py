@@ -36,6 +36,10 @@ class Listener:
         self._waiting.append(notice)
         self._bell.set()
 
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting)
+
     async def next(self, limit_s: float) -> list[Notice]:
         """What has come since the last call; waits up to `limit_s` for something."""
         with contextlib.suppress(TimeoutError):
@@ -60,6 +64,10 @@ class Live:
             notice = Notice(event, json.dumps(data, allow_nan=False))
             for listener in listeners:
                 listener.tell(notice)
+
+    def listeners(self, job: str) -> list[Listener]:
+        """Who listens to a job now."""
+        return list(self._listeners.get(job, ()))
 
     @property
     def is_full(self) -> bool:

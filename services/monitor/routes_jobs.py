@@ -29,7 +29,7 @@ _JOB_BODY: dict[str, Any] = {
                 "example": 'model = "Qwen/Qwen2.5-VL-7B-Instruct"\ntotal_steps = 100\n[data]\ntrain = ["data/train"]\n',
             },
             "application/json": {
-                "schema": {"type": "object"},
+                "schema": {"$ref": "#/components/schemas/JobSpec"},
                 "example": {"model": "models/tiny", "total_steps": 3, "data": {"train": ["data/train"]}},
             },
         },

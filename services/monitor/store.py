@@ -92,10 +92,11 @@ class Store:
         row = self._one("SELECT SUM(n) AS n FROM counts WHERE kind = ? AND version = ?", kind, version)
         return int(row["n"] or 0) if row else 0
 
-    def has_all(self, kind: Kind, version: int, ordinals: Iterable[int]) -> bool:
-        """Whether each of the groups has its journal record here."""
-        query = f"SELECT 1 FROM groups WHERE {_GROUP} AND sequence IS NOT NULL"
-        return all(self._one(query, kind, version, ordinal) for ordinal in ordinals)
+    def has_all(self, ordinals: Iterable[int], *, void: bool = False) -> bool:
+        """Whether each of the training groups has its record here; with `void`, one that gave it up."""
+        state = "AND state = 'void'" if void else ""
+        query = f"SELECT 1 FROM groups WHERE {_GROUP} AND sequence IS NOT NULL {state}"
+        return all(self._one(query, "train", TRAIN_VERSION, ordinal) for ordinal in ordinals)
 
     def add_scored(self, key: Key, sequence: int, scored: Scored, facts: GroupFacts) -> None:
         """A group whose record was not here yet, with what its sample will be made of."""

@@ -69,18 +69,28 @@ def test_a_scored_group_that_the_learner_gives_up_is_void_and_no_duplicate(store
     assert read(store).void_reasons() == {"sums": {"stopped": 1}}
 
 
-def test_a_scored_group_that_a_step_passes_over_is_filtered(store: Store) -> None:
+def test_a_step_waits_for_the_word_on_why_a_group_is_void(store: Store) -> None:
     fold = Fold(store)
     fold.apply(Batch(train=entries(group(0), group(1)), events=[(step_done(1, [0], [1]), 1)]))
+    assert fold.waiting == 1
+    fold.apply(Batch(train=entries(void(1, "filtered", stage="learner"), first=3)))
+    assert fold.waiting == 0
     assert read(store).void_reasons() == {"sums": {"filtered": 1}}
+    assert read(store).points("void/filtered", ALL) == [(1, 100.0, 1.0)]
 
 
-def test_a_void_that_a_step_names_before_its_record_comes_gets_its_reason_later(store: Store) -> None:
+def test_at_the_end_a_step_no_longer_waits(store: Store) -> None:
     fold = Fold(store)
-    fold.apply(Batch(train=entries(group(0)), events=[(step_done(1, [0], [1]), 1)]))
-    fold.apply(Batch(train=entries(void(1), first=2)))
-    assert read(store).void_reasons() == {"sums": {"bad-sample": 1}}
-    assert read(store).train_counts()["sums"] == {"published": 2, "trained": 1, "void": 1, "duplicates": 0}
+    fold.apply(Batch(train=entries(group(0), group(1)), events=[(step_done(1, [0], [1, 2]), 1)]))
+    fold.release()
+    assert (fold.waiting, read(store).last_step()) == (0, 1)
+    assert read(store).void_reasons() == {"sums": {"filtered": 1}, "": {"unknown": 1}}
+
+
+def test_a_group_that_comes_after_the_learner_gave_it_up_is_late_and_no_duplicate(store: Store) -> None:
+    fold = Fold(store)
+    fold.apply(Batch(train=entries(void(0, "stopped", stage="learner"), group(0))))
+    assert read(store).train_counts()["sums"] == {"published": 1, "trained": 0, "void": 1, "duplicates": 0}
 
 
 def test_a_step_told_twice_counts_once(store: Store) -> None:

@@ -214,7 +214,7 @@ async def test_the_stream_tells_steps_and_ends_with_the_job(stage: Stage) -> Non
 
     async def act() -> None:
         async def is_listening() -> bool:
-            return job in stage.monitor.desk.live._listeners
+            return bool(stage.monitor.desk.live.listeners(job))
 
         await eventually(is_listening)
         await stage.publish(job, runs.group(0))
