@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from shared.bus import Bus
-from shared.errors import Refused, TriuneError, Unavailable
+from shared.errors import Refused, TriuneError, Unavailable, one_error
 from shared.job import JobSpec
 from shared.log import get_logger
 from shared.messages import JobChanged, Message
@@ -216,7 +216,8 @@ async def _watch(jobs: JobStore, job: ActiveJob) -> None:
 async def _settle(jobs: JobStore, job: str, task: "asyncio.Future[None]") -> None:
     """The job's work has ended: a sentence raised on purpose fails the job; a fault of ours is raised."""
     try:
-        task.result()
+        with one_error():
+            task.result()
     except (Refused, Unavailable):
         raise
     except TriuneError as error:

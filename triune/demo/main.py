@@ -46,6 +46,7 @@ class Interrupted(TriuneError):
 
 def run_demo(settings: Settings, options: Options) -> dict[str, Any]:
     """Run the demo; returns its report. Raises TriuneError; whatever happens, what was started is stopped."""
+    signal.signal(signal.SIGTERM, _interrupt)  # until the loop has its own handlers
     local = settings.runs / ".local"
     data, model = prepare(local / "demo")
     spec = demo_job(data, model, options)
@@ -54,6 +55,10 @@ def run_demo(settings: Settings, options: Options) -> dict[str, Any]:
         return asyncio.run(_run(settings, spec, folder, options))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted("interrupted; what was half made is removed")
 
 
 def prepare(folder: Path) -> tuple[Path, Path]:

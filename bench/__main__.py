@@ -1,0 +1,32 @@
+"""All benchmarks, one after the other, as JSON lines: `python -m bench [learner] [rollout] [reward] [bus]`."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+COMMANDS = {
+    "learner": ["bench/learner.py"],
+    "rollout": ["bench/rollout.py"],
+    "reward": ["-m", "bench.reward"],
+    "bus": ["bench/bus.py"],
+}
+ROOT = Path(__file__).parent.parent
+
+
+def main() -> int:
+    """Run the named ones (none: all); the exit code is that of the first that failed."""
+    names = sys.argv[1:] or list(COMMANDS)
+    unknown = [name for name in names if name not in COMMANDS]
+    if unknown:
+        sys.stderr.write(f"no benchmark {unknown[0]!r}; there are {', '.join(COMMANDS)}\n")
+        return 2
+    env = {**os.environ, "OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(ROOT)}
+    codes = [
+        subprocess.run([sys.executable, *COMMANDS[name]], cwd=ROOT, env=env, check=False).returncode for name in names
+    ]
+    return next((code for code in codes if code), 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
