@@ -11,6 +11,8 @@ from services.monitor.queries import Reader
 from services.monitor.series import ALL, Where
 
 CURVES_NAME = "curves.png"
+MAX_POINTS = 2000
+"""Points of one line; a longer series is thinned."""
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -28,7 +30,7 @@ def draw_curves(folder: Path, title: str, reader: Reader) -> None:
     _draw_staleness(axes[1, 2], reader)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(8, len(labels)), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(9, len(labels)), frameon=False)
     temporary = folder / f"{CURVES_NAME}.tmp"
     figure.savefig(temporary, format="png")
     temporary.replace(folder / CURVES_NAME)
@@ -37,21 +39,24 @@ def draw_curves(folder: Path, title: str, reader: Reader) -> None:
 def _draw(axes: Axes, reader: Reader, name: str, sets: list[Where], title: str, *, smooth: bool = True) -> None:
     colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
     for index, where in enumerate(sets):
-        points = reader.points(name, where)
+        points = reader.points(name, where, MAX_POINTS)
         steps, values = [point[0] for point in points], [point[2] for point in points]
         if smooth:
             values = smoothed(values)
         marker = None if smooth else "o"
         style = _STYLES[index // len(colours) % len(_STYLES)]
         axes.plot(steps, values, style, color=colours[index % len(colours)], marker=marker, lw=1.4, label=where.source)
-    overall = reader.points(name, ALL)
-    axes.plot([p[0] for p in overall], [p[2] for p in overall], color="black", lw=2.2, alpha=0.8, label="all")
+    overall = reader.points(name, ALL, MAX_POINTS)
+    values = [point[2] for point in overall]
+    if smooth:
+        values = smoothed(values)
+    axes.plot([point[0] for point in overall], values, color="black", lw=2.2, alpha=0.8, label="all")
     _finish(axes, title)
 
 
 def _draw_staleness(axes: Axes, reader: Reader) -> None:
     for name, label, width in (("staleness", "mean", 2.0), ("staleness_max", "largest", 1.0)):
-        points = reader.points(name, ALL)
+        points = reader.points(name, ALL, MAX_POINTS)
         axes.plot([p[0] for p in points], [p[2] for p in points], lw=width, label=label)
     axes.legend(frameon=False)
     _finish(axes, "staleness of trained groups (versions)")
@@ -64,7 +69,7 @@ def _finish(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def smoothed(values: list[float], weight: float = 0.6) -> list[float]:
+def smoothed(values: list[float], weight: float = 0.8) -> list[float]:
     """Exponential moving average, its start corrected for the missing past; NaN is passed over."""
     total = norm = 0.0
     out: list[float] = []

@@ -20,7 +20,7 @@ from services.monitor.fold import EVENTS, FINAL, Batch, Fold, Progress
 from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
 from services.monitor.queries import reading
-from services.monitor.report import build_report, write_metrics, write_report
+from services.monitor.report import build_report, read_report, write_metrics, write_report
 from services.monitor.series import ALL
 from services.monitor.store import Store
 from shared.bus import Bus, JournalReader
@@ -186,7 +186,7 @@ def _write_files(folder: Path, record: JobRecord, ordinal: int, everything: bool
             write_metrics(folder, reader)
             draw_curves(folder, f"{record.id}: {record.state}", reader)
         # Last: who sees an end state in the report finds the other files complete.
-        write_report(folder, build_report(record, reader, ordinal))
+        write_report(folder, build_report(record, reader, ordinal, None if everything else read_report(folder)))
 
 
 def _note(store: Store, now: float, values: Mapping[str, float]) -> None:

@@ -1,6 +1,7 @@
 """Reading a job's store: each `Reader` is a snapshot-free, read-only connection of one caller."""
 
 import contextlib
+import itertools
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -151,13 +152,10 @@ class Reader:
         row = self._db.execute(query, (kind, version, ordinal)).fetchone()
         return row["body"] if row else None
 
-    def points(self, name: str, where: Where) -> list[tuple[int, float, float]]:
-        """(step, time, value) of one series, in order of step and time."""
-        query = (
-            "SELECT step, time, value FROM points JOIN series ON series.id = points.series "
-            "WHERE name = ? AND source = ? AND task = ? ORDER BY step, time"
-        )
-        return [tuple(row) for row in self._db.execute(query, (name, *where))]
+    def points(self, name: str, where: Where, limit: int = 2**53) -> list[tuple[int, float, float]]:
+        """(step, time, value) of one series, in order of step and time, thinned to `limit` points."""
+        found = self.find_series(name, where.source, where.task)
+        return self.thinned(found[0][0], (None, None), limit) if found else []
 
     def all_points(self) -> Iterator[tuple[int, float, str, str, str, float]]:
         """(step, time, name, source, task, value) of every series."""
@@ -185,26 +183,26 @@ class Reader:
         return {row["source"]: row["value"] for row in self._db.execute(query, (name,))}
 
     # ---- times
-    def generation_times(self, kind: str) -> list[Interval]:
+    def generation_times(self, kind: str) -> Iterator[Interval]:
+        """When groups were generated, in order of start."""
         return self._intervals("started_at", "finished_at", kind)
 
-    def scoring_times(self, kind: str) -> list[Interval]:
+    def scoring_times(self, kind: str) -> Iterator[Interval]:
+        """When groups were scored, in order of start."""
         return self._intervals("score_started_at", "score_finished_at", kind)
 
-    def generation_times_by_replica(self) -> dict[str, list[Interval]]:
+    def generation_times_by_replica(self) -> Iterator[tuple[str, Iterator[Interval]]]:
         """When each rollout replica had a training group in hand, in order of start."""
-        found: dict[str, list[Interval]] = {}
         query = (
             "SELECT replica, started_at, finished_at FROM groups WHERE kind = 'train' AND started_at IS NOT NULL "
-            "ORDER BY started_at"
+            "ORDER BY replica, started_at"
         )
-        for row in self._db.execute(query):
-            found.setdefault(row["replica"], []).append(Interval(row["started_at"], row["finished_at"]))
-        return found
+        for replica, rows in itertools.groupby(self._db.execute(query), key=lambda row: row["replica"]):
+            yield replica, (Interval(row["started_at"], row["finished_at"]) for row in rows)
 
-    def _intervals(self, start: str, end: str, kind: str) -> list[Interval]:
+    def _intervals(self, start: str, end: str, kind: str) -> Iterator[Interval]:
         query = f"SELECT {start}, {end} FROM groups WHERE kind = ? AND {start} IS NOT NULL ORDER BY {start}"
-        return [Interval(*row) for row in self._db.execute(query, (kind,))]
+        return (Interval(*row) for row in self._db.execute(query, (kind,)))
 
 
 def _no_groups() -> dict[str, int]:

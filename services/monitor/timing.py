@@ -1,6 +1,8 @@
 """Where a run's wall time went, from the time stamps that groups and steps carry."""
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Iterator
+from functools import partial
 
 from services.monitor.queries import Interval, Reader
 
@@ -31,7 +33,7 @@ def time_sums(reader: Reader) -> dict[str, float]:
     steps = reader.steps()
     sums = {name: sum(step["timing"].get(key, 0.0) for step in steps) for name, key in LEARNER_TIMES.items()}
     idle = []
-    for intervals in reader.generation_times_by_replica().values():
+    for _, intervals in reader.generation_times_by_replica():
         busy = covered(intervals)
         idle.append(busy[-1].end - busy[0].start - length(busy) if busy else 0.0)
     sums["rollout_wait_s"] = sum(idle) / len(idle) if idle else 0.0
@@ -45,24 +47,28 @@ def time_shares(reader: Reader) -> dict[str, float]:
     service's own cost, `overhead` = 1 − `work`, holds scoring, transport, codec, bookkeeping and waiting for messages.
     """
     steps = [step for step in reader.steps() if step["finished_at"]]
-    generation = reader.generation_times("train")
-    if not steps or not generation:
+    first = next(reader.generation_times("train"), None)
+    if not steps or first is None:
         return {}
-    updates = [Interval(s["finished_at"] - s["timing"].get("step_s", 0.0), s["finished_at"]) for s in steps]
-    begin, end = generation[0].start, max(step["finished_at"] for step in steps)
-    work = covered(sorted(_clipped([*generation, *updates], begin, end)))
-    scoring = covered(sorted(_clipped([*work, *reader.scoring_times("train")], begin, end)))
-    evaluating = covered(sorted(_clipped([*scoring, *reader.generation_times("eval")], begin, end)))
+    begin, end = first.start, max(step["finished_at"] for step in steps)
+    clip = partial(_clipped, begin=begin, end=end)
+    updates = covered(
+        sorted(Interval(step["finished_at"] - step["timing"].get("step_s", 0.0), step["finished_at"]) for step in steps)
+    )
+    generation = covered(clip(reader.generation_times("train")))
+    work = covered(heapq.merge(generation, clip(updates)))
+    scoring = covered(heapq.merge(work, clip(reader.scoring_times("train"))))
+    evaluating = covered(heapq.merge(scoring, clip(reader.generation_times("eval"))))
     wall = end - begin - (length(evaluating) - length(scoring))
     if wall <= 0:
         return {}
     shares = {"work": length(work) / wall, "scoring": (length(scoring) - length(work)) / wall}
     shares["overhead"] = 1.0 - shares["work"]
     shares["other"] = shares["overhead"] - shares["scoring"]
-    shares["generation"] = length(covered(generation)) / wall
-    shares["update"] = length(covered(sorted(updates))) / wall
+    shares["generation"] = length(generation) / wall
+    shares["update"] = length(updates) / wall
     return shares
 
 
-def _clipped(intervals: Iterable[Interval], begin: float, end: float) -> list[Interval]:
-    return [Interval(max(start, begin), min(stop, end)) for start, stop in intervals]
+def _clipped(intervals: Iterable[Interval], *, begin: float, end: float) -> Iterator[Interval]:
+    return (Interval(max(start, begin), min(stop, end)) for start, stop in intervals)

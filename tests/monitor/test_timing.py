@@ -1,0 +1,35 @@
+from pathlib import Path
+
+import pytest
+
+from services.monitor.fold import Batch, Fold
+from services.monitor.queries import Interval, reading
+from services.monitor.store import Store
+from services.monitor.timing import covered, length, time_shares, time_sums
+from tests.monitor.runs import entries, eval_done, group, step_done
+
+
+def test_intervals_that_touch_or_overlap_are_one() -> None:
+    union = covered([Interval(0, 2), Interval(1, 3), Interval(3, 4), Interval(6, 6), Interval(8, 9)])
+    assert union == [Interval(0, 4), Interval(8, 9)]
+    assert length(union) == 5
+
+
+def test_sums_and_shares_of_a_run_worked_by_hand(tmp_path: Path) -> None:
+    # Group k is generated from 10 + k to 12 + k, scored from 12.5 + k to 13 + k; step s ends at 100 s after 1 s of work.
+    store = Store(tmp_path)
+    held_out = entries(group(50, (1.0,), kind="eval", version=0))  # generated from 60 to 62, scored from 62.5 to 63
+    train = entries(group(0), group(1), group(40))
+    Fold(store).apply(Batch(train, held_out, [(eval_done(0, 1), 1), (step_done(1, [0, 1, 40]), 2)]))
+    with reading(tmp_path) as reader:
+        assert reader is not None
+        sums, shares = time_sums(reader), time_shares(reader)
+    # One replica: busy from 10 to 13 and from 50 to 52, so 37 s of 42 without a group.
+    assert sums == {"learner_wait_s": 0.25, "learner_step_s": 1.0, "weight_sync_s": 0.125, "rollout_wait_s": 37.0}
+    # From 10 to 100, less 2 s of evaluation: 88 s. Work: 3 + 2 of generation, 1 of update.
+    # Scoring outside of it: 13.5 to 14 and 52.5 to 53; 12.5 to 13 lies beside generation.
+    wall = 88.0
+    assert shares["work"] == pytest.approx(6 / wall)
+    assert shares["scoring"] == pytest.approx(1 / wall)
+    assert shares["overhead"] == pytest.approx(1 - 6 / wall)
+    assert shares["other"] == pytest.approx(1 - 7 / wall)
