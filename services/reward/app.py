@@ -12,6 +12,7 @@ from services.reward.handlers import Deps, consume
 from services.reward.http import create_app
 from services.reward.metrics import instruments
 from services.reward.pool import Pool
+from services.reward.scoring import Scorer
 from shared.errors import UserError
 from shared.http import serve_http
 from shared.jobs import ActiveJob, follow_active
@@ -28,7 +29,8 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
     config = config or RewardConfig()
     settings, status, counters = ports.settings, Status(), instruments()
     pool = Pool(config.workers, config.worker_memory_bytes, config.waiting_samples)
-    deps = Deps(ports.bus, pool, counters, settings.replica, config.deadline_s)
+    scorer = Scorer(pool, counters)
+    deps = Deps(ports.bus, scorer, counters, settings.replica, config.deadline_s)
 
     async def score(job: ActiveJob) -> None:
         queues = [await ports.bus.work("completions", job.id, kind) for kind in _KINDS]
@@ -47,7 +49,7 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
 
     http = None
     if settings.health_port:
-        http = (create_app(pool, config, counters), settings.health_host, settings.health_port)
+        http = (create_app(scorer, config), settings.health_host, settings.health_port)
     return Service("reward", [loop], status, http)
 
 
@@ -70,7 +72,7 @@ async def serve_alone(config: RewardConfig, settings: Settings, host: str, port:
     try:
         with announced(settings.job_id, host, port):
             async with pool:
-                await _until(stop, serve_http(create_app(pool, config, instruments()), host, port))
+                await _until(stop, serve_http(create_app(Scorer(pool, instruments()), config), host, port))
     finally:
         telemetry.close()
 

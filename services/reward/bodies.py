@@ -1,19 +1,24 @@
-"""Limits on HTTP bodies, before anything reads them: the size of one, and of all that are in work together."""
+"""HTTP bodies: limits on the size of one and of all in work together, and a short way for the busiest routes."""
+
+from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+Quick = Callable[[str, bytes], Awaitable[Response | None]]
+"""Content type and body → the response; None: leave it to the application."""
 
 
 class BodyGate:
-    """Reads each body whole and passes it on: 413 for one above `largest` bytes, 429 while `together` would be passed.
+    """Reads each body whole and passes it on: to `quick` where that has the path, else to `app`.
 
-    A single body is taken whenever none is in work. A client that declares no length, and lies, is cut off at
-    `largest`.
+    413 for a body above `largest` bytes, 429 while `together` would be passed; a single one is taken whenever none is
+    in work. A client that declares no length, or a wrong one, is cut off at `largest`.
     """
 
-    def __init__(self, app: ASGIApp, *, largest: int, together: int) -> None:
-        self._app, self._largest, self._together = app, largest, together
+    def __init__(self, app: ASGIApp, quick: Mapping[str, Quick], *, largest: int, together: int) -> None:
+        self._app, self._quick, self._largest, self._together = app, quick, largest, together
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,12 +53,20 @@ class BodyGate:
             if size > self._largest:
                 await self._too_large()(scope, receive, send)
                 return
-        body: Message | None = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
+        await self._answer(scope, b"".join(chunks), receive, send)
+
+    async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        quick = self._quick.get(scope["path"]) if scope["method"] == "POST" else None
+        response = await quick(Headers(scope=scope).get("content-type", ""), body) if quick else None
+        if response is not None:
+            await response(scope, receive, send)
+            return
+        first: Message | None = {"type": "http.request", "body": body, "more_body": False}
 
         async def replay() -> Message:
-            nonlocal body
-            first, body = body, None
-            return first if first is not None else await receive()
+            nonlocal first
+            message, first = first, None
+            return message if message is not None else await receive()
 
         await self._app(scope, replay, send)
 

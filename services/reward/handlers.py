@@ -6,8 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from services.reward.pool import Pool
-from services.reward.scoring import score_samples
+from services.reward.scoring import Scorer
 from services.reward.verdict import Context, Sample
 from shared.bus import DELIVERY_BUDGET, HEARTBEAT_S, Bus, Delivery, WorkQueue
 from shared.errors import Corrupt, Unavailable
@@ -25,7 +24,7 @@ class Deps:
     """What the handlers work with."""
 
     bus: Bus
-    pool: Pool
+    scorer: Scorer
     instruments: Instruments
     replica: str
     deadline_s: float = 10.0
@@ -84,7 +83,7 @@ async def score_group(group: Completed, deps: Deps) -> Scored | Voided:
     started_at = time.time()
     samples = group_samples(group, deps.deadline_s)
     async with asyncio.timeout(_LIMIT_S):
-        rewards = await score_samples(deps.pool, samples, deps.instruments)
+        rewards = await deps.scorer.score(samples)
     if not any(reward.ok for reward in rewards):
         detail = rewards[0].error if rewards else "the group has no completions"
         return _void(group.prompt, "unverifiable", detail)

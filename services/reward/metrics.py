@@ -12,7 +12,8 @@ METRICS = (
         "reward.voided", "{group}", "groups given up: unverifiable or redelivered too often", "counter", ("source",)
     ),
     Metric("reward.handed_back", "{group}", "groups handed back after an infra-error", "counter"),
-    Metric("reward.request", "s", "time from a batch's arrival to its last reward", "histogram"),
+    Metric("reward.requests", "{request}", "batches scored, from the bus and over HTTP", "counter"),
+    Metric("reward.request_seconds", "s", "time from their arrival to their last reward, all together", "counter"),
     Metric("reward.waiting", "{sample}", "samples that wait for a worker"),
     Metric("reward.replaced", "{process}", "worker processes replaced since the start"),
 )

@@ -11,6 +11,7 @@ import pytest_asyncio
 from services.reward.handlers import Deps, consume, group_samples
 from services.reward.metrics import instruments
 from services.reward.pool import Pool
+from services.reward.scoring import Scorer
 from shared.bus import DELIVERY_BUDGET
 from shared.memory_bus import MemoryBus, MemoryServer
 from shared.messages import Completed, DeadLetter, RewardSpec, Scored, Voided, decode, message_id
@@ -37,7 +38,8 @@ async def _publish(server: MemoryServer, *groups: Completed) -> None:
 @contextlib.asynccontextmanager
 async def _replica(server: MemoryServer, pool: Pool, kind: str = "train") -> AsyncIterator[MemoryBus]:
     bus = MemoryBus(server)
-    deps = Deps(bus, pool, instruments(), "reward-1")
+    counters = instruments()
+    deps = Deps(bus, Scorer(pool, counters), counters, "reward-1")
     task = asyncio.ensure_future(consume(await bus.work("completions", "job-1", kind), deps, groups_in_flight=4))
     try:
         yield bus

@@ -17,6 +17,7 @@ from services.reward.config import RewardConfig
 from services.reward.http import create_app
 from services.reward.metrics import instruments
 from services.reward.pool import Pool
+from services.reward.scoring import Scorer
 from shared.http import serve_http
 from shared.verifiers import VERIFIERS
 from tests.reward.cases import GOLDEN, Case, cases
@@ -28,7 +29,7 @@ FOUR = {"completion": "\\boxed{4}", "verifier": "mathverify", "ground_truth": "\
 
 
 def _app(pool: Pool, **settings: Any) -> ASGIApp:
-    return create_app(pool, RewardConfig(**settings), instruments())
+    return create_app(Scorer(pool, instruments()), RewardConfig(**settings))
 
 
 def _client(app: ASGIApp) -> httpx.AsyncClient:
