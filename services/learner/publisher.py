@@ -36,9 +36,17 @@ class Publisher:
         message, self._sequence = found
         assert isinstance(message, WeightsPublished)
         self.last = message
-        self._chains[message.version] = list(message.chain)
+        await self._recover_chains()
         await self._show()
         return message
+
+    async def _recover_chains(self) -> None:
+        """Learn from the earlier announcements which blobs there may be, so that they are deleted in time."""
+        async for event, sequence in self._bus.events(self._job, "weights"):
+            if isinstance(event, WeightsPublished):
+                self._chains[event.version] = list(event.chain)
+            if sequence >= self._sequence:
+                return
 
     async def store(self, engine: Engine, *, anchor: bool) -> tuple[list[BlobRef], str]:
         """Put the current weights into the blob store; returns the chain and the digest of all tensors together.

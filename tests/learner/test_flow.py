@@ -135,10 +135,10 @@ async def test_a_learner_that_was_overtaken_is_refused(tmp_path: Path) -> None:
     await world.submit()
     await world.learn(engine)
     zombie = world.training(await world.active(), CountingEngine())
-    await zombie.publisher.recover()
+    await zombie.versions.publisher.recover()
     await world.bus.announce((await world.versions())[-1])
     with pytest.raises(Refused):
-        await zombie.publisher.fence()
+        await zombie.versions.publisher.fence()
 
 
 async def test_evaluations_of_the_first_and_last_version_are_done_before_the_job_is(tmp_path: Path) -> None:
@@ -147,3 +147,23 @@ async def test_evaluations_of_the_first_and_last_version_are_done_before_the_job
     await world.learn(engine)
     done = [(event.version, event.total, event.void) for event in await world.events("eval-done")]
     assert done == [(0, 3, 0), (6, 3, 0)]
+
+
+async def test_a_stop_that_meets_a_replay_waits_for_it_and_voids_only_what_was_never_trained_on(tmp_path: Path) -> None:
+    world = World(tmp_path, max_staleness=1)
+    await world.submit()
+    await world.learn(CountingEngine(die_before_step=6))  # the last checkpoint is of step 4, the last version is 5
+    await world.jobs.move(JOB, "stopping")
+    await world.learn(CountingEngine())
+    trained = [ordinal for step in await world.steps() for ordinal in step.trained]
+    voids = await world.voids()
+    assert len(trained) == 20
+    assert sorted([*trained, *voids]) == list(range(world.published))
+
+
+async def test_no_weights_stay_in_the_blob_store_after_the_end(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.submit()
+    await world.learn(CountingEngine(die_before_step=4))
+    await world.learn(CountingEngine())
+    assert world.blobs.usage().blobs == 0

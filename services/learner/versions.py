@@ -1,0 +1,123 @@
+"""Which version the weights are at, and what the world is told of it: the version, its window, its evaluation."""
+
+import asyncio
+
+from services.learner.changes import value_at
+from services.learner.engine import Engine
+from services.learner.evaluations import is_due
+from services.learner.handlers import Intake
+from services.learner.publisher import Publisher
+from shared.jobs import ActiveJob
+from shared.log import get_logger
+from shared.messages import BlobRef, EvalDone, EvalDue, WeightsPublished
+from shared.service import Ports, Status
+from shared.staleness import window_end
+
+
+class Versions:
+    """The learner's step and its announcements; while it replays steps that were announced, it announces nothing."""
+
+    def __init__(self, job: ActiveJob, ports: Ports, engine: Engine, intake: Intake, status: Status) -> None:
+        self.step = 0
+        self.incarnation = 0
+        self.stale_until = 0
+        """Groups below this ordinal may be of an earlier incarnation, and get importance weights."""
+        self.publisher = Publisher(ports.bus, ports.ledger, ports.blobs, job.id)
+        self._job, self._bus, self._engine, self._intake, self._status = job, ports.bus, engine, intake, status
+        self._publishing = asyncio.Lock()
+        self._log = get_logger(job=job.id)
+
+    @property
+    def announced(self) -> int:
+        """The newest announced version; -1 when there is none."""
+        return -1 if self.publisher.last is None else self.publisher.last.version
+
+    @property
+    def is_replaying(self) -> bool:
+        """Whether steps that were announced before are being computed again."""
+        return self.step < self.announced
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the newest announced version is this learner's."""
+        return self.step == self.announced
+
+    def value(self, key: str, step: int | None = None) -> int:
+        """`total_steps` or `max_staleness` as it holds for training step `step` (default: the next one)."""
+        return value_at(self._job.spec, self._job.record.changes, key, self.step + 1 if step is None else step)
+
+    async def recover(self) -> WeightsPublished | None:
+        """Continue the announcements of an earlier learner; None: there was none."""
+        for name in ("eval-due", "eval-done"):
+            found = await self._bus.last_event(self._job.id, name)
+            if found is not None:
+                await self._intake.on_event(found[0])
+        return await self.publisher.recover()
+
+    async def announce_first(self) -> None:
+        """Publish the initial weights as an anchor, and have them evaluated."""
+        chain, digest = await self.publisher.store(self._engine, anchor=True)
+        await self.evaluate(chain)
+        await self._announce(chain, digest)
+
+    async def publish(self, chain: list[BlobRef], digest: str, *, is_new: bool) -> None:
+        """Announce the version of `step`; a replay's last announced one again only if its bits differ."""
+        last = self.publisher.last
+        assert last is not None
+        if is_new:
+            if is_due(self.step, self.value("total_steps", self.step), self._job.spec.evaluation.every):
+                await self.evaluate(chain)
+            await self._announce(chain, digest)
+        elif digest == last.digest:
+            self._log.info("replay reached the announced version with equal bits", version=self.step)
+        else:
+            self.incarnation = last.incarnation + 1
+            self.stale_until = last.window_end
+            self._log.warning("replay differs from the announced version", version=self.step)
+            await self._announce(*await self.publisher.store(self._engine, anchor=True))
+
+    async def evaluate(self, chain: list[BlobRef]) -> None:
+        """Have the version of `step` evaluated, unless that was announced before or there is no held-out set."""
+        evaluations = self._intake.evaluations
+        if self._job.spec.data.held_out and not evaluations.is_announced(self.step):
+            evaluations.announce(self.step)
+            await self._bus.announce(EvalDue(job=self._job.id, version=self.step, chain=chain))
+
+    async def finish_evaluations(self) -> None:
+        """Announce every evaluation whose groups have all arrived as done."""
+        for version, total, void in self._intake.evaluations.complete():
+            await self._bus.announce(EvalDone(job=self._job.id, version=version, total=total, void=void))
+            self._intake.evaluations.finish(version)
+            self._intake.bell.set()
+
+    async def widen(self) -> None:
+        """Announce the newest version again when lost groups, or a change, move its window's end."""
+        last = self.publisher.last
+        if not self.is_live or last is None or self._publishing.locked():
+            return
+        eta = self.value("max_staleness")
+        end = window_end(
+            cursor=last.cursor,
+            version=last.version,
+            total_steps=self.value("total_steps"),
+            prompts_per_step=self._intake.assembler.prompts_per_step,
+            max_staleness=eta,
+            lost=self._intake.assembler.lost,
+        )
+        if end > last.window_end or eta != last.max_staleness:
+            await self._announce(last.chain, last.digest)
+
+    async def _announce(self, chain: list[BlobRef], digest: str) -> None:
+        async with self._publishing:
+            await self.publisher.announce(
+                version=self.step,
+                incarnation=self.incarnation,
+                chain=chain,
+                digest=digest,
+                cursor=self._intake.assembler.cursor,
+                lost=self._intake.assembler.lost,
+                total_steps=self.value("total_steps"),
+                prompts_per_step=self._intake.assembler.prompts_per_step,
+                max_staleness=self.value("max_staleness"),
+            )
+            self._status.version = self.step
