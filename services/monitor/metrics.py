@@ -41,8 +41,12 @@ def _expand(infos: Iterable[SeriesInfo]) -> Iterator[tuple[str, SeriesInfo]]:
 
 
 def metric_name(series: str) -> str:
-    """The metric of a series: `eval/reward` → `eval.reward`."""
-    return series.replace("/", ".").replace("-", "_")
+    """The metric of a series: `eval/reward` → `eval.reward`, `timing/wait_s` → `timing.wait`.
+
+    What the learner measured in a step is `step.…`: `learner.…` are the metrics of the learner's own process.
+    """
+    plain = series.removesuffix("_s").replace("/", ".").replace("-", "_")
+    return f"step.{plain.removeprefix('learner.')}" if plain.startswith("learner.") else plain
 
 
 def _labels(info: SeriesInfo) -> tuple[str, ...]:
