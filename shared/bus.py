@@ -12,7 +12,7 @@ result is durably published.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shared.messages import AnyMessage, Event, Heartbeat, Kind, Message
@@ -83,6 +83,8 @@ class JournalEntry:
 
     sequence: int
     message: AnyMessage
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """W3C trace headers that it came with."""
 
 
 class JournalReader(Protocol):

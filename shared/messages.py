@@ -205,6 +205,22 @@ class Voided(Message, frozen=True, kw_only=True, tag="voided.v1"):
     sample_id: str = ""
 
 
+def void_of(prompt: Prompt, reason: str, detail: str, stage: str) -> Voided:
+    """The word that `prompt` has no group to train on."""
+    return Voided(
+        job=prompt.job,
+        kind=prompt.kind,
+        ordinal=prompt.ordinal,
+        source=prompt.source,
+        task=prompt.task,
+        reason=reason,
+        detail=detail,
+        stage=stage,
+        version=prompt.version,
+        sample_id=prompt.sample_id,
+    )
+
+
 JournalRecord = Scored | Voided
 
 # ---------------------------------------------------------------- events

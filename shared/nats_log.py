@@ -17,7 +17,7 @@ from shared.log import get_logger
 from shared.messages import AnyMessage
 from shared.nats_link import ANSWER_S, BUCKET, Link
 from shared.nats_pull import Puller, sequences
-from shared.nats_wire import Unreadable, unseal, void_of
+from shared.nats_wire import Unreadable, trace_of, unseal, void_of
 
 _FORGET_S = 3600.0
 """The server removes the consumer of a reader that was silent for so long; the reader makes another."""
@@ -169,7 +169,7 @@ class NatsJournalReader:
                 sequence, _, _ = sequences(raw)
                 record = await self._record(raw, sequence)
                 if record is not None:
-                    entries.append(JournalEntry(sequence, record))
+                    entries.append(JournalEntry(sequence, record, trace_of(raw)))
                 self._reader.advance(sequence)
         except Unavailable as error:
             get_logger().warning("the journal waits", error=str(error))

@@ -32,6 +32,8 @@ class Settings:
     health_port: int = 0
     """Port of /healthz, /readyz and /metrics of this process; 0: not served."""
     otlp_endpoint: str | None = None
+    trace_rate: float = 1.0
+    """Share of groups that are traced when there is an endpoint."""
     data_roots: tuple[Path, ...] = ()
     """Folders that data and model paths of a job must lie under; none: any path."""
     det_iou_threshold: str | None = None
@@ -57,6 +59,7 @@ def read_settings() -> Settings:
         health_host=env.get("TRIUNE_HEALTH_HOST", Settings.health_host),
         health_port=_port("TRIUNE_HEALTH_PORT", Settings.health_port),
         otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
+        trace_rate=_share("OTEL_TRACES_SAMPLER_ARG", Settings.trace_rate),
         data_roots=tuple(Path(path).resolve() for path in env.get("TRIUNE_DATA_ROOTS", "").split(os.pathsep) if path),
         det_iou_threshold=env.get("DET_IOU_THRESHOLD"),
         job_id=env.get("JOB_ID"),
@@ -69,3 +72,14 @@ def _port(name: str, default: int) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise UserError(f"{name} is {text!r}; expected a port from 0 to 65535")
     return int(text)
+
+
+def _share(name: str, default: float) -> float:
+    text = os.environ.get(name, str(default))
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0.0 <= share <= 1.0:
+        raise UserError(f"{name} is {text!r}; expected a share from 0 to 1")
+    return share

@@ -1,9 +1,11 @@
 """OpenTelemetry of a process: a meter that Prometheus can read, traces and metrics to OTLP when an endpoint is set."""
 
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from opentelemetry import metrics, trace
+from opentelemetry import metrics, propagate, trace
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
@@ -13,6 +15,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 
+from shared.messages import Prompt
 from shared.settings import Settings
 
 
@@ -38,14 +41,14 @@ class Telemetry:
         self.meters.shutdown()
 
 
-def set_up_telemetry(service: str, settings: Settings, trace_rate: float = 1.0) -> Telemetry:
-    """Install the process's meter and tracer providers; call once."""
+def set_up_telemetry(service: str, settings: Settings) -> Telemetry:
+    """Install the process's meter and tracer providers; call once. Without an endpoint no trace is sampled."""
     resource = Resource.create({"service.name": f"triune-{service}", "service.instance.id": settings.replica})
     readers: list[MetricReader] = [PrometheusMetricReader()]
     tracers = TracerProvider(
         resource=resource,
         id_generator=UrandomIds(),
-        sampler=ParentBasedTraceIdRatio(trace_rate),
+        sampler=ParentBasedTraceIdRatio(settings.trace_rate if settings.otlp_endpoint else 0.0),
         shutdown_on_exit=False,
     )
     if settings.otlp_endpoint:
@@ -58,3 +61,25 @@ def set_up_telemetry(service: str, settings: Settings, trace_rate: float = 1.0) 
     metrics.set_meter_provider(meters)
     trace.set_tracer_provider(tracers)
     return Telemetry(meters, tracers)
+
+
+@contextlib.contextmanager
+def group_span(
+    name: str, prompt: Prompt, came_with: Mapping[str, str], started_at: float | None = None
+) -> Iterator[trace.Span]:
+    """A span of one group's life, the current one inside the block, so that what is published there continues it.
+
+    `came_with` are the headers of the message before (none: a new trace). `started_at` in seconds since the epoch.
+    """
+    attributes: dict[str, str | int] = {
+        "triune.job": prompt.job,
+        "triune.ordinal": prompt.ordinal,
+        "triune.source": prompt.source,
+    }
+    with trace.get_tracer("triune").start_as_current_span(
+        name,
+        context=propagate.extract(came_with),
+        start_time=int(started_at * 1e9) if started_at else None,
+        attributes=attributes,
+    ) as span:
+        yield span

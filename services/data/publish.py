@@ -9,6 +9,7 @@ import msgspec
 from services.data.order import Draft
 from shared.bus import Bus
 from shared.messages import Prompt, Voided, WeightsPublished, message_id
+from shared.telemetry import group_span
 
 
 def admitted(draft: Draft, weights: WeightsPublished, prompts_per_step: int) -> tuple[Draft, int, int]:
@@ -38,4 +39,5 @@ async def _publish(bus: Bus, draft: Draft, step: int, total_steps: int) -> None:
         return
     reward = msgspec.structs.replace(draft.reward, step=step, total_steps=total_steps)
     prompt = msgspec.structs.replace(draft, reward=reward, published_at=time.time())
-    await bus.publish("prompts", draft.job, draft.kind, prompt, identity)
+    with group_span("data.publish", prompt, {}):
+        await bus.publish("prompts", draft.job, draft.kind, prompt, identity)

@@ -5,6 +5,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from opentelemetry.trace import Link
+
 from services.learner.assembler import Assembler
 from services.learner.batch import Ready
 from services.learner.engine import Engine
@@ -13,6 +15,7 @@ from shared.blobs import Blobs
 from shared.bus import Bus, JournalEntry
 from shared.errors import BadSample, BlobMissing
 from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, Kind, Scored, Voided, message_id
+from shared.telemetry import group_span
 
 OVERRIDE_ATTEMPT = 1_000
 """Attempt in the message ids of the learner's own voids, apart from those of the groups they override."""
@@ -33,6 +36,8 @@ class Intake:
     evaluations: Evaluations = field(default_factory=Evaluations)
     end_of_order: EndOfOrder | None = None
     bell: asyncio.Event = field(default_factory=asyncio.Event)
+    links: dict[int, Link] = field(default_factory=dict)
+    """By ordinal, what the step that consumes a group links its span to."""
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ingest"))
 
     async def on_entry(self, entry: JournalEntry) -> None:
@@ -45,7 +50,9 @@ class Intake:
         if isinstance(record, Voided):
             self.assembler.lose(record.ordinal, record.reason)
         else:
-            await self.on_scored(record)
+            with group_span("learner.ingest", record.prompt, entry.trace) as span:
+                self.links[record.prompt.ordinal] = Link(span.get_span_context())
+                await self.on_scored(record)
 
     async def on_scored(self, scored: Scored) -> None:
         """Prepare the group for its step, beside a step that may be running; put aside what can't be trained on."""
@@ -110,6 +117,10 @@ class Intake:
                 self.evaluations.announce(version)
             case EvalDone(version=version):
                 self.evaluations.finish(version)
+
+    def take_links(self, cursor: int) -> list[Link]:
+        """Links to the ingest spans of groups below `cursor`, each given once."""
+        return [self.links.pop(ordinal) for ordinal in sorted(self.links) if ordinal < cursor]
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import msgspec
+from opentelemetry import trace
 
 from services.learner.assembler import Assembler, Step
 from services.learner.batch import Ready
@@ -135,15 +136,19 @@ class Training:
         return not self._stopping and self.versions.step < total and not self._intake.assembler.exhausted
 
     async def _train_all(self) -> None:
+        assembler = self._intake.assembler
         while self._goes_on:
             began = time.monotonic()
             step = await self._next_step()
             if step is None:
                 return
+            links = self._intake.take_links(step.cursor)
             if step.groups:
-                await self._train(step, wait_s=time.monotonic() - began)
+                wait_s = time.monotonic() - began
+                with trace.get_tracer("triune").start_as_current_span("learner.step", links=links):
+                    await self._train(step, wait_s=wait_s)
             else:
-                self._intake.assembler.consume(step)
+                assembler.consume(step)
 
     async def _next_step(self) -> Step[Ready] | None:
         """Wait for the groups of the next step; None when there is none to make any more."""

@@ -2,6 +2,8 @@
 
 import asyncio
 
+from opentelemetry import trace
+
 from services.learner.changes import value_at
 from services.learner.engine import Engine
 from services.learner.evaluations import is_due
@@ -108,16 +110,18 @@ class Versions:
             await self._announce(last.chain, last.digest)
 
     async def _announce(self, chain: list[BlobRef], digest: str) -> None:
+        attributes: dict[str, str | int] = {"triune.job": self._job.id, "triune.version": self.step}
         async with self._publishing:
-            await self.publisher.announce(
-                version=self.step,
-                incarnation=self.incarnation,
-                chain=chain,
-                digest=digest,
-                cursor=self._intake.assembler.cursor,
-                lost=self._intake.assembler.lost,
-                total_steps=self.value("total_steps"),
-                prompts_per_step=self._intake.assembler.prompts_per_step,
-                max_staleness=self.value("max_staleness"),
-            )
+            with trace.get_tracer("triune").start_as_current_span("weights.publish", attributes=attributes):
+                await self.publisher.announce(
+                    version=self.step,
+                    incarnation=self.incarnation,
+                    chain=chain,
+                    digest=digest,
+                    cursor=self._intake.assembler.cursor,
+                    lost=self._intake.assembler.lost,
+                    total_steps=self.value("total_steps"),
+                    prompts_per_step=self._intake.assembler.prompts_per_step,
+                    max_staleness=self.value("max_staleness"),
+                )
             self._status.version = self.step

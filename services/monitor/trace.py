@@ -100,7 +100,7 @@ def trace_lines(trace: GroupTrace) -> Iterator[str]:
         yield f"  {times}  {stage.name:<9}{by}  {facts}".rstrip()
     if trace.state == "void":
         yield f"  void: {trace.reason or 'no reason was given'}; {trace.detail or 'no detail'}"
-    elif trace.state != "trained":
+    elif trace.kind == "train" and trace.state != "trained":
         yield f"  {trace.state}; no step has consumed it yet"
 
 

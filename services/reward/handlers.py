@@ -11,8 +11,9 @@ from services.reward.verdict import Context, Sample
 from shared.bus import DELIVERY_BUDGET, HEARTBEAT_S, Bus, Delivery, WorkQueue
 from shared.errors import Corrupt, Unavailable
 from shared.log import get_logger
-from shared.messages import Completed, DeadLetter, Prompt, RewardSpec, Scored, Voided, message_id
+from shared.messages import Completed, DeadLetter, Prompt, RewardSpec, Scored, Voided, message_id, void_of
 from shared.metrics import Instruments
+from shared.telemetry import group_span
 
 _FETCH_S = 1.0
 _HAND_BACK_S = 0.5
@@ -74,7 +75,9 @@ async def on_completed(delivery: Delivery, deps: Deps) -> None:
         deps.instruments.add("reward.handed_back")
         await delivery.hand_back(_HAND_BACK_S)
         return
-    await _publish(record, group.prompt, deps)
+    started_at = record.started_at if isinstance(record, Scored) else None
+    with group_span("reward.score", group.prompt, delivery.trace, started_at):
+        await _publish(record, group.prompt, deps)
     await delivery.ack()
 
 
@@ -86,7 +89,7 @@ async def score_group(group: Completed, deps: Deps) -> Scored | Voided:
         rewards = await deps.scorer.score(samples)
     if not any(reward.ok for reward in rewards):
         detail = rewards[0].error if rewards else "the group has no completions"
-        return _void(group.prompt, "unverifiable", detail)
+        return void_of(group.prompt, "unverifiable", detail, "reward")
     return Scored(group=group, rewards=rewards, replica=deps.replica, started_at=started_at, finished_at=time.time())
 
 
@@ -114,7 +117,7 @@ def _deadline(spec: RewardSpec, default_s: float) -> float:
 async def _give_up(delivery: Delivery, group: Completed, deps: Deps) -> None:
     prompt = group.prompt
     reason = f"delivered {delivery.deliveries} times, expected at most {DELIVERY_BUDGET}"
-    await _publish(_void(prompt, "redelivered", reason), prompt, deps)
+    await _publish(void_of(prompt, "redelivered", reason, "reward"), prompt, deps)
     letter = DeadLetter(
         job=prompt.job,
         subject=delivery.subject,
@@ -130,21 +133,6 @@ async def _give_up(delivery: Delivery, group: Completed, deps: Deps) -> None:
 async def _publish(record: Scored | Voided, prompt: Prompt, deps: Deps) -> None:
     await deps.bus.publish("scored", prompt.job, prompt.kind, record, _id(prompt))
     deps.instruments.add("reward.voided" if isinstance(record, Voided) else "reward.groups", source=prompt.source)
-
-
-def _void(prompt: Prompt, reason: str, detail: str) -> Voided:
-    return Voided(
-        job=prompt.job,
-        kind=prompt.kind,
-        ordinal=prompt.ordinal,
-        source=prompt.source,
-        task=prompt.task,
-        reason=reason,
-        detail=detail,
-        stage="reward",
-        version=prompt.version,
-        sample_id=prompt.sample_id,
-    )
 
 
 def _id(prompt: Prompt) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from services.rollout.engine import Engine, PreparedPrompt
 from shared.errors import BadSample, BlobMissing
-from shared.messages import Completed, Completion, ImageRef, Prompt, Voided, pack_ints
+from shared.messages import Completed, Completion, ImageRef, Prompt, Voided, pack_ints, void_of
 
 Answer = Completed | Voided | None
 """What becomes of a prompt: its group, a void, or None: an image is missing, somebody may try again later."""
@@ -30,7 +30,7 @@ def generate_batch(
         try:
             prepared[index] = engine.prepare(prompt, [fetch_image(image) for image in prompt.images])
         except BadSample as error:
-            report(index, void(prompt, "bad-sample", str(error)))
+            report(index, void_of(prompt, "bad-sample", str(error), "rollout"))
         except BlobMissing:
             report(index, None)
     if not prepared:
@@ -59,20 +59,4 @@ def completed(
         replica=replica,
         started_at=started_at,
         finished_at=time.time(),
-    )
-
-
-def void(prompt: Prompt, reason: str, detail: str) -> Voided:
-    """The word that `prompt` has no group."""
-    return Voided(
-        job=prompt.job,
-        kind=prompt.kind,
-        ordinal=prompt.ordinal,
-        source=prompt.source,
-        task=prompt.task,
-        reason=reason,
-        detail=detail,
-        stage="rollout",
-        version=prompt.version,
-        sample_id=prompt.sample_id,
     )

@@ -3,16 +3,14 @@
 import contextlib
 from collections.abc import Awaitable
 
-from opentelemetry import propagate, trace
-
-from services.rollout.generation import void
 from services.rollout.hand import Held
 from services.rollout.metrics import RolloutMetrics
 from shared.bus import Bus
 from shared.errors import Unavailable
 from shared.ledger import Ledger
 from shared.log import get_logger
-from shared.messages import Completed, DeadLetter, Message, Prompt, Voided, message_id
+from shared.messages import Completed, DeadLetter, Message, Prompt, Voided, message_id, void_of
+from shared.telemetry import group_span
 
 
 class Answers:
@@ -20,7 +18,6 @@ class Answers:
 
     def __init__(self, bus: Bus, ledger: Ledger, metrics: RolloutMetrics) -> None:
         self._bus, self._ledger, self._metrics = bus, ledger, metrics
-        self._tracer = trace.get_tracer("triune.rollout")
 
     async def on_started(self, prompt: Prompt, deadline_s: float) -> None:
         """The group is being generated; the ledger counts those of training."""
@@ -56,7 +53,8 @@ class Answers:
             reason=reason,
             service="rollout",
         )
-        await self._bus.publish("scored", prompt.job, prompt.kind, void(prompt, "redelivered", reason), _id(prompt))
+        voided = void_of(prompt, "redelivered", reason, "rollout")
+        await self._bus.publish("scored", prompt.job, prompt.kind, voided, _id(prompt))
         await self._bus.publish("dead", prompt.job, prompt.kind, letter, _id(prompt))
         await held.delivery.ack()
         self._metrics.void(prompt.source)
@@ -64,12 +62,7 @@ class Answers:
 
     async def _publish(self, held: Held, stream: str, message: Message, started_at: float | None = None) -> None:
         prompt = held.prompt
-        with self._tracer.start_as_current_span(
-            "rollout.group",
-            context=propagate.extract(held.delivery.trace),
-            start_time=int(started_at * 1e9) if started_at else None,
-            attributes={"triune.job": prompt.job, "triune.ordinal": prompt.ordinal, "triune.source": prompt.source},
-        ):
+        with group_span("rollout.generate", prompt, held.delivery.trace, started_at):
             await self._bus.publish(stream, prompt.job, prompt.kind, message, _id(prompt))
         await held.delivery.ack()
         if prompt.kind == "train":

@@ -148,7 +148,11 @@ async def test_off_policy_stays_within_its_bound_and_the_monitor_may_die(
         assert 0 < report["staleness"]["max"] <= report["staleness"]["bound"] == 2
         folder = system.deployment.runs / job
         assert (folder / "curves.png").stat().st_size > 0
-        steps = {row["step"] for row in pq.read_table(folder / "metrics.parquet").to_pylist() if row["name"] == "learner/loss"}
+        steps = {
+            row["step"]
+            for row in pq.read_table(folder / "metrics.parquet").to_pylist()
+            if row["name"] == "learner/loss"
+        }
         assert steps == set(range(1, STEPS + 1))
 
 

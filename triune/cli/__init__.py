@@ -9,7 +9,7 @@ import typer
 
 from shared.errors import UserError
 from shared.settings import read_settings
-from triune.cli import data, demo, jobs, reward, up
+from triune.cli import data, demo, jobs, reward, trace, up
 from triune.cli.errors import FAILED, exit_codes
 
 SERVICES = ("data", "rollout", "reward", "learner", "monitor")
@@ -25,6 +25,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(reward.app, name="reward")
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
+app.command("trace")(trace.trace)
 
 
 @app.command()
