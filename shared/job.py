@@ -163,6 +163,15 @@ class Evaluation(Section, frozen=True, kw_only=True):
     every: Annotated[int, Meta(ge=0, description="steps between evaluations; 0: only before and after")] = 0
 
 
+class MonitorSettings(Section, frozen=True, kw_only=True):
+    """Where else the run's series go; the run folder has them always."""
+
+    sinks: Annotated[
+        list[Literal["tensorboard", "wandb"]],
+        Meta(description="also write to these, under V-Triune's names; extras `tensorboard` and `wandb`"),
+    ] = []
+
+
 class JobSpec(Section, frozen=True, kw_only=True):
     """A training run."""
 
@@ -179,6 +188,7 @@ class JobSpec(Section, frozen=True, kw_only=True):
     rollout: Rollout = Rollout()
     reward: RewardSettings = RewardSettings()
     evaluation: Evaluation = Evaluation()
+    monitor: MonitorSettings = MonitorSettings()
 
 
 def parse_job(document: dict[str, Any]) -> JobSpec:

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from services.monitor.metrics import MonitorMetrics
 from services.monitor.queries import reading
 from services.monitor.report import build_report, read_report, write_metrics, write_report
 from services.monitor.series import ALL
+from services.monitor.sinks import Sinks
 from services.monitor.store import Store
 from shared.bus import Bus, JournalReader
 from shared.errors import Unavailable
@@ -56,6 +58,7 @@ class JobReading:
         self._log = get_logger(job=record.id)
         self._reported_at = self._drawn_at = -math.inf
         self._store: Store | None = None
+        self._sinks: Sinks | None = None
 
     async def run(self) -> None:
         """Read until the job has ended and nothing more comes; raises Corrupt when the journal has a gap."""
@@ -63,14 +66,18 @@ class JobReading:
         try:
             fold = Fold(store)
             await self._in_thread(fold.reopen)
+            self._sinks = await asyncio.to_thread(Sinks, self.folder, self.record.id, self.record.spec.monitor.sinks)
             async with self._readers(store) as (train, held_out):
                 await self._read_all(fold, train, held_out)
             await self._in_thread(fold.write_rest)
+            await self._feed_sinks()
             await self.write_files()
             await self._in_thread(lambda: _mark_final(store, self.record))
             self._log.info("the job is on file", state=self.record.state)
         finally:
             self._store = None
+            if self._sinks is not None:
+                await asyncio.to_thread(self._sinks.close)
             await asyncio.shield(self._in_thread(store.close))
             self._thread.shutdown(wait=False)
 
@@ -157,10 +164,18 @@ class JobReading:
         if now - self._reported_at < self.desk.config.report_s and not progress.evaluations:
             return
         self._reported_at = now
+        await self._feed_sinks()
         draw = now - self._drawn_at >= self.desk.config.draw_s
         await self.write_files(everything=draw)
         if draw:
             self._drawn_at = asyncio.get_running_loop().time()
+
+    async def _feed_sinks(self) -> None:
+        sinks, store = self._sinks, self._store
+        if sinks is None or store is None:
+            return
+        while fed := await asyncio.to_thread(sinks.feed):
+            await self._in_thread(partial(_remember, store, fed))
 
     async def note(self, values: Mapping[str, float]) -> None:
         """Points of this moment, of all sources together: queue depths and the like."""
@@ -187,6 +202,12 @@ def _write_files(folder: Path, record: JobRecord, ordinal: int, everything: bool
             draw_curves(folder, f"{record.id}: {record.state}", reader)
         # Last: who sees an end state in the report finds the other files complete.
         write_report(folder, build_report(record, reader, ordinal, None if everything else read_report(folder)))
+
+
+def _remember(store: Store, facts: Mapping[str, str]) -> None:
+    with store.transaction():
+        for key, value in facts.items():
+            store.set_meta(key, value)
 
 
 def _note(store: Store, now: float, values: Mapping[str, float]) -> None:

@@ -166,6 +166,15 @@ class Reader:
         for row in self._db.execute(query):
             yield tuple(row)
 
+    def step_points(self, step: int, *, evaluated: bool) -> list[tuple[str, Where, float]]:
+        """(name, set, value) of one training step, or of one evaluated version: of all sources, and of each."""
+        query = (
+            "SELECT name, source, task, value FROM points JOIN series ON series.id = points.series "
+            "WHERE step = ? AND (name LIKE 'eval/%') = ? AND task = ''"
+        )
+        found = self._db.execute(query, (step, evaluated))
+        return [(row["name"], Where(row["source"], row["task"]), row["value"]) for row in found]
+
     def values_at(self, name: str, step: int) -> dict[str, float]:
         """By source, the value of one series at a step."""
         query = (

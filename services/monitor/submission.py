@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from services.monitor.report import write_whole
+from services.monitor.sinks import missing_sinks
 from shared.dataset import DataFile, count_rows, inspect_files
 from shared.errors import BadData, BadJob
 from shared.job import JobSpec, parse_job, parse_toml, write_toml
@@ -40,7 +41,7 @@ def parse_document(body: bytes, content_type: str) -> dict[str, Any]:
 def read_submission(body: bytes, content_type: str, roots: Collection[Path]) -> JobSpec:
     """The job in a request's body, its files looked at; raises BadJob with every mistake."""
     spec = parse_job(parse_document(body, content_type))
-    mistakes = [*_model_mistakes(spec.model, roots), *_data_mistakes(spec, roots)]
+    mistakes = [*_model_mistakes(spec.model, roots), *_data_mistakes(spec, roots), *missing_sinks(spec.monitor.sinks)]
     if mistakes:
         raise BadJob(mistakes)
     return spec

@@ -16,7 +16,7 @@ def test_intervals_that_touch_or_overlap_are_one() -> None:
 
 
 def test_sums_and_shares_of_a_run_worked_by_hand(tmp_path: Path) -> None:
-    # Group k is generated from 10 + k to 12 + k, scored from 12.5 + k to 13 + k; step s ends at 100 s after 1 s of work.
+    # Group k is generated from 10 + k to 12 + k and scored from 12.5 + k to 13 + k; the step ends at 100 and takes 1 s.
     store = Store(tmp_path)
     held_out = entries(group(50, (1.0,), kind="eval", version=0))  # generated from 60 to 62, scored from 62.5 to 63
     train = entries(group(0), group(1), group(40))
