@@ -11,11 +11,14 @@ from functools import lru_cache
 from itertools import islice, product
 from typing import Any, TypeAlias
 
+from antlr4 import InputStream
 from latex2sympy2_extended import NormalizationConfig
+from latex2sympy2_extended.gen.antlr4_13_2.PSLexer import PSLexer
+from latex2sympy2_extended.math_normalization import replace_in_latex
 from math_verify import parser as library
 from math_verify.grader import sympy_expr_eq
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
-from sympy import Basic, E, Expr, Float, Integer, MatrixBase, Pow, Rational, Symbol, preorder_traversal
+from sympy import Basic, E, Expr, Float, Integer, MatrixBase, Mul, Pow, Rational, Symbol, preorder_traversal
 
 from services.reward import quicker
 
@@ -42,8 +45,13 @@ _ANSWER_PATTERNS = library.get_extraction_regexes(
 _FLOAT_ROUNDING = 6  # decimals; with _NUMERIC_PRECISION the library's defaults
 _NUMERIC_PRECISION = 15
 _BOX = "\\boxed{"
-_PLAIN = re.compile(r"\\boxed\{((?:0|[1-9]\d{0,8})(\.\d{1,6})?)\}", re.ASCII)
-_OPENERS = ("$", "[", "\\(", "\\frac")  # without one of them the library sees no mathematics outside a box
+_OPENERS = ("$", "[", "\\(")  # without one of them, or a fraction, the library sees no mathematics outside a box
+_LETTER_TYPES = tuple(token.type for token in PSLexer(InputStream("ae")).getAllTokens())
+_COUNT = r"(?:0|[1-9]\d{0,8})"
+_PLAIN = re.compile(
+    rf"\\boxed\{{(?:(-?{_COUNT})|(-?{_COUNT}\.\d{{1,6}})|(-?)\\frac\{{({_COUNT})\}}\{{([1-9]\d{{0,8}})\}}|([a-z]{{2,16}}))\}}",
+    re.ASCII,
+)
 
 
 # ---------------------------------------------------------------- reading
@@ -58,13 +66,16 @@ def read_truth(text: str) -> tuple[Reading, ...]:
 def answer_part(completion: str) -> str | None:
     """The part of a lower-cased `completion` that decides what the library reads in it; None: the whole.
 
-    Where no mathematics opens (no dollar, bracket or fraction), one pattern of the library can match, `\\boxed{.+}`,
-    and it is greedy: from the first box to the last brace. An empty part stands for no match.
+    Where no mathematics opens (no dollar, no bracket), one pattern of the library's first rank can match,
+    `\\boxed{.+}`, and it is greedy: from the first box to the last brace. A fraction alone counts as mathematics after
+    "final answer is", which has the same rank, and after "answer", which counts where there is no box. An empty part
+    stands for no match.
     """
     if any(opener in completion for opener in _OPENERS):
         return None
     start, end = completion.find(_BOX), completion.rfind("}") + 1
-    return completion[start:end] if 0 <= start < end - len(_BOX) - 1 else ""
+    part = completion[start:end] if 0 <= start < end - len(_BOX) - 1 else ""
+    return None if "\\frac" in completion and (not part or "final answer is" in completion) else part
 
 
 @lru_cache(maxsize=2048)
@@ -79,14 +90,32 @@ def read_answer(text: str) -> tuple[Reading, ...]:
 
 
 def _read_plain(text: str) -> tuple[Reading, ...]:
-    """A box with a plain number: the one match there is, which nothing normalises, and its text.
+    """A box with a plain number, fraction or word: the one match there is, which nothing normalises, and its text.
 
-    Nothing but a truth of 0.5, which becomes a half.
+    Nothing but a truth of 0.5, which becomes a half. A word is the product of its letters, e being the number.
     """
     found = _PLAIN.fullmatch(text)
     if not found:
         return ()
-    return (Float(found[1]) if found[2] else Integer(int(found[1])), found[1])
+    content = text[len(_BOX) : -1]
+    whole, decimal, sign, above, below, word = found.groups()
+    if whole:
+        return (Integer(int(whole)), content)
+    if decimal:
+        return (Float(decimal), content)
+    if above:
+        return (Rational(int(sign + above), int(below)), content)
+    if not _is_letters(word):
+        return ()
+    return (Mul(*(E if letter == "e" else Symbol(letter, real=True) for letter in word), evaluate=False), content)
+
+
+def _is_letters(word: str) -> bool:
+    """Whether the library sees single letters in `word`: no function's name, no differential, nothing it rewrites."""
+    lexer = PSLexer(InputStream(word))
+    return replace_in_latex(word) == word and all(
+        token.stop == token.start and token.type in _LETTER_TYPES for token in lexer.getAllTokens()
+    )
 
 
 def _extract(text: str, patterns: Any) -> tuple[Reading, ...]:

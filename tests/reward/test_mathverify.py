@@ -26,7 +26,19 @@ _CONFIG = [
 ]
 _WORDS = ("12", "7", "007", "-3", "1/2", "cat", "the dog", "3.5", "\\text{a}", "{", "}", "{2}", "50%", "x=4", " ", "b.")
 _PIECES = ("\\boxed{12}", "\\boxed{12", "\\boxed{cat}", "answer:", "<answer>", "\n", "final answer is", *_WORDS)
-_ANSWERS = ("$", "\\(4\\)", "$4$", "[2]", "\\frac{1}{2}", "$\\boxed{4}$", "\\[ \\boxed{7} \\]", "the answer is $7$")
+_ANSWERS = (
+    "$",
+    "\\(4\\)",
+    "$4$",
+    "[2]",
+    "\\frac{1}{2}",
+    "$\\boxed{4}$",
+    "\\[ \\boxed{7} \\]",
+    "the answer is $7$",
+    "final answer is \\frac{1}{2}. I hope",
+    "answer \\frac{1}{2}",
+    "\\boxed{\\frac{1}{2}}",
+)
 
 
 def _library(completion: str, truth: str) -> float:
@@ -68,14 +80,50 @@ def test_short_answers_parse_as_in_the_library(content: str, word: str) -> None:
     assert _ours(completion, f"\\boxed{{{word}}}") == _library(completion, f"\\boxed{{{word}}}")
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(0, 10**10).map(str) | st.decimals(0, 10**10, places=3).map(str) | st.decimals(0, 9, places=1).map(str)
+_PLAIN = st.one_of(
+    (st.integers(-(10**10), 10**10) | st.decimals(-(10**10), 10**10, places=3) | st.decimals(0, 9, places=1)).map(str),
+    st.tuples(st.sampled_from(["", "-"]), st.integers(0, 10**9), st.integers(0, 99)).map(
+        "{0[0]}\\frac{{{0[1]}}}{{{0[2]}}}".format
+    ),
+    st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=17),
+    st.sampled_from(
+        [
+            "true",
+            "north",
+            "infinity",
+            "inf",
+            "percent",
+            "or",
+            "and",
+            "eye",
+            "rank",
+            "tree",
+            "red",
+            "dog",
+            "floor",
+            "gcd",
+            "e",
+            "i",
+            "pi",
+            "0.5",
+            "-0",
+            "007",
+            ".5",
+            "1.",
+        ]
+    ),
 )
-def test_plain_numbers_are_read_as_the_library_reads_them(number: str) -> None:
-    text = f"\\boxed{{{number}}}"
+
+
+@settings(max_examples=300, deadline=None)
+@given(_PLAIN)
+def test_plain_answers_are_read_as_the_library_reads_them(content: str) -> None:
+    text = f"\\boxed{{{content}}}"
     answer = parse(text, extraction_config=_CONFIG, extraction_mode="first_match")
     assert [srepr(one) for one in algebra.read_part(text)] == [srepr(one) for one in answer]
+    assert [getattr(one, "args", one) for one in algebra.read_part(text)] == [
+        getattr(one, "args", one) for one in answer
+    ]
     truth = parse(text, extraction_mode="first_match")
     assert [srepr(one) for one in algebra.read_truth(text)] == [srepr(one) for one in truth]
 
