@@ -40,6 +40,7 @@ class Training:
         self._log = get_logger(job=job.id)
         self.ahead = Ahead(config.drafts_ahead, config.drafts_at_once)
         self.ordinal = 0
+        self._is_exact = False  # whether `ordinal` is ours; a predecessor may have published a lot that it never stored
 
     async def run(
         self, weights: Callable[[], WeightsPublished | None], instruments: Instruments, status: Status
@@ -77,6 +78,7 @@ class Training:
         started = time.perf_counter()
         per_step = self._job.spec.algorithm.prompts_per_step
         await publish_lot(self._bus, [admitted(draft, weights, per_step) for draft in drafts])
+        self._is_exact = True
         self.ordinal += len(drafts)
         await self._jobs.set_ordinal(self._job.id, self.ordinal)
         instruments.record("data.publish", time.perf_counter() - started)
@@ -108,14 +110,23 @@ class Training:
         return await self._reorder(record)
 
     async def _seal(self, order: TrainingOrder, weights: WeightsPublished | None) -> None:
-        """Say that no ordinal past the last published one will come; an earlier seal stands."""
+        """Say that no ordinal past the last published one will come; an earlier seal stands.
+
+        Right after a death the seal takes in all that may have been published and not stored: at most one lot. What of
+        it was never published becomes void with the rest.
+        """
+        last = self.ordinal
+        if not self._is_exact and weights is not None:
+            end = weights.window_end if order.total is None else min(weights.window_end, order.total)
+            last = max(last, min(end, last + self._config.publish_at_once))
 
         def seal(record: JobRecord) -> JobRecord:
-            return record if record.sealed is not None else msgspec.structs.replace(record, sealed=self.ordinal)
+            return record if record.sealed is not None else msgspec.structs.replace(record, sealed=last)
 
         record = await self._jobs.update(self._job.id, seal)
         self._job.update(record)
-        sealed = self.ordinal if record.sealed is None else record.sealed
+        sealed = last if record.sealed is None else record.sealed
+        await self._jobs.set_ordinal(self._job.id, max(sealed, self.ordinal))
         await self._announce_end(order, sealed, weights)
         self._log.info("order sealed", total=sealed)
 

@@ -202,6 +202,17 @@ async def test_a_stop_seals_the_order_and_names_what_may_be_open(world: World, w
     assert len(world.groups()) == 6
 
 
+async def test_a_stop_right_after_a_death_takes_in_the_lot_that_may_have_been_published(world: World) -> None:
+    job = await world.start()
+    await world.jobs.set_ordinal("job", 2)  # one lot is 3; a predecessor may have published up to 5 and not stored it
+    await world.open_window(0, 0, 9)
+    await world.change(job, state="stopping")
+    async with serving(world, job):
+        await world.until(lambda: world.published("events.job.end-of-order") != [])
+    assert world.published("events.job.end-of-order")[0].total == 5
+    assert await world.jobs.ordinal("job") == 5
+
+
 async def test_a_seal_stands_after_a_restart(world: World) -> None:
     job = await world.start()
     await world.jobs.set_ordinal("job", 9)
