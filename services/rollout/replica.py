@@ -21,7 +21,7 @@ from services.rollout.handlers import Answers
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.weights import WeightsLoader, WeightsView
 from shared.bus import DELIVERY_BUDGET, WorkQueue
-from shared.errors import BlobMissing, TriuneError, Unavailable
+from shared.errors import BlobMissing, Unavailable, one_error
 from shared.job import JobSpec
 from shared.jobs import ActiveJob
 from shared.ledger import LOADED_S
@@ -61,17 +61,13 @@ class Replica:
             self._status.state = "loading"
             self._engine = await self._in_thread(partial(self._open_engine, self._job.spec))
             self._loader = WeightsLoader(self._engine, self._ports.blobs)
-            async with asyncio.TaskGroup() as self._tasks:
-                await self._weights.look()
-                self._tasks.create_task(self._weights.watch())
-                self._tasks.create_task(self._hand.keep_alive())
-                self._tasks.create_task(self._tell_version())
-                await self._serve()
-        except BaseExceptionGroup as group:
-            known = group.subgroup(TriuneError)
-            if known is None or group.exceptions[0] not in known.exceptions:
-                raise
-            raise known.exceptions[0] from group
+            with one_error():
+                async with asyncio.TaskGroup() as self._tasks:
+                    await self._weights.look()
+                    self._tasks.create_task(self._weights.watch())
+                    self._tasks.create_task(self._hand.keep_alive())
+                    self._tasks.create_task(self._tell_version())
+                    await self._serve()
         finally:
             self._status.state, self._status.version, self._status.in_flight = "idle", -1, 0
             self._thread.shutdown(wait=False, cancel_futures=True)
