@@ -115,7 +115,8 @@ class Training:
         Right after a death the seal takes in all that may have been published and not stored: at most one lot. What of
         it was never published becomes void with the rest.
         """
-        last = self.ordinal
+        last, found = self.ordinal, await self._bus.last_event(self._job.id, "weights")
+        weights = found[0] if found and isinstance(found[0], WeightsPublished) else weights
         if not self._is_exact and weights is not None:
             end = weights.window_end if order.total is None else min(weights.window_end, order.total)
             last = max(last, min(end, last + self._config.publish_at_once))
