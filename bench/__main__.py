@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, as JSON lines: `python -m bench [learner] [rollout] [reward] [bus]`."""
+"""All benchmarks, one after the other, as JSON lines: `python -m bench [learner|rollout|reward|bus|monitor …]`."""
 
 import os
 import subprocess
@@ -10,6 +10,7 @@ COMMANDS = {
     "rollout": ["bench/rollout.py"],
     "reward": ["-m", "bench.reward"],
     "bus": ["bench/bus.py"],
+    "monitor": ["bench/monitor.py"],
 }
 ROOT = Path(__file__).parent.parent
 
