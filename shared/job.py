@@ -112,7 +112,8 @@ class Learner(Section, frozen=True, kw_only=True):
     """The training engine."""
 
     engine: Annotated[
-        Literal["torch", "deepspeed"], Meta(description="torch: one device; deepspeed: ZeRO under torchrun")
+        Literal["torch", "deepspeed"],
+        Meta(description="torch: one device; deepspeed (ZeRO under torchrun) is not built yet"),
     ] = "torch"
     dtype: Annotated[Literal["float32", "bfloat16"], Meta(description="parameters' type in forward and backward")] = (
         "float32"
@@ -127,7 +128,9 @@ class Learner(Section, frozen=True, kw_only=True):
 class Rollout(Section, frozen=True, kw_only=True):
     """The generation engine."""
 
-    engine: Annotated[Literal["hf", "vllm"], Meta(description="hf: transformers; vllm: AsyncLLM")] = "hf"
+    engine: Annotated[Literal["hf", "vllm"], Meta(description="hf: transformers; vllm (AsyncLLM) is not built yet")] = (
+        "hf"
+    )
     dtype: Annotated[Literal["float32", "bfloat16"], Meta(description="parameters' type")] = "float32"
     groups_in_flight: Annotated[int, Meta(ge=1, description="groups that one replica generates together")] = 32
     group_deadline_s: Annotated[
@@ -293,6 +296,9 @@ def _contradictions(spec: JobSpec) -> list[str]:
         )
     if bounds != sorted(bounds) or not bounds or bounds[-1] < 1.0:
         found.append(f"reward.iou_schedule has bounds {bounds}; expected rising ones that end at 1.0")
+    for table, engine, ready in (("rollout", spec.rollout.engine, "hf"), ("learner", spec.learner.engine, "torch")):
+        if engine != ready:
+            found.append(f"{table}.engine is {engine!r}, which is not built yet; this version has {ready!r} alone")
     if set(spec.optimizer.freeze) == {"vit", "connector", "llm"}:
         found.append("optimizer.freeze names every component; at least one must be trained")
     return found

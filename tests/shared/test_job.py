@@ -41,6 +41,11 @@ def test_freezing_everything_is_refused() -> None:
     assert "every component" in mistakes(optimizer={"freeze": ["vit", "connector", "llm"]})[0]
 
 
+def test_an_engine_that_is_not_built_is_refused_at_once() -> None:
+    assert "not built yet" in mistakes(rollout={"engine": "vllm"})[0]
+    assert "not built yet" in mistakes(learner={"engine": "deepspeed"})[0]
+
+
 def test_numbers_must_be_finite() -> None:
     assert "finite" in mistakes(sampling={"temperature": float("inf")})[0]
 
