@@ -3,6 +3,8 @@
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 
 from services.reward.verdict import Context, Sample, Verdict
 from shared.messages import RewardSpec
@@ -19,24 +21,35 @@ def text(completion: str, verifier: str = "mathverify", truth: str = "\\boxed{4}
 
 
 def misbehave(completion: str, spec: RewardSpec, context: Context) -> Verdict:
-    """A verifier that does what the completion says."""
-    match completion:
-        case "exit":
-            os._exit(3)
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "hang":  # deaf to the worker's own alarm
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-            signal.pause()
-        case "loop":
-            while True:
-                pass
-        case "memory":
-            bytearray(64 * 1024**3)
-        case "grow":
-            sys.modules[__name__].__dict__["kept"] = bytearray(b"x") * (600 * 1024**2)
-        case "raise":
-            raise RuntimeError("on purpose")
-        case "print":
-            sys.stdout.write("noise\n" * 100)
+    """A verifier that does what the completion says; an unknown word is fine."""
+    _DEEDS.get(completion, lambda: None)()
     return Verdict(1.0, 1.0)
+
+
+def _hang() -> None:
+    """Deaf to the worker's own alarm."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    signal.pause()
+
+
+def _loop() -> None:
+    while True:
+        pass
+
+
+def _raise() -> None:
+    raise RuntimeError("on purpose")
+
+
+_KEPT: list[bytearray] = []
+_DEEDS: dict[str, Callable[[], object]] = {
+    "exit": lambda: os._exit(3),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "hang": _hang,
+    "loop": _loop,
+    "memory": lambda: bytearray(64 * 1024**3),
+    "grow": lambda: _KEPT.append(bytearray(b"x") * (600 * 1024**2)),
+    "sleep": lambda: time.sleep(0.05),
+    "raise": _raise,
+    "print": lambda: sys.stdout.write("noise\n" * 100),
+}

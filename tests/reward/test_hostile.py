@@ -10,7 +10,7 @@ from tests.reward.samples import math, text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-DEADLINE_S = 3.0
+DEADLINE_S = 2.0
 _BOX = "{'bbox_2d':[%s],'label':'a'},"
 TRUTH = "<answer>\n[{'bbox_2d': [1, 2, 3, 4], 'label': 'a'}]\n</answer>"
 
