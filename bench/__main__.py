@@ -10,6 +10,7 @@ COMMANDS = {
     "rollout": ["bench/rollout.py"],
     "reward": ["-m", "bench.reward"],
     "bus": ["bench/bus.py"],
+    "loop": ["bench/loop.py"],
     "monitor": ["bench/monitor.py"],
 }
 ROOT = Path(__file__).parent.parent
