@@ -16,7 +16,7 @@ class Blobs(Protocol):
         ...
 
     def get(self, ref: BlobRef) -> bytes:
-        """The bytes of `ref`; raises BlobMissing when they are absent or do not have its digest."""
+        """The bytes of `ref`, whatever size it names; raises BlobMissing when they are absent or torn."""
         ...
 
     def delete(self, ref: BlobRef) -> None:

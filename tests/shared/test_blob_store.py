@@ -154,3 +154,10 @@ def test_keys_in_the_address_stay_secret() -> None:
         BlobStore("s4://key:secret@bucket/blobs?region=here")
     assert "s4://bucket/blobs" in str(error.value)
     assert "secret" not in str(error.value)
+
+
+def test_a_reference_that_knows_only_the_digest_finds_the_blob_and_leaves_it(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path.as_uri())
+    ref = store.put(b"pixels")
+    assert store.get(BlobRef(digest=ref.digest, size=0)) == b"pixels"
+    assert store.get(ref) == b"pixels"
