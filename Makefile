@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-COMPOSE := docker compose -f deploy/compose/compose.yaml
+# The containers: WITH adds layers (make up WITH="gpu observability"), compose.override.yaml is yours.
+LAYERS := $(WITH:%=deploy/compose/compose.%.yaml) $(wildcard deploy/compose/compose.override.yaml)
+COMPOSE := docker compose -f deploy/compose/compose.yaml $(LAYERS:%=-f %)
 
 .PHONY: help setup demo test check format bench up down logs clean
 
@@ -35,13 +37,16 @@ format: setup  ## bring the code into its form
 bench: setup  ## the numbers of docs/performance.md, as JSON lines
 	$(BIN)/python -m bench
 
-up:  ## the whole system in containers
-	$(COMPOSE) up --build --detach --wait
+up: deploy/compose/.env  ## the whole system in containers; SCALE="--scale reward=4" for more replicas
+	$(COMPOSE) up --build --detach --wait $(SCALE)
 
-down:  ## stop the containers and remove their volumes
-	$(COMPOSE) down --volumes --remove-orphans
+deploy/compose/.env:
+	umask 077 && sh deploy/compose/write-env.sh > $@
 
-logs:  ## follow the containers' logs
+down: deploy/compose/.env  ## stop the containers and remove their volumes
+	$(COMPOSE) --profile '*' down --volumes --remove-orphans
+
+logs: deploy/compose/.env  ## follow the containers' logs
 	$(COMPOSE) logs --follow
 
 clean:  ## remove what the targets above have made
