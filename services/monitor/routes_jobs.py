@@ -13,8 +13,15 @@ from services.monitor.handlers import Desk
 from services.monitor.queries import reading
 from services.monitor.report import build_report, read_report
 from services.monitor.shapes import JobChange, JobDetails, JobList, JobState, JobSummary, Validated
-from services.monitor.submission import create_job, parse_document, read_changes, read_submission, with_changes
-from shared.errors import Unavailable
+from services.monitor.submission import (
+    create_job,
+    journal_mistakes,
+    parse_document,
+    read_changes,
+    read_submission,
+    with_changes,
+)
+from shared.errors import BadJob, Unavailable
 from shared.job import JobSpec, derived
 from shared.jobs import ENDED, IllegalMove, JobRecord, State
 from shared.settings import Settings
@@ -130,7 +137,11 @@ class JobRoutes:
 
     async def _read(self, request: Request) -> JobSpec:
         body, kind = await request.body(), request.headers.get("content-type", "")
-        return await asyncio.to_thread(read_submission, body, kind, self._roots)
+        spec = await asyncio.to_thread(read_submission, body, kind, self._roots)
+        mistakes = journal_mistakes(spec, (await self._desk.bus.stream_state("scored")).max_bytes)
+        if mistakes:
+            raise BadJob(mistakes)
+        return spec
 
 
 async def find_job(desk: Desk, control: Control, job_id: str) -> JobRecord:

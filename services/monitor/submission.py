@@ -13,6 +13,7 @@ import msgspec
 
 from services.monitor.report import write_whole
 from services.monitor.sinks import missing_sinks
+from shared.bus import MAX_BODY_BYTES
 from shared.dataset import DataFile, count_rows, inspect_files
 from shared.errors import BadData, BadJob
 from shared.job import JobSpec, parse_job, parse_toml, write_toml
@@ -79,6 +80,33 @@ def _source_mistakes(spec: JobSpec, files: list[DataFile]) -> Iterator[str]:
     weights = [spec.sources[name].weight if name in spec.sources else 1.0 for name in known]
     if not any(weights):
         yield "sources: every weight is 0; expected at least one source to be trained on"
+
+
+LARGEST_RECORD = MAX_BODY_BYTES
+"""A larger group goes to the blob store; its record holds a digest."""
+JOURNAL_REST = 0.3
+"""Share of the journal's bytes that the learner keeps free by its checkpoints."""
+_TOKEN_BYTES = 4 + 4 + 4
+"""Of a completion's token at most: its id, its log-probability, and about four letters of text."""
+
+
+def journal_mistakes(spec: JobSpec, max_bytes: int) -> list[str]:
+    """Whether the window and one more step of groups fit in the rest of a journal of `max_bytes` (-1: unlimited).
+
+    A full journal never waits for a checkpoint only if they do. Groups count at their largest: every completion as
+    long as it may be.
+    """
+    algorithm = spec.algorithm
+    group = algorithm.samples_per_prompt * spec.sampling.max_new_tokens * _TOKEN_BYTES + 4 * spec.data.max_prompt_tokens
+    groups = (algorithm.max_staleness + 2) * algorithm.prompts_per_step
+    needed, rest = groups * min(group, LARGEST_RECORD), JOURNAL_REST * max_bytes
+    if max_bytes < 0 or needed <= rest:
+        return []
+    return [
+        f"the window and one step, {groups} groups, may take {needed / 1e6:.0f} MB of the journal, of which "
+        f"{rest / 1e6:.0f} MB are kept free: lower algorithm.prompts_per_step, algorithm.max_staleness or "
+        "sampling.max_new_tokens"
+    ]
 
 
 async def create_job(spec: JobSpec, jobs: JobStore, runs: Path) -> JobRecord:

@@ -79,14 +79,14 @@ class Stage:
     async def publish(self, job: str, *messages: Message) -> None:
         """Journal records, in this order."""
         for message in messages:
-            of_job = _of_job(message, job)
-            prompt = getattr(of_job, "prompt", of_job)
+            record = of_job(message, job)
+            prompt = getattr(record, "prompt", record)
             attempt = len(self.bus.server.streams["scored"].ids)
             number = message_id(job, prompt.kind, prompt.version, prompt.ordinal, attempt)
-            await self.bus.publish("scored", job, prompt.kind, of_job, number)
+            await self.bus.publish("scored", job, prompt.kind, record, number)
 
     async def announce(self, job: str, message: Message) -> None:
-        await self.bus.announce(_of_job(message, job))  # type: ignore[arg-type]
+        await self.bus.announce(of_job(message, job))  # type: ignore[arg-type]
 
     async def report(self, job: str, state: str) -> dict[str, object]:
         """report.json once it tells of `state` and everything is on file."""
@@ -119,7 +119,8 @@ class DictBlobs:
         self._data.pop(ref.digest, None)
 
 
-def _of_job(message: Message, job: str) -> Message:
+def of_job(message: Message, job: str) -> Message:
+    """The message with another job's id."""
     if hasattr(message, "group"):
         prompt = msgspec.structs.replace(message.group.prompt, job=job)
         return msgspec.structs.replace(message, group=msgspec.structs.replace(message.group, prompt=prompt))

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.monitor import runs
 from tests.monitor.actor import Actor
 from tests.monitor.theatre import LIMIT_S, Theatre, theatre_in
 
@@ -94,6 +95,20 @@ def true_box(browser: WebDriver) -> list[float]:
     return [round(float(box.get_attribute(name) or 0), 3) for name in ("x", "y", "width", "height")]
 
 
+def choose(browser: WebDriver, label: str, value: str) -> None:
+    type_into(browser, f'select[aria-label="{label}"]', value)
+
+
+def lines(browser: WebDriver, series: str) -> list[WebElement]:
+    return browser.find_elements(By.CSS_SELECTOR, f'figure[data-series="{series}"] path.line')
+
+
+def severe(browser: WebDriver) -> list[str]:
+    """Errors of the console; a refused job file is none."""
+    log = browser.get_log("browser")  # type: ignore[no-untyped-call]
+    return [entry["message"] for entry in log if entry["level"] == "SEVERE" and "422" not in entry["message"]]
+
+
 def hosts(browser: WebDriver) -> set[str]:
     """Every host that the page sent a request to."""
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]  # type: ignore[no-untyped-call]
@@ -162,6 +177,47 @@ def test_a_person_submits_watches_steers_looks_and_stops(theatre: Theatre, brows
     theatre.run(stage.jobs.move(job, "stopped"))
     until(lambda: find(browser, "#state").text == "stopped", "the state stopped")
 
-    mistakes = [e for e in browser.get_log("browser") if e["level"] == "SEVERE" and "422" not in e["message"]]  # type: ignore[no-untyped-call]
-    assert mistakes == []
+    assert severe(browser) == []
     assert hosts(browser) == {f"127.0.0.1:{theatre.port}"}
+
+
+def test_runs_are_compared_and_curves_are_seen_by_task_and_time(theatre: Theatre, browser: WebDriver) -> None:
+    stage = theatre.stage
+    jobs = []
+    for _ in range(2):
+        job = theatre.run(stage.submit())
+        theatre.run(stage.state(job, "running"))
+        actor = Actor(stage, job)
+        for _ in range(4):
+            theatre.run(actor.step())
+        theatre.run(stage.jobs.move(job, "done"))
+        theatre.run(stage.report(job, "done"))
+        jobs.append(job)
+    browser.get(f"http://127.0.0.1:{theatre.port}/#/{jobs[1]}/curves")
+    until(lambda: len(lines(browser, "reward")) == 2, "a line for each source")
+    click(browser, f'li[data-job="{jobs[0]}"] input[type=checkbox]')
+    until(lambda: len(lines(browser, "reward")) == 4, "lines of both runs")
+    assert sum(bool(line.get_attribute("stroke-dasharray")) for line in lines(browser, "reward")) == 2
+    choose(browser, "by", "task")
+    until(lambda: "detection" in find(browser, ".legend").text, "the tasks")
+    choose(browser, "by", "all")
+    until(lambda: len(lines(browser, "reward")) == 2, "one line a run")
+    choose(browser, "axis", "time")
+    until(lambda: " s" in find(browser, 'figure[data-series="reward"] .axes').text, "seconds on the axis")
+    choose(browser, "show", "learner")
+    until(lambda: lines(browser, "learner/entropy"), "the learner's curves")
+    assert severe(browser) == []
+
+
+def test_hostile_answers_are_shown_as_text(theatre: Theatre, browser: WebDriver) -> None:
+    stage = theatre.stage
+    job = theatre.run(stage.submit())
+    theatre.run(stage.state(job, "running"))
+    hostile = (
+        "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script> $\\frac{1}{$ \\boxed{{{"
+    )
+    theatre.run(stage.publish(job, runs.group(0, (1.0, 0.0), texts=[hostile, "$" + "{" * 5000 + "$"])))
+    browser.get(f"http://127.0.0.1:{theatre.port}/#/{job}/samples")
+    until(lambda: "onerror" in find(browser, ".completion .text").text, "the answer as it is")
+    assert browser.title == "Triune"
+    assert severe(browser) == []

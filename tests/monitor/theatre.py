@@ -16,6 +16,12 @@ LIMIT_S = 30.0
 Result = TypeVar("Result")
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class Theatre:
     """A monitor that is served for real, in a thread of its own."""
 
@@ -24,9 +30,7 @@ class Theatre:
         self.stage: Stage
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(LIMIT_S)

@@ -11,7 +11,7 @@ const VIEWS = ["curves", "samples", "sources", "void", "services"];
 const POLL_MS = 3000, SETTLE_MS = 700;
 const byId = (id) => document.getElementById(id);
 
-const state = { jobs: [], compared: new Set(), details: null, following: null };
+const state = { jobs: [], compared: new Set(), details: null, following: null, drawnStep: null };
 const address = { job: null, view: "curves", filter: {} };
 const parts = {};
 
@@ -104,7 +104,10 @@ async function loadView() {
   if (view === "services") drawServices(parts.views.services, await api.services());
   if (!job) return;
   const open = (wanted) => go(job, "samples", wanted);
-  if (view === "curves") await parts.curves.load([job, ...state.compared]);
+  if (view === "curves") {
+    state.drawnStep = state.details?.step;
+    await parts.curves.load([job, ...state.compared]);
+  }
   if (view === "samples") await parts.samples.load(job, filter, Object.keys(state.details?.report.sources || {}));
   if (view === "sources" && state.details) drawSources(parts.views.sources, state.details, open);
   if (view === "void") drawVoids(parts.views.void, (await api.voids(job)).voids, open);
@@ -136,7 +139,8 @@ async function poll() {
   if (!document.hidden) await guarded(async () => {
     await loadJobs();
     await loadHead();
-    if (address.view === "services" || address.view === "void" || address.view === "sources") await loadView();
+    const moved = address.view === "curves" && state.details?.step !== state.drawnStep; // a notice may have been lost
+    if (moved || ["services", "void", "sources"].includes(address.view)) await loadView();
     const live = state.details && ["queued", "running", "paused", "stopping"].includes(state.details.state);
     if (live && address.job) followJob(address.job);
   });

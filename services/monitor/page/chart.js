@@ -34,7 +34,8 @@ function bounds(lines) {
       high = Math.max(high, y);
     }
   }
-  const margin = (high - low) * 0.06 || Math.max(Math.abs(high) * 0.1, 0.05);
+  const isFlat = high - low <= 1e-9 * Math.abs(high);
+  const margin = (isFlat ? 0 : (high - low) * 0.06) || Math.max(Math.abs(high) * 0.1, 0.05);
   return { left, right: right > left ? right : left + 1, low: low >= 0 ? Math.max(0, low - margin) : low - margin, high: high + margin };
 }
 

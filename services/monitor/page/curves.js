@@ -18,6 +18,7 @@ const SECTIONS = {
 const OVERALL = /^(learner|timing|throughput|queue|weights)\/|^in_flight$/;
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 const MAX_POINTS = 600;
+const LOOKING_MS = 5000; // while the pointer is on a chart, it is not drawn anew more often
 
 export const settings = { section: "main", by: "source", axis: "step", weight: 0.6, hidden: new Set() };
 
@@ -31,17 +32,24 @@ export class Curves {
     this.grid = h("div", { class: "charts", id: "charts" });
     this.jobs = [];
     this.series = [];
+    this.drawnAt = 0;
+    this.later = null;
+    this.turn = 0;
     show(root, this.controls, this.legend, this.grid);
     this.drawControls();
   }
 
   async load(jobs) {
     this.jobs = jobs;
+    const turn = ++this.turn;
     const wanted = SECTIONS[settings.section];
     const answers = await Promise.all(jobs.flatMap((job) => wanted.map((name) => this.fetch(job, name))));
-    if (this.jobs !== jobs) return; // something else was chosen meanwhile
+    if (this.turn !== turn) return; // something else was asked for meanwhile
     this.series = answers.flat();
-    this.draw();
+    const wait = this.grid.matches(":hover") ? LOOKING_MS - (Date.now() - this.drawnAt) : 0;
+    clearTimeout(this.later);
+    if (wait > 0) this.later = setTimeout(() => this.draw(), wait);
+    else this.draw();
   }
 
   /** A series of one job in all its sets, or all members of a family. */
@@ -54,6 +62,7 @@ export class Curves {
   drawControls() {
     const again = (change) => (value) => {
       change(value);
+      this.drawnAt = 0;
       this.load(this.jobs);
     };
     show(this.controls,
@@ -66,6 +75,7 @@ export class Curves {
   }
 
   draw() {
+    this.drawnAt = Date.now();
     const names = [...new Set(this.series.map((series) => series.name))];
     const sets = [...new Set(this.series.filter((series) => this.isWanted(series)).map(setOf))].sort();
     const colours = new Map(sets.map((name, index) => [name, `var(--line-${index % 12})`]));

@@ -20,8 +20,9 @@ export class Samples {
     this.sources = sources;
     this.drawControls();
     const wanted = Object.fromEntries(Object.entries(this.filter).filter(([, value]) => value !== ""));
+    const turn = this.turn = (this.turn || 0) + 1;
     const { samples } = await api.samples(job, wanted);
-    if (this.job !== job) return;
+    if (this.turn !== turn) return; // something else was asked for meanwhile
     this.samples = samples;
     this.draw();
   }
