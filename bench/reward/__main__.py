@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import os
+import statistics
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from bench.reward.mix import judge_body, samples
 
 ROOT = Path(__file__).parents[2]
 BATCH = 64
+ROUNDS = 3
+WARM_S = 1.5
 _SERVE = "import sys; from triune.cli.reward import app; sys.argv = ['reward', *sys.argv[1:]]; app()"
 
 
@@ -84,18 +87,11 @@ def _print(what: str, measured: Measured, samples_each: int, **facts: Any) -> fl
 async def _run(seconds: float, count: int) -> None:
     mixed = samples(count)
     batches, singles = _batches(mixed), _singles(mixed)
-    rates: dict[str, float] = {}
-    for verifiers in ("library", "ours"):
-        async with _baseline(verifiers) as (ports, servers):
-            found = await load(ports, singles, servers, connections=16, seconds=seconds)
-        rates[verifiers] = _print("baseline", found, 1, verifiers=verifiers, processes=2)
-    async with _ours(2) as (ports, servers):
-        found = await load(ports, singles, servers, connections=32, seconds=seconds)
-        rates["judge"] = _print("judge", found, 1, workers=2)
+    await _compare(singles, batches, seconds)
     for workers in (1, 2, 4):
         async with _ours(workers) as (ports, servers):
             found = await load(ports, batches, servers, connections=4, seconds=seconds)
-            rates[f"workers {workers}"] = _print("score", found, BATCH, workers=workers, replicas=1, batch=BATCH)
+            _print("score", found, BATCH, workers=workers, replicas=1, batch=BATCH)
     for replicas in (1, 2, 4):
         async with _ours(1, replicas) as (ports, servers):
             found = await load(ports, batches, servers, connections=4 * replicas, seconds=seconds)
@@ -104,12 +100,35 @@ async def _run(seconds: float, count: int) -> None:
         boxes = _batches(samples(count, detection=1.0, seed=1))
         found = await load(ports, boxes, servers, connections=4, seconds=seconds)
         _print("detection", found, BATCH, workers=1, batch=BATCH)
-    ratios = {
-        "score_to_v_triune_s_shape": round(rates["workers 2"] / rates["library"], 2),
-        "score_to_its_shape_with_our_verifiers": round(rates["workers 2"] / rates["ours"], 2),
-        "judge_to_v_triune_s_shape": round(rates["judge"] / rates["library"], 2),
-    }
-    sys.stdout.write(json.dumps({"bench": "reward.ratios", **ratios}) + "\n")
+
+
+async def _compare(singles: Sequence[bytes], batches: Sequence[bytes], seconds: float) -> None:
+    """Our server against V-Triune's shape, in turns, so that a busy machine slows them all; medians of the ratios."""
+    async with _baseline("library") as theirs, _baseline("ours") as shape, _ours(2) as ours:
+        runs = {
+            "V-Triune's shape": (theirs, singles, 1, 16),
+            "its shape, our verifiers": (shape, singles, 1, 16),
+            "judge": (ours, singles, 1, 32),
+            "score": (ours, batches, BATCH, 4),
+        }
+        for (ports, servers), requests, _, connections in runs.values():
+            await load(ports, requests[-200:], servers, connections=connections, seconds=WARM_S)
+        rates: dict[str, list[float]] = {name: [] for name in runs}
+        for turn in range(ROUNDS):
+            for name, ((ports, servers), requests, each, connections) in runs.items():
+                # Every turn has requests of its own: nothing is judged twice.
+                mine = requests[turn * len(requests) // ROUNDS : (turn + 1) * len(requests) // ROUNDS]
+                found = await load(ports, mine, servers, connections=connections, seconds=seconds / ROUNDS)
+                what, facts = (
+                    (name, {"workers": 2}) if name in ("judge", "score") else ("baseline", {"verifiers": name})
+                )
+                rates[name].append(_print(what, found, each, turn=turn, **facts))
+    for ours_by in ("score", "judge"):
+        for against in ("V-Triune's shape", "its shape, our verifiers"):
+            pairs = zip(rates[ours_by], rates[against], strict=True)
+            ratio = statistics.median(mine / base for mine, base in pairs)
+            line = {"bench": "reward.ratio", "route": ours_by, "against": against, "ratio": round(ratio, 2)}
+            sys.stdout.write(json.dumps(line) + "\n")
 
 
 def main() -> None:

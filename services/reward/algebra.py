@@ -47,10 +47,14 @@ _NUMERIC_PRECISION = 15
 _BOX = "\\boxed{"
 _OPENERS = ("$", "[", "\\(")  # without one of them, or a fraction, the library sees no mathematics outside a box
 _LETTER_TYPES = tuple(token.type for token in PSLexer(InputStream("ae")).getAllTokens())
-_COUNT = r"(?:0|[1-9]\d{0,8})"
 _PLAIN = re.compile(
-    rf"\\boxed\{{(?:(-?{_COUNT})|(-?{_COUNT}\.\d{{1,6}})|(-?)\\frac\{{({_COUNT})\}}\{{([1-9]\d{{0,8}})\}}|([a-z]{{2,16}}))\}}",
-    re.ASCII,
+    r"""\\boxed\{(?:
+        (?: (?P<whole>-?(?:0|[1-9]\d{0,8})) | (?P<decimal>-?(?:0|[1-9]\d{0,8})\.\d{1,6}) )
+        (?P<unit>\ ?\\text\{[a-z\ ]{1,16}\})?
+      | (?P<sign>-?)\\frac\{(?P<above>0|[1-9]\d{0,8})\}\{(?P<below>[1-9]\d{0,8})\}
+      | (?P<word>[a-z]{2,16})
+    )\}""",
+    re.ASCII | re.VERBOSE,
 )
 
 
@@ -60,7 +64,8 @@ _PLAIN = re.compile(
 @lru_cache(maxsize=2048)
 def read_truth(text: str) -> tuple[Reading, ...]:
     """The library's readings of a lower-cased ground truth."""
-    return (text != "\\boxed{0.5}" and _read_plain(text)) or _extract(text, _TRUTH_PATTERNS)
+    plain = () if text.startswith("\\boxed{0.5") else _read_plain(text)
+    return plain or _extract(text, _TRUTH_PATTERNS)
 
 
 def answer_part(completion: str) -> str | None:
@@ -92,22 +97,25 @@ def read_answer(text: str) -> tuple[Reading, ...]:
 def _read_plain(text: str) -> tuple[Reading, ...]:
     """A box with a plain number, fraction or word: the one match there is, which nothing normalises, and its text.
 
-    Nothing but a truth of 0.5, which becomes a half. A word is the product of its letters, e being the number.
+    Nothing but a unit after a number, which goes, and a truth of 0.5, which becomes a half and is none of these. A word
+    is the product of its letters, e being the number.
     """
     found = _PLAIN.fullmatch(text)
     if not found:
         return ()
-    content = text[len(_BOX) : -1]
-    whole, decimal, sign, above, below, word = found.groups()
-    if whole:
-        return (Integer(int(whole)), content)
-    if decimal:
-        return (Float(decimal), content)
-    if above:
-        return (Rational(int(sign + above), int(below)), content)
-    if not _is_letters(word):
+    if found["word"]:
+        return (_letters(found["word"]), found["word"]) if _is_letters(found["word"]) else ()
+    if found["above"]:
+        return (Rational(int(found["sign"] + found["above"]), int(found["below"])), text[len(_BOX) : -1])
+    if found["unit"] and replace_in_latex(found["unit"]) != found["unit"]:
         return ()
-    return (Mul(*(E if letter == "e" else Symbol(letter, real=True) for letter in word), evaluate=False), content)
+    if found["whole"]:
+        return (Integer(int(found["whole"])), found["whole"])
+    return (Float(found["decimal"]), found["decimal"])
+
+
+def _letters(word: str) -> Expr:
+    return Mul(*(E if letter == "e" else Symbol(letter, real=True) for letter in word), evaluate=False)
 
 
 def _is_letters(word: str) -> bool:

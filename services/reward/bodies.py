@@ -26,34 +26,41 @@ class BodyGate:
             await self._app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")
-        size = int(declared) if declared.isdecimal() else 0
-        if size > self._largest:
-            await self._too_large()(scope, receive, send)
-            return
-        if self._held and self._held + size > self._together:
-            detail = f"{self._held} bytes of requests are in work, expected at most {self._together}; try again later"
-            await JSONResponse({"detail": detail}, 429, {"Retry-After": "1"})(scope, receive, send)
-            return
-        self._held += size
+        hold = _Hold(self, int(declared) if declared.isdecimal() else 0)
         try:
-            await self._pass_on(scope, receive, send)
+            body = await self._read(hold, receive)
+            if body is not None:
+                await self._answer(scope, body, receive, send)
+        except _Refused as refused:
+            await refused.response(scope, receive, send)
         finally:
-            self._held -= size
+            self._held -= hold.size
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _read(self, hold: "_Hold", receive: Receive) -> bytes | None:
+        """The whole body; None when the client has gone. Raises _Refused past a limit."""
+        hold.reserve(hold.declared)
         chunks: list[bytes] = []
         size, more = 0, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                return
+                return None
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
+            hold.reserve(size)
             more = message.get("more_body", False)
-            if size > self._largest:
-                await self._too_large()(scope, receive, send)
-                return
-        await self._answer(scope, b"".join(chunks), receive, send)
+        return b"".join(chunks)
+
+    def reserve(self, held: int, wanted: int) -> None:
+        """Let one request that holds `held` bytes hold `wanted`; raises _Refused."""
+        if wanted > self._largest:
+            detail = f"the body is larger than {self._largest} bytes; send fewer samples at once"
+            raise _Refused(JSONResponse({"detail": detail}, 413, {"Connection": "close"}))
+        others = self._held - held
+        if others and others + wanted > self._together:
+            detail = f"{others} bytes of requests are in work, expected at most {self._together}; try again later"
+            raise _Refused(JSONResponse({"detail": detail}, 429, {"Retry-After": "1", "Connection": "close"}))
+        self._held += wanted - held
 
     async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         quick = self._quick.get(scope["path"]) if scope["method"] == "POST" else None
@@ -70,6 +77,22 @@ class BodyGate:
 
         await self._app(scope, replay, send)
 
-    def _too_large(self) -> JSONResponse:
-        detail = f"the body is larger than {self._largest} bytes; send fewer samples at once"
-        return JSONResponse({"detail": detail}, 413, {"Connection": "close"})
+
+class _Refused(Exception):
+    """A body past a limit, and what its client is told."""
+
+    def __init__(self, response: Response) -> None:
+        self.response = response
+        super().__init__()
+
+
+class _Hold:
+    """The bytes that one request holds."""
+
+    def __init__(self, gate: BodyGate, declared: int) -> None:
+        self._gate, self.declared, self.size = gate, declared, 0
+
+    def reserve(self, size: int) -> None:
+        if size > self.size:
+            self._gate.reserve(self.size, size)
+            self.size = size

@@ -22,6 +22,8 @@ class RewardConfig:
     """Groups of a job that are scored together."""
     waiting_samples: int = 4096
     """Samples that may wait for a worker before HTTP answers 429."""
+    request_samples: int = 16_384
+    """Most samples in one HTTP request; one with more is answered 413."""
     body_bytes: int = 64 * MIB
     """Largest HTTP body; a larger one is answered 413."""
     bodies_bytes: int = 256 * MIB

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 from services.reward import vtriune
 from services.reward.bodies import BodyGate
 from services.reward.config import RewardConfig
-from services.reward.judging import Judging
+from services.reward.judging import Judging, TooMany
 from services.reward.pool import Overloaded
 from services.reward.scoring import Scorer
 from services.reward.wire import ScoreRequest
@@ -89,11 +89,13 @@ class QuickRoutes:
 
 
 async def _answer(work: Awaitable[object], *, packed: bool = False) -> Response:
-    """What `work` returns as a body; 429 when the queue is full, 503 when the workers are away."""
+    """What `work` returns as a body; 413 for too many samples, 429 for a full queue, 503 without workers."""
     try:
         result = await work
     except Overloaded as error:
         return JSONResponse({"detail": str(error)}, 429, {"Retry-After": f"{error.retry_after_s:.0f}"})
+    except TooMany as error:
+        return JSONResponse({"detail": str(error)}, 413)
     except Unavailable as error:
         return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
     if packed:

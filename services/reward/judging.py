@@ -6,10 +6,14 @@ from services.reward.judge import failed
 from services.reward.scoring import Scorer
 from services.reward.verdict import Sample, VerifierError
 from services.reward.wire import ScoreRequest, ScoreResponse, ScoreResult
-from shared.errors import Unavailable
+from shared.errors import TriuneError, Unavailable
 from shared.messages import Reward
 
 _LONGEST_DEADLINE_S = 600.0
+
+
+class TooMany(TriuneError):
+    """More samples than one request may have."""
 
 
 class Judging:
@@ -29,10 +33,14 @@ class Judging:
         return vtriune.answer(reward)
 
     async def score(self, request: ScoreRequest) -> ScoreResponse:
-        """Three-valued results; raises Overloaded, and ValueError for a deadline out of range."""
+        """Three-valued results; raises Overloaded, TooMany, and ValueError for a deadline out of range."""
         deadline_s = self._config.deadline_s if request.deadline_s is None else request.deadline_s
         if not 0.0 < deadline_s <= _LONGEST_DEADLINE_S:
             raise ValueError(f"deadline_s is {deadline_s:g}; expected above 0 and at most {_LONGEST_DEADLINE_S:g}")
+        if len(request.samples) > self._config.request_samples:
+            raise TooMany(
+                f"{len(request.samples)} samples in one request, expected at most {self._config.request_samples}"
+            )
         self._scorer.pool.admit(len(request.samples))
         prepared = [self._prepare(given, deadline_s) for given in request.samples]
         try:

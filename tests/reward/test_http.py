@@ -210,6 +210,33 @@ async def test_a_large_body_is_refused_whether_it_tells_its_length_or_not(pool: 
         assert (await client.post("/v1/score", json={"samples": [FOUR]})).status_code == 200
 
 
+async def test_bodies_that_are_too_many_together_are_refused_with_or_without_a_length(pool: Pool) -> None:
+    async def endless(hold: asyncio.Event) -> AsyncIterator[bytes]:
+        yield b" " * 1500
+        await hold.wait()
+        yield json.dumps({"samples": [FOUR]}).encode()
+
+    async with _served(_app(pool, bodies_bytes=2000)) as client:
+        hold = asyncio.Event()
+        first = asyncio.ensure_future(client.post("/v1/score", content=endless(hold)))
+        refused: list[int] = []
+        for _ in range(500):
+            refused = [(await client.post("/v1/score", content=b" " * 1000)).status_code]
+            if refused == [429]:
+                break
+            await asyncio.sleep(0.01)
+        assert refused == [429]
+        hold.set()
+        assert (await first).status_code == 200
+        assert (await client.post("/v1/score", json={"samples": [FOUR]})).status_code == 200
+
+
+async def test_a_request_with_too_many_samples_is_refused(pool: Pool) -> None:
+    async with _client(_app(pool, request_samples=3)) as client:
+        assert (await client.post("/v1/score", json={"samples": [FOUR] * 4})).status_code == 413
+        assert (await client.post("/v1/score", json={"samples": [FOUR] * 3})).status_code == 200
+
+
 async def test_a_full_queue_answers_429_and_says_when_to_come_back() -> None:
     async with Pool(workers=1, limit=4) as pool, _client(_app(pool)) as client:
         hanging = asyncio.ensure_future(pool.score([text("hang", "misbehave", deadline_s=2.0)] * 2))

@@ -80,7 +80,18 @@ def test_short_answers_parse_as_in_the_library(content: str, word: str) -> None:
     assert _ours(completion, f"\\boxed{{{word}}}") == _library(completion, f"\\boxed{{{word}}}")
 
 
+_UNITS = [
+    "\\text{ cm}",
+    " \\text{cubes}",
+    "\\text{and}",
+    "\\text{ or }",
+    "\\text{ percent}",
+    "\\text{inf}",
+    "\\text{x}",
+    "\\%",
+]
 _PLAIN = st.one_of(
+    st.tuples(st.sampled_from(["3", "0.5", "-2.50", "x"]), st.sampled_from(_UNITS)).map("".join),
     (st.integers(-(10**10), 10**10) | st.decimals(-(10**10), 10**10, places=3) | st.decimals(0, 9, places=1)).map(str),
     st.tuples(st.sampled_from(["", "-"]), st.integers(0, 10**9), st.integers(0, 99)).map(
         "{0[0]}\\frac{{{0[1]}}}{{{0[2]}}}".format

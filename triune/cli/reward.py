@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Judge completions: an HTTP server, or a file.")
 out = Console(highlight=False, soft_wrap=True)
 
-_WORKERS = typer.Option(min=1, max=256, help="worker processes; default: half the cores")
+_WORKERS = typer.Option(min=1, max=256, help="worker processes; default: one a core")
 _THRESHOLD = typer.Option(
     help="dynamic, average or a number from 0 to 1; default: DET_IOU_THRESHOLD if set, else dynamic"
 )
@@ -94,7 +95,7 @@ def _config(workers: int | None, iou_threshold: str | None) -> RewardConfig:
         threshold = parse_threshold(given) if given is not None else default.iou_threshold
     except ValueError as error:
         raise UserError(str(error)) from error
-    return RewardConfig(workers=workers or default.workers, iou_threshold=threshold)
+    return RewardConfig(workers=workers or os.cpu_count() or 1, iou_threshold=threshold)
 
 
 async def _score(file: Path, config: RewardConfig, *, as_json: bool) -> dict[str, _Total]:
