@@ -4,9 +4,10 @@
 there are `WINDOW` steps.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean, median, pvariance
 from typing import Final, Literal, NamedTuple
 
 WINDOW: Final = 20
@@ -22,7 +23,9 @@ ERRORS: Final = 0.01
 TRUNCATED: Final = 0.3
 PLATEAU_STEPS: Final = 40
 PLATEAU_GAIN: Final = 0.01
+SOLVED: Final = 0.95
 FALL: Final = 0.1
+FALL_ERRORS: Final = 4.0
 
 
 class At(NamedTuple):
@@ -182,20 +185,31 @@ def _stale(curves: Curves, source: str) -> Iterator[Finding]:
         yield Finding("stale", source, step, "note", text, "staleness")
 
 
+def _fall(curves: Curves, source: str) -> Iterator[Finding]:
+    """The best window against the last one; the best of many noisy windows lies high by chance, hence the errors."""
+    curve = curves.of("reward", source)
+    if len(curve) < 3 * WINDOW:
+        return
+    values = [point.value for point in curve]
+    ends = range(WINDOW, len(curve) + 1)
+    best = max(ends, key=lambda end: sum(values[end - WINDOW : end]))
+    top, last = values[best - WINDOW : best], values[-WINDOW:]
+    error = math.sqrt((pvariance(top) + pvariance(last)) / WINDOW)
+    if fmean(top) - fmean(last) >= max(FALL, FALL_ERRORS * error):
+        step = curve[best - 1].step
+        text = f"{source}: reward has fallen to {fmean(last):.2f} from {fmean(top):.2f} at step {step}"
+        yield Finding("fall", source, step, "warning", text, "reward")
+
+
 def _plateau(curves: Curves, source: str) -> Iterator[Finding]:
     curve = curves.of("reward", source)
-    if len(curve) < WINDOW + PLATEAU_STEPS:
+    if len(curve) < 2 * PLATEAU_STEPS:
         return
-    means = [
-        At(curve[i].step, fmean(p.value for p in curve[i - WINDOW + 1 : i + 1])) for i in range(WINDOW - 1, len(curve))
-    ]
-    now, best = means[-1].value, max(means, key=lambda mean: mean.value)
-    if best.value - now >= FALL:
-        text = f"{source}: reward has fallen to {now:.2f} from {best.value:.2f} at step {best.step}"
-        yield Finding("fall", source, best.step, "warning", text, "reward")
-    elif now - max(mean.value for mean in means[:-PLATEAU_STEPS]) < PLATEAU_GAIN:
+    values = [point.value for point in curve]
+    before, now = fmean(values[-2 * PLATEAU_STEPS : -PLATEAU_STEPS]), fmean(values[-PLATEAU_STEPS:])
+    if now < SOLVED and abs(now - before) < PLATEAU_GAIN:
         text = f"{source}: reward has not risen in the last {PLATEAU_STEPS} steps; it stays at {now:.2f}"
-        yield Finding("plateau", source, means[-PLATEAU_STEPS].step, "note", text, "reward")
+        yield Finding("plateau", source, curve[-PLATEAU_STEPS].step, "note", text, "reward")
 
 
 def _entropy_collapse(curves: Curves) -> Iterator[Finding]:
@@ -230,6 +244,7 @@ _SOURCE_RULES: Final = (
     _errors,
     _starved,
     _stale,
+    _fall,
     _plateau,
 )
 _RUN_RULES: Final = (_entropy_collapse, _gradient_jump)

@@ -1,3 +1,5 @@
+import random
+
 import pytest
 
 from services.monitor.diagnostics import At, Curve, Curves, diagnose
@@ -51,7 +53,15 @@ def test_a_source_that_gets_no_groups_is_starved() -> None:
 
 def test_a_fall_is_told_before_a_plateau_and_a_rise_is_not() -> None:
     rising = [step / 100 for step in range(80)]
-    fallen = [0.2] * 20 + [0.6] * 30 + [0.3] * 30
+    fallen = [0.2] * 20 + [0.6] * 20 + [0.3] * 40
     found = sentences(reward={"up": line(rising), "flat": line([0.4] * 80), "down": line(fallen)})
     assert [rule for rule, _ in found] == ["fall", "plateau"]
     assert "from 0.60" in found[0][1]
+
+
+def test_noise_is_no_fall_and_a_solved_source_no_plateau() -> None:
+    rng = random.Random(0)
+    noisy = [min(1.0, max(0.0, rng.gauss(0.5, 0.25))) for _ in range(200)]
+    found = sentences(reward={"noisy": line(noisy), "solved": line([0.99] * 100)})
+    assert "fall" not in [rule for rule, _ in found]
+    assert not [text for _, text in found if text.startswith("solved")]

@@ -20,7 +20,7 @@ const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 const MAX_POINTS = 600;
 const LOOKING_MS = 5000; // while the pointer is on a chart, it is not drawn anew more often
 
-export const settings = { section: "main", by: "source", axis: "step", weight: 0.6, hidden: new Set() };
+export const settings = { section: "main", by: "source", axis: "step", weight: 0.8, hidden: new Set() };
 
 /** The view of curves: `jobs` are ids, the first one is the selected job, the others are compared with it. */
 export class Curves {

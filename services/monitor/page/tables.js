@@ -4,8 +4,12 @@ import { duration, h, number, show } from "./dom.js";
 
 /** What the curves say; a click opens the curve's source. */
 export function drawFindings(root, findings, open) {
-  show(root, findings.length ? h("ul", { class: "findings" }, findings.map((finding) =>
-    h("li", { class: finding.level, "data-rule": finding.rule }, h("button", { onclick: () => open(finding) }, finding.sentence)))) : null);
+  const list = (found) => h("ul", { class: "findings" }, found.map((finding) =>
+    h("li", { class: finding.level, "data-rule": finding.rule }, h("button", { onclick: () => open(finding) }, finding.sentence))));
+  const [warnings, notes] = ["warning", "note"].map((level) => findings.filter((finding) => finding.level === level));
+  const wasOpen = root.querySelector("details")?.open || false;
+  show(root, warnings.length ? list(warnings) : null,
+    notes.length ? h("details", { class: "notes", open: wasOpen }, h("summary", { class: "faint" }, notes.length === 1 ? "1 note" : `${notes.length} notes`), list(notes)) : null);
 }
 
 const cell = (value) => h("td", { class: "n" }, number(value));

@@ -31,7 +31,7 @@ function unwrap(piece) {
   if (/^\$\$[\s\S]+\$\$$/.test(piece)) return piece.slice(2, -2);
   if (/^\$[\s\S]+\$$/.test(piece)) return piece.slice(1, -1);
   if (/^\\[[(][\s\S]+\\[\])]$/.test(piece)) return piece.slice(2, -2);
-  return piece.startsWith("\\boxed{") ? piece : null;
+  return piece.startsWith("\\boxed{") && piece !== "\\boxed{}" ? piece : null;
 }
 
 /** A formula as MathML, its source in the title; what the reader does not know stays as it was written. */
@@ -54,6 +54,7 @@ const SIGNS = {
   Pi: "Π", Theta: "Θ", Lambda: "Λ", Phi: "Φ", Psi: "Ψ", "%": "%", "$": "$", "{": "{", "}": "}", "#": "#", "&": "&", _: "_",
   "|": "‖", ",": "\u2009", ";": "\u2005", ":": "\u2005", "!": "", " ": " ", "\\": "",
 };
+const ACCENTS = { overline: "¯", bar: "¯", vec: "→", hat: "^", widehat: "^", dot: "˙", ddot: "¨", tilde: "˜" };
 const WORDS = new Set(["sin", "cos", "tan", "cot", "log", "ln", "exp", "min", "max", "lim", "gcd", "mod", "det"]);
 const UNWRAPPED = new Set(["left", "right", "displaystyle", "textstyle", "limits", "big", "Big", "bigl", "bigr"]);
 const TEXT = new Set(["text", "mathrm", "mbox", "textbf", "textit", "mathbf", "operatorname", "mathit"]);
@@ -115,7 +116,7 @@ class Reader {
     if (name === "frac" || name === "dfrac" || name === "tfrac") return mathml("mfrac", {}, this.argument(), this.argument());
     if (name === "sqrt") return this.root();
     if (name === "boxed" || name === "fbox") return mathml("mrow", { class: "boxed" }, this.argument());
-    if (name === "overline") return mathml("mover", {}, this.argument(), mathml("mo", {}, "¯"));
+    if (name in ACCENTS) return mathml("mover", { accent: "true" }, this.argument(), mathml("mo", {}, ACCENTS[name]));
     if (TEXT.has(name)) return mathml("mtext", {}, this.plain());
     if (WORDS.has(name)) return mathml("mi", {}, name);
     if (UNWRAPPED.has(name)) return null;
