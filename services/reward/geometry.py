@@ -26,8 +26,8 @@ def iou(a: Corners, b: Corners) -> float:
 def to_relative(boxes: Sequence[Box], size: tuple[float, float]) -> list[Box]:
     """`boxes` in pixels of an image of `size` (width, height), as whole numbers from 0 to 1000 of its sides.
 
-    Truncated toward zero and never clipped, as in V-Triune. Raises VerifierError for an image without extent and for
-    coordinates that no whole number holds.
+    Truncated toward zero and never clipped, as in V-Triune. Raises VerifierError for an image without extent or of
+    unknown size (NaN), and for coordinates that no whole number holds.
     """
     width, height = size
     try:
@@ -43,7 +43,7 @@ def to_relative(boxes: Sequence[Box], size: tuple[float, float]) -> list[Box]:
             )
             for (x1, y1, x2, y2), label in boxes
         ]
-    except ZeroDivisionError:
+    except (ZeroDivisionError, ValueError):
         raise VerifierError(f"the image is {width} x {height} pixels; expected sides above 0") from None
     except OverflowError:
         raise VerifierError("a coordinate of the answer is too large to be a position in an image") from None

@@ -85,24 +85,23 @@ def _parm(text: str) -> dict[str, Any]:
 def progress(step: object, total_steps: object) -> float:
     """Training progress, step / total_steps; either may be a numeric string. Raises VerifierError."""
     try:
-        value = float(step) / float(total_steps)  # type: ignore[arg-type]
+        return float(step) / float(total_steps)  # type: ignore[arg-type]
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        value = math.nan
-    if math.isnan(value):
-        raise VerifierError(f"step is {step!r} and total_steps is {total_steps!r}; expected numbers, the second not 0")
-    return value
+        raise VerifierError(
+            f"step is {step!r} and total_steps is {total_steps!r}; expected numbers, the second not 0"
+        ) from None
 
 
 def grid_sizes(grid: object) -> list[tuple[float, float]]:
     """(width, height) in pixels of the first image of a V-Triune `image_grid_thw`: rows of (t, height, width).
 
-    None and an empty grid have no image. Raises VerifierError for another shape.
+    None and an empty grid have no image; one of another shape has a size of NaN, which is an error where it is used.
     """
     if not grid:
         return []
     first = grid[0] if isinstance(grid, list) else None
     if not isinstance(first, list) or len(first) < 3 or not all(isinstance(side, (int, float)) for side in first[1:3]):
-        raise VerifierError(f"image_grid_thw is {grid!r}; expected rows of three numbers: t, height, width")
+        return [(math.nan, math.nan)]
     return [(float(first[2]), float(first[1]))]
 
 

@@ -12,7 +12,7 @@ from services.reward.pool import Pool
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """An installed package, as a worker sees it, that adds the verifier `misbehave` by its entry point."""
     folder = tmp_path_factory.mktemp("plugin")
@@ -30,6 +30,6 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def pool() -> AsyncIterator[Pool]:
+async def pool(plugin: None) -> AsyncIterator[Pool]:
     async with Pool(workers=2, memory_bytes=2 * 1024**3) as made:
         yield made

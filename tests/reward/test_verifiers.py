@@ -12,11 +12,13 @@ from services.reward.registry import discover
 from services.reward.thresholds import THRESHOLDS, parse_threshold, thresholds
 from services.reward.verdict import Context, Sample, VerifierError
 from services.reward.verifiers.anls import edit_distance
+from services.reward.vtriune import grid_sizes, progress
 from shared.boxes import Box
 from shared.messages import Reward, RewardSpec
 from shared.verifiers import VERIFIERS, known_verifiers
 
 WORDS = st.text(alphabet="abc ", max_size=8)
+_CAT = "<answer>[{'bbox_2d': [0, 0, 100, 100], 'label': 'cat'}]</answer>"
 TAGGED = "<think>\na\n</think>\n<answer>\n{}\n</answer>"
 
 
@@ -142,6 +144,21 @@ def test_the_coordinate_convention_is_a_setting() -> None:
         predicted_relative(boxes, Context(), coordinates="original", pixels=True)
     with pytest.raises(VerifierError, match="expected auto"):
         corners("pixels")
+
+
+@pytest.mark.parametrize("grid", [[[1, 672]], [[1, 0, 672]], [5], "x", [["1", "2", "3"]]])
+def test_a_grid_that_cannot_be_read_is_an_error_only_where_boxes_are_converted(grid: object) -> None:
+    spec = RewardSpec(verifier="detection", answer="", ground_truth=_CAT, params={"det_verifier_normalized": True})
+    context = Context(resized=grid_sizes(grid))
+    assert "expected sides above 0" in judge(Sample(completion=_CAT, spec=spec, context=context)).error
+    assert judge(Sample(completion="no box", spec=spec, context=context)).ok
+
+
+def test_progress_may_be_text_and_must_be_a_number() -> None:
+    assert progress("3", 12) == 0.25
+    for step, total in ((1, 0), (None, 1), ("x", 1), (1, [])):
+        with pytest.raises(VerifierError, match="expected numbers"):
+            progress(step, total)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 10), st.floats(0.01, 10))
