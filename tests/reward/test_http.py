@@ -239,7 +239,7 @@ async def test_a_request_with_too_many_samples_is_refused(pool: Pool) -> None:
 
 async def test_a_full_queue_answers_429_and_says_when_to_come_back() -> None:
     async with Pool(workers=1, limit=4) as pool, _client(_app(pool)) as client:
-        hanging = asyncio.ensure_future(pool.score([text("hang", "misbehave", deadline_s=2.0)] * 2))
+        hanging = asyncio.ensure_future(pool.score([text("hang", "misbehave", deadline_s=1.0)] * 2))
         for _ in range(1000):
             if pool.waiting:
                 break
