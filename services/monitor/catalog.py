@@ -108,6 +108,8 @@ CATALOG: Final = (
     ),
     SeriesInfo("staleness", "{version}", "mean staleness of trained groups", "staleness"),
     SeriesInfo("staleness_max", "{version}", "largest staleness of a trained group", "staleness"),
+    SeriesInfo("staleness_in_queue", "{version}", "mean age of scored groups that wait for their step", "queues"),
+    SeriesInfo("staleness_in_flight", "{version}", "mean lag of the versions that generate now", "queues"),
     SeriesInfo("groups", "{group}", "groups that the step trained on", "groups"),
     SeriesInfo("void", "{group}", "void groups that the step passed over", "groups"),
     SeriesInfo("void/*", "{group}", "void groups of one reason", "groups"),

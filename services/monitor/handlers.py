@@ -212,7 +212,7 @@ def _remember(store: Store, facts: Mapping[str, str]) -> None:
 
 def _note(store: Store, now: float, values: Mapping[str, float]) -> None:
     with store.transaction():
-        store.add_points(store.last_step(), now, {ALL: values})
+        store.add_points(store.last_step(), now, {ALL: {**values, **store.queued_staleness()}})
 
 
 def _mark_final(store: Store, record: JobRecord) -> None:

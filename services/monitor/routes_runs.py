@@ -141,7 +141,8 @@ class RunRoutes:
         if self._desk.live.is_full:
             raise HTTPException(503, "too many listeners; try again later")
         after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else None
-        return StreamingResponse(self._stream(job_id, after), media_type="text/event-stream")
+        unbuffered = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(self._stream(job_id, after), media_type="text/event-stream", headers=unbuffered)
 
     async def _stream(self, job_id: str, after: int | None) -> AsyncIterator[str]:
         with self._desk.live.listening(job_id) as listener:

@@ -43,7 +43,11 @@ class Sampler:
         }
         view = await self._ledger.view(active.id)
         values = {f"queue/{stream}": float(depth) for stream, depth in depths.items()}
-        await reading.note(values | {"in_flight": float(view.in_flight)})
+        values["in_flight"] = float(view.in_flight)
+        if view.window is not None and view.loaded:
+            behind = [view.window.version - version for version in view.loaded.values()]
+            values["staleness_in_flight"] = max(0.0, sum(behind) / len(behind))
+        await reading.note(values)
         self._desk.metrics.show_queues(depths, view.in_flight, self._stuck_s(depths))
 
     def _stuck_s(self, depths: dict[str, int]) -> float:

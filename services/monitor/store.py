@@ -229,6 +229,16 @@ class Store:
         query = "SELECT ordinal FROM groups WHERE kind = 'train' AND step IS NULL ORDER BY ordinal"
         return [Key("train", TRAIN_VERSION, row["ordinal"]) for row in self._db.execute(query)]
 
+    def queued_staleness(self) -> dict[str, float]:
+        """How many versions behind the newest the scored groups are that wait for their step; nothing without any."""
+        version = self.meta("version")
+        row = self._one(
+            "SELECT AVG(oldest_version) AS mean FROM groups WHERE kind = 'train' AND step IS NULL AND state = 'scored'"
+        )
+        if version is None or row is None or row["mean"] is None:
+            return {}
+        return {"staleness_in_queue": max(0.0, int(version) - float(row["mean"]))}
+
     # ---- helpers
     def _upsert(self, key: Key, **columns: object) -> None:
         names = ", ".join(columns)

@@ -7,9 +7,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from services.monitor.api import create_app
+from shared.errors import UserError
 from shared.ledger import Window
 from shared.memory_bus import MemoryServer
 from shared.messages import EndOfOrder, Heartbeat
+from shared.settings import Settings
 from tests.fakes import eventually
 from tests.monitor import runs
 from tests.monitor.stage import CONFIG, Stage, running
@@ -189,6 +192,19 @@ async def test_with_a_token_only_who_knows_it_is_answered(tmp_path: Path) -> Non
         right = await stage.http.get("/v1/jobs", headers={"authorization": "Bearer secret"})
         assert right.status_code == 200
         assert (await stage.http.get("/healthz")).status_code == 200
+
+
+def test_bound_to_more_than_loopback_it_wants_a_token() -> None:
+    def bound(host: str, token: str | None = None) -> object:
+        settings = Settings(api_host=host, api_token=token)
+        return create_app(settings, CONFIG, [], lambda: True)
+
+    for host in ("0.0.0.0", "192.168.1.2", "monitor", "::"):
+        with pytest.raises(UserError, match="TRIUNE_API_TOKEN"):
+            bound(host)
+        assert bound(host, "secret")
+    for host in ("127.0.0.1", "::1", "localhost"):
+        assert bound(host)
 
 
 async def test_a_foreign_page_is_refused_and_a_large_body_too(stage: Stage) -> None:

@@ -11,11 +11,12 @@ const SECTIONS = {
   length: ["response_length", "response_length_correct", "response_length_wrong", "truncation", "truncation_correct", "truncation_wrong", "prompt_length"],
   reflection: ["reflection", "reflection_correct", "reflection_wrong", "correct_with_reflection", "correct_without_reflection", "reflection_words/*"],
   "held-out": ["eval/reward", "eval/accuracy", "eval/format", "eval/correct", "eval/response_length", "eval/truncation", "eval/part/*"],
-  groups: ["groups", "void", "void/*", "error_rate", "staleness", "staleness_max"],
+  groups: ["groups", "void", "void/*", "error_rate"],
+  staleness: ["staleness", "staleness_max", "staleness_in_queue", "staleness_in_flight", "in_flight", "queue/*"],
   learner: ["learner/*"],
   speed: ["throughput/*", "timing/*", "wait/*", "queue/*", "in_flight", "weights/bytes"],
 };
-const OVERALL = /^(learner|timing|throughput|queue|weights)\/|^in_flight$/;
+const OVERALL = /^(learner|timing|throughput|queue|weights)\/|^in_flight$|^staleness_in_/;
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 const MAX_POINTS = 600;
 const LOOKING_MS = 5000; // while the pointer is on a chart, it is not drawn anew more often
