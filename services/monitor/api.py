@@ -6,11 +6,13 @@ refused with 503.
 
 import hmac
 import ipaddress
+import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+import pyarrow as pa
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -177,7 +179,9 @@ def _add_error_handlers(app: FastAPI) -> None:
         return _answer(503, str(error))
 
     @app.exception_handler(OSError)
-    async def on_os_error(_: Request, error: OSError) -> JSONResponse:
+    @app.exception_handler(sqlite3.Error)
+    @app.exception_handler(pa.ArrowException)
+    async def on_unusable_folder(_: Request, error: Exception) -> JSONResponse:
         return _answer(503, f"the run folder cannot be used: {error}")
 
     @app.exception_handler(HTTPException)

@@ -55,13 +55,24 @@ class Control:
 
     async def look(self, group: asyncio.TaskGroup) -> None:
         """Once: read the records, promote, start and end readings."""
-        listed = await self._desk.jobs.list()
+        listed = await self._list()
         for record in listed:
             self._tell_change(record)
         self.records = {record.id: record for record in listed}
         await self._promote(listed)
         for record in listed:
             await self._attend(group, record)
+
+    async def _list(self) -> list[JobRecord]:
+        """All jobs, oldest first; those that are over for good and on file are not asked for again."""
+        records = []
+        for key in await self._desk.bus.keys("job."):
+            seen = self.records.get(key.removeprefix("job."))
+            is_over = seen is not None and seen.state in ("done", "stopped") and seen.id in self._on_file
+            record = seen if is_over else await self._desk.jobs.get(key.removeprefix("job."))
+            if record is not None:
+                records.append(record)
+        return sorted(records, key=lambda record: (record.created_at, record.id))
 
     def _tell_change(self, record: JobRecord) -> None:
         before = self.records.get(record.id)

@@ -26,7 +26,7 @@ from services.monitor.series import ALL
 from services.monitor.sinks import Sinks
 from services.monitor.store import Store
 from shared.bus import Bus, JournalReader
-from shared.errors import Unavailable
+from shared.errors import Corrupt, Unavailable
 from shared.jobs import ENDED, JobRecord, JobStore
 from shared.log import get_logger
 from shared.messages import Event
@@ -193,6 +193,8 @@ class JobReading:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except (OSError, sqlite3.OperationalError) as error:
             raise Unavailable(f"run folder {self.folder} cannot be used: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise Corrupt(f"the store in {self.folder} is damaged: {error}") from error
 
 
 def _write_files(folder: Path, record: JobRecord, ordinal: int, everything: bool) -> None:

@@ -1,6 +1,8 @@
 """Jobs over REST: submit, list, show, change, and move from state to state."""
 
 import asyncio
+import contextlib
+import sqlite3
 from typing import Any
 
 import msgspec
@@ -190,15 +192,21 @@ def _fields(record: JobRecord, step: int) -> dict[str, Any]:
 
 
 def _summary(desk: Desk, record: JobRecord) -> JobSummary:
-    with reading(desk.runs / record.id) as reader:
-        return JobSummary(**_fields(record, reader.last_step() if reader else 0))
+    step = 0
+    with contextlib.suppress(sqlite3.DatabaseError), reading(desk.runs / record.id) as reader:
+        step = reader.last_step() if reader else 0
+    return JobSummary(**_fields(record, step))
 
 
 def _details(desk: Desk, record: JobRecord, ordinal: int, error: str) -> JobDetails:
     folder = desk.runs / record.id
-    with reading(folder) as reader:
-        report = build_report(record, reader, ordinal, read_report(folder))
-        on_file = reader is not None and reader.meta(FINAL) == record.state
+    try:
+        with reading(folder) as reader:
+            report = build_report(record, reader, ordinal, read_report(folder))
+            on_file = reader is not None and reader.meta(FINAL) == record.state
+    except sqlite3.DatabaseError as damage:
+        report, on_file = build_report(record, None, ordinal), False
+        error = error or f"the store in {folder} cannot be read: {damage}"
     return JobDetails(
         **_fields(record, report["steps"]),
         spec=msgspec.to_builtins(record.spec),

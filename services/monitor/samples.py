@@ -4,6 +4,7 @@ A file is written under a temporary name and moved, before the transaction that 
 between writes the same file again. So no group is doubled or lost.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -142,9 +143,12 @@ def _completion(scored: Scored, completion: Completion, reward: Reward, advantag
 
 
 def write_part(folder: Path, name: str, rows: Iterable[dict[str, Any]]) -> None:
-    """Write `rows` to `folder`/samples/`name`, whole or not at all; raises OSError when the disk is full."""
+    """Write `rows` to `folder`/samples/`name`, whole or not at all, on disk when it returns; raises OSError."""
     target = folder / FOLDER / name
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".tmp")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), temporary, compression="zstd")
+    with temporary.open("wb") as file:
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(target)

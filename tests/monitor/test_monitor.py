@@ -272,3 +272,28 @@ async def test_a_monitor_that_is_killed_goes_on_without_hole_or_double_count(tmp
         answer = (await stage.http.get(f"/v1/jobs/{job}/metrics", params={"name": "groups", "source": ""})).json()
         (overall,) = [series for series in answer["series"] if series["task"] == ""]
         assert [(p["step"], p["value"]) for p in overall["points"]] == [(1, 2.0), (2, 2.0)]
+
+
+async def test_a_damaged_store_is_told_and_harms_no_other_job(stage: Stage) -> None:
+    job = await stage.submit()
+    await stage.state(job, "running")
+    await stage.publish(job, runs.group(0))
+    await stage.announce(job, runs.step_done(1, [0]))
+    await stage.jobs.move(job, "done")
+    await stage.report(job, "done")
+    folder = stage.folder / "runs" / job
+    (folder / "samples" / "train-000001.parquet").write_bytes(b"torn")
+    answer = await stage.http.get(f"/v1/jobs/{job}/samples")
+    assert (answer.status_code, "run folder" in answer.json()["error"]) == (503, True)
+    broken = await stage.submit()
+    (stage.folder / "runs" / broken / "monitor.sqlite").write_bytes(b"not a database" * 1000)
+
+    async def is_told() -> bool:
+        return "damaged" in stage.monitor.control.errors.get(broken, "")
+
+    await eventually(is_told)
+    assert "damaged" in str((await stage.show(broken))["reading_error"])
+    assert len((await stage.http.get("/v1/jobs")).json()["jobs"]) == 2
+    assert (await stage.http.get(f"/v1/jobs/{broken}/metrics")).status_code == 503
+    assert (await stage.http.get("/v1/services")).status_code == 200
+    assert (await stage.http.get(f"/v1/jobs/{job}")).status_code == 200
