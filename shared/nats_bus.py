@@ -49,8 +49,11 @@ class NatsBus:
         publish_limit_s: float = 60.0,
         call_limit_s: float = 10.0,
         stream_bytes: Mapping[str, int] | None = None,
+        copies: int = 1,
     ) -> "NatsBus":
         """Connect and set the streams up; `stream_bytes` replaces limits of `shared.nats_link.STREAM_BYTES`.
+
+        `url` may name several servers of a cluster, separated by commas, and each stream has `copies` in it.
 
         Raises Unavailable when no server answers within `connect_limit_s`, UserError when it refuses us.
         """
@@ -64,7 +67,7 @@ class NatsBus:
             token=token,
         )
         try:
-            await link.set_up(stream_bytes or {})
+            await link.set_up(stream_bytes or {}, copies)
         except BaseException:
             await link.close()
             raise

@@ -89,7 +89,7 @@ class Link:
     @classmethod
     async def open(cls, url: str, *, limit_s: float, call_limit_s: float, **options: Any) -> "Link":
         """Connect within `limit_s`. Raises Unavailable (no answer) or UserError (refused, too old a server)."""
-        link = cls(_place(url), call_limit_s)
+        link = cls(",".join(_place(one) for one in url.split(",")), call_limit_s)
         try:
             await link._connect(url, limit_s, options)
         except BaseException:
@@ -102,7 +102,7 @@ class Link:
         try:
             async with asyncio.timeout(limit_s):
                 await self.client.connect(
-                    url,
+                    url.split(","),
                     error_cb=self._on_error,
                     disconnected_cb=self._on_away,
                     reconnected_cb=self._on_back,
@@ -174,11 +174,12 @@ class Link:
         info = await self.call(f"list {pattern}", lambda: self.streams.stream_info(stream, subjects_filter=pattern))
         return dict(info.state.subjects or {})
 
-    async def set_up(self, stream_bytes: Mapping[str, int]) -> None:
+    async def set_up(self, stream_bytes: Mapping[str, int], copies: int) -> None:
         """Create the streams and the bucket, or give existing ones the wanted limits."""
         for name in STREAMS:
-            await self._set_up_stream(_stream_config(name, stream_bytes.get(name, STREAM_BYTES.get(name, -1))))
-        await self.call(f"create bucket {BUCKET}", lambda: self.streams.create_key_value(bucket=BUCKET))
+            await self._set_up_stream(_stream_config(name, stream_bytes.get(name, STREAM_BYTES.get(name, -1)), copies))
+        bucket = api.KeyValueConfig(bucket=BUCKET, replicas=copies)
+        await self.call(f"create bucket {BUCKET}", lambda: self.streams.create_key_value(bucket))
 
     async def _set_up_stream(self, config: api.StreamConfig) -> None:
         async def create() -> None:
@@ -222,7 +223,7 @@ def _place(url: str) -> str:
     return f"{parts.scheme}://{host}:{port or 4222}"
 
 
-def _stream_config(name: str, max_bytes: int) -> api.StreamConfig:
+def _stream_config(name: str, max_bytes: int, copies: int) -> api.StreamConfig:
     kept = KEPT_PER_SUBJECT.get(name)
     return api.StreamConfig(
         name=name,
@@ -232,5 +233,6 @@ def _stream_config(name: str, max_bytes: int) -> api.StreamConfig:
         max_bytes=max_bytes,
         max_msgs_per_subject=-1 if kept is None else kept,
         storage=api.StorageType.FILE,
+        num_replicas=copies,
         duplicate_window=DUPLICATE_WINDOW_S,
     )

@@ -99,7 +99,9 @@ async def connect(name: str, settings: Settings) -> AsyncIterator[Ports]:
     from shared.redis_ledger import RedisLedger
 
     blobs = BlobStore(settings.blobs)
-    bus = await NatsBus.connect(settings.nats_url, name=f"{name}-{settings.replica}", blobs=blobs)
+    bus = await NatsBus.connect(
+        settings.nats_url, name=f"{name}-{settings.replica}", blobs=blobs, copies=settings.nats_copies
+    )
     ledger = await RedisLedger.connect(settings.redis_url)
     try:
         yield Ports(settings, bus, ledger, blobs, JobStore(bus))

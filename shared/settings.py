@@ -18,6 +18,9 @@ class Settings:
     """Where the other processes are. A value that is None was not given."""
 
     nats_url: str = "nats://127.0.0.1:4222"
+    """Several servers of one cluster are separated by commas."""
+    nats_copies: int = 1
+    """Servers of a cluster that keep each stream: 1, 3 or 5."""
     redis_url: str = "redis://127.0.0.1:6379/0"
     blobs: str = "file:///tmp/triune-blobs"
     """URI of the blob store, opened with pyarrow.fs; shared by all services."""
@@ -49,6 +52,7 @@ def read_settings() -> Settings:
     runs = Path(env.get("TRIUNE_RUNS", "runs")).resolve()
     return Settings(
         nats_url=env.get("NATS_URL", Settings.nats_url),
+        nats_copies=_copies(env.get("TRIUNE_NATS_COPIES", "1")),
         redis_url=env.get("REDIS_URL", Settings.redis_url),
         blobs=env.get("TRIUNE_BLOBS") or (runs / ".local" / "blobs").as_uri(),
         runs=runs,
@@ -65,6 +69,12 @@ def read_settings() -> Settings:
         job_id=env.get("JOB_ID"),
         replica=env.get("TRIUNE_REPLICA") or _replica(),
     )
+
+
+def _copies(text: str) -> int:
+    if text not in ("1", "3", "5"):
+        raise UserError(f"TRIUNE_NATS_COPIES is {text!r}; expected 1, 3 or 5")
+    return int(text)
 
 
 def _port(name: str, default: int) -> int:
