@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pyarrow.parquet as pq
 
 from services.monitor.diagnostics import NEEDED, At, Curves, Finding, diagnose
 from services.monitor.queries import Reader, reading
 from services.monitor.samples import FOLDER, SCHEMA, evaluation_file, sample_row, step_file
-from services.monitor.shapes import Point, Series
 from shared.messages import Scored, decode
 
 POINTS_IN_AN_ANSWER = 200_000
@@ -18,6 +18,23 @@ POINTS_IN_A_RULE = 20_000
 """Points of one series that the diagnostics read; a longer one is thinned."""
 _HIDDEN = ("token_ids", "log_probs")
 """Columns of a completion that are in the files alone."""
+
+
+class Point(msgspec.Struct, frozen=True, gc=False):
+    """One value; `time` in seconds since the epoch."""
+
+    step: int
+    time: float
+    value: float
+
+
+class Series(msgspec.Struct, frozen=True):
+    """One curve."""
+
+    name: str
+    source: str
+    task: str
+    points: list[Point]
 
 
 def find_series(
@@ -33,12 +50,7 @@ def find_series(
         found = reader.find_series(*wanted)
         limit = max(2, min(max_points, POINTS_IN_AN_ANSWER // max(1, len(found))))
         return [
-            Series(
-                name=name,
-                source=source,
-                task=task,
-                points=[Point(step=s, time=t, value=v) for s, t, v in reader.thinned(number, steps, limit)],
-            )
+            Series(name, source, task, [Point(*point) for point in reader.thinned(number, steps, limit)])
             for number, name, source, task in found
         ]
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
+import msgspec
 from fastapi import APIRouter, Header, Query
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
@@ -49,8 +50,9 @@ class RunRoutes:
         self.router = APIRouter(tags=["runs"])
         add = self.router.add_api_route
         add("/v1/series", self.catalogue, methods=["GET"])
-        add("/v1/jobs/{job_id}/metrics", self.metrics, methods=["GET"])
-        add("/v1/jobs/{job_id}/samples", self.samples, methods=["GET"])
+        # Large answers: written by msgspec in a thread, described by their models.
+        add("/v1/jobs/{job_id}/metrics", self.metrics, methods=["GET"], response_model=SeriesList)
+        add("/v1/jobs/{job_id}/samples", self.samples, methods=["GET"], response_model=SampleList)
         add("/v1/jobs/{job_id}/voids", self.voids, methods=["GET"])
         add("/v1/jobs/{job_id}/diagnostics", self.diagnostics, methods=["GET"])
         stream: Documented = {200: {"content": {"text/event-stream": {}}, "description": "server-sent events"}}
@@ -73,12 +75,15 @@ class RunRoutes:
         from_step: Number = None,
         to_step: Number = None,
         max_points: Annotated[int, Query(ge=2, le=20_000)] = 2000,
-    ) -> SeriesList:
+    ) -> Response:
         """Curves by name, source and task; absent: any; empty: of all together. `part/*` names a whole family."""
         record = await find_job(self._desk, self._control, job_id)
-        folder = self._desk.runs / record.id
-        series = await asyncio.to_thread(find_series, folder, (name, source, task), (from_step, to_step), max_points)
-        return SeriesList(job_id=job_id, series=series)
+        folder, wanted, steps = self._desk.runs / record.id, (name, source, task), (from_step, to_step)
+
+        def answer() -> Response:
+            return _json({"job_id": job_id, "series": find_series(folder, wanted, steps, max_points)})
+
+        return await asyncio.to_thread(answer)
 
     async def samples(
         self,
@@ -93,12 +98,16 @@ class RunRoutes:
         errors: bool | None = None,
         min_reward: Annotated[float | None, Query(ge=0, le=1)] = None,
         max_reward: Annotated[float | None, Query(ge=0, le=1)] = None,
-    ) -> SampleList:
+    ) -> Response:
         """Groups with their completions, newest first. `step`: trained in it; `version`: evaluated at it."""
         record = await find_job(self._desk, self._control, job_id)
         wanted = Wanted(source, kind, step, version, ordinal, state, errors, min_reward, max_reward)
-        found = await asyncio.to_thread(find_samples, self._desk.runs / record.id, wanted, limit)
-        return SampleList(job_id=job_id, samples=found)
+        folder = self._desk.runs / record.id
+
+        def answer() -> Response:
+            return _json({"job_id": job_id, "samples": find_samples(folder, wanted, limit)})
+
+        return await asyncio.to_thread(answer)
 
     async def voids(self, job_id: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> VoidList:
         """Groups that were given up, newest first."""
@@ -171,6 +180,10 @@ async def _pass_on(listener: Listener) -> AsyncIterator[str]:
         yield _sse(notice)
     if not notices:
         yield ": alive\n\n"
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(msgspec.json.encode(document), media_type="application/json")
 
 
 def _sse(notice: Notice) -> str:
