@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -20,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 BATCH = 64
 ROUNDS = 3
 WARM_S = 1.5
+_SHAPE = "V-Triune's shape"
+_OUR_VERIFIERS = "its shape with our verifiers"
 _SERVE = "import sys; from triune.cli.reward import app; sys.argv = ['reward', *sys.argv[1:]]; app()"
 
 
@@ -68,25 +71,26 @@ def _singles(made: Sequence[dict[str, Any]]) -> list[bytes]:
     return [request_bytes("/judge", json.dumps(judge_body(sample)).encode()) for sample in made]
 
 
-def _print(what: str, measured: Measured, samples_each: int, **facts: Any) -> float:
-    rate = measured.requests * samples_each / measured.seconds
+def _print(what: str, measured: Measured, samples_each: int, **facts: Any) -> tuple[float, float]:
+    """Print a line; returns samples a second, and samples a second of the servers' CPU time."""
+    count = measured.requests * samples_each
+    rates = count / measured.seconds, count / max(measured.server_cpu_s, 1e-9)
     line = {
         "bench": f"reward.{what}",
         **facts,
-        "samples_per_s": round(rate, 1),
-        "samples_per_cpu_s": round(measured.requests * samples_each / max(measured.server_cpu_s, 1e-9), 1),
+        "samples_per_s": round(rates[0], 1),
+        "samples_per_cpu_s": round(rates[1], 1),
         "p50_ms": round(measured.percentile(0.5), 2),
         "p99_ms": round(measured.percentile(0.99), 2),
         "seconds": round(measured.seconds, 2),
     }
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
-    return rate
+    return rates
 
 
 async def _run(seconds: float, count: int) -> None:
-    mixed = samples(count)
-    batches, singles = _batches(mixed), _singles(mixed)
+    batches, singles = _batches(samples(count)), _singles(samples(count, seed=2))
     await _compare(singles, batches, seconds)
     for workers in (1, 2, 4):
         async with _ours(workers) as (ports, servers):
@@ -106,29 +110,25 @@ async def _compare(singles: Sequence[bytes], batches: Sequence[bytes], seconds: 
     """Our server against V-Triune's shape, in turns, so that a busy machine slows them all; medians of the ratios."""
     async with _baseline("library") as theirs, _baseline("ours") as shape, _ours(2) as ours:
         runs = {
-            "V-Triune's shape": (theirs, singles, 1, 16),
-            "its shape, our verifiers": (shape, singles, 1, 16),
+            _SHAPE: (theirs, singles, 1, 16),
+            _OUR_VERIFIERS: (shape, singles, 1, 16),
             "judge": (ours, singles, 1, 32),
-            "score": (ours, batches, BATCH, 4),
+            "score": (ours, batches, BATCH, 8),
         }
         for (ports, servers), requests, _, connections in runs.values():
             await load(ports, requests[-200:], servers, connections=connections, seconds=WARM_S)
-        rates: dict[str, list[float]] = {name: [] for name in runs}
+        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
         for turn in range(ROUNDS):
             for name, ((ports, servers), requests, each, connections) in runs.items():
                 # Every turn has requests of its own: nothing is judged twice.
                 mine = requests[turn * len(requests) // ROUNDS : (turn + 1) * len(requests) // ROUNDS]
                 found = await load(ports, mine, servers, connections=connections, seconds=seconds / ROUNDS)
-                what, facts = (
-                    (name, {"workers": 2}) if name in ("judge", "score") else ("baseline", {"verifiers": name})
-                )
-                rates[name].append(_print(what, found, each, turn=turn, **facts))
-    for ours_by in ("score", "judge"):
-        for against in ("V-Triune's shape", "its shape, our verifiers"):
-            pairs = zip(rates[ours_by], rates[against], strict=True)
-            ratio = statistics.median(mine / base for mine, base in pairs)
-            line = {"bench": "reward.ratio", "route": ours_by, "against": against, "ratio": round(ratio, 2)}
-            sys.stdout.write(json.dumps(line) + "\n")
+                rates[name].append(_print("turn", found, each, turn=turn, server=name))
+    for route, against in itertools.product(("score", "judge"), (_SHAPE, _OUR_VERIFIERS)):
+        pairs = list(zip(rates[route], rates[against], strict=True))
+        wall, cpu = (statistics.median(mine[kind] / base[kind] for mine, base in pairs) for kind in (0, 1))
+        line = {"bench": "reward.ratio", "route": route, "against": against}
+        sys.stdout.write(json.dumps(line | {"ratio": round(wall, 2), "ratio_per_cpu_s": round(cpu, 2)}) + "\n")
 
 
 def main() -> None:
