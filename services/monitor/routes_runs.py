@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from services.monitor.browse import Wanted, find_diagnostics, find_samples, find_series
 from services.monitor.catalog import CATALOG
 from services.monitor.control import Control
+from services.monitor.diagnostics import Finding
 from services.monitor.handlers import Desk
 from services.monitor.live import Listener, Notice
 from services.monitor.queries import reading
@@ -37,6 +38,9 @@ ALIVE_S = 15.0
 REPLAYED_STEPS = 1000
 """Steps that a stream tells again to a listener who comes back."""
 
+RUNS_REMEMBERED = 64
+"""Runs whose diagnostics are kept."""
+
 Documented = dict[int | str, dict[str, Any]]
 Text = Annotated[str | None, Query(max_length=200)]
 Number = Annotated[int | None, Query(ge=0, le=2**53)]
@@ -47,6 +51,7 @@ class RunRoutes:
 
     def __init__(self, desk: Desk, control: Control, blobs: Blobs) -> None:
         self._desk, self._control, self._blobs = desk, control, blobs
+        self._findings: dict[str, tuple[int, list[Finding]]] = {}  # job -> the step they were made at, and they
         self.router = APIRouter(tags=["runs"])
         add = self.router.add_api_route
         add("/v1/series", self.catalogue, methods=["GET"])
@@ -117,8 +122,21 @@ class RunRoutes:
     async def diagnostics(self, job_id: str) -> Findings:
         """What the curves say, in sentences; docs/diagnostics.md has the formulas."""
         record = await find_job(self._desk, self._control, job_id)
-        found = await asyncio.to_thread(find_diagnostics, self._desk.runs / record.id)
+        found = await asyncio.to_thread(self._find_diagnostics, record.id)
         return Findings(job_id=job_id, findings=[FindingShown(**asdict(finding)) for finding in found])
+
+    def _find_diagnostics(self, job_id: str) -> list[Finding]:
+        """Read anew only after a further step."""
+        folder = self._desk.runs / job_id
+        with reading(folder) as reader:
+            step = reader.last_step() if reader else 0
+        made_at, findings = self._findings.get(job_id, (-1, []))
+        if made_at != step:
+            findings = find_diagnostics(folder)
+            if len(self._findings) >= RUNS_REMEMBERED:
+                self._findings.clear()
+            self._findings[job_id] = step, findings
+        return findings
 
     def _void_groups(self, job_id: str, limit: int) -> list[dict[str, object]]:
         with reading(self._desk.runs / job_id) as reader:

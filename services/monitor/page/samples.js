@@ -73,7 +73,8 @@ export class Samples {
   head(sample) {
     const where = sample.kind === "eval" ? `held-out, version ${sample.version}` : sample.step === null ? "waits for its step" : `step ${sample.step}`;
     return h("header", {}, h("b", {}, `${sample.source} #${sample.ordinal}`), h("span", {}, sample.task), h("span", {}, where), h("span", { class: `pill ${sample.state}` }, sample.state),
-      sample.staleness !== null && sample.staleness !== undefined ? h("span", {}, `staleness ${sample.staleness}`) : null, h("small", { class: "faint" }, sample.sample_id));
+      sample.staleness !== null && sample.staleness !== undefined ? h("span", {}, `staleness ${sample.staleness}`) : null, h("small", { class: "faint" }, sample.sample_id),
+      sample.kind === "eval" ? h("button", { class: "link", onclick: () => this.changed({ kind: "eval", ordinal: sample.ordinal }) }, "at every version") : null);
   }
 
   completion(completion, index, choose) {
