@@ -60,15 +60,27 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    judge(_WARM_UP)
+    for sample in _WARM_UP:
+        judge(sample)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     with socket.socket(fileno=descriptor) as channel, mmap.mmap(progress, PROGRESS.size) as board:
         _serve(channel, board, memory)
     return 0
 
 
-_WARM_UP = Sample(
-    completion="\\boxed{\\frac{1}{2}}", spec=RewardSpec(verifier="mathverify", answer="", ground_truth="$0.5$")
+# The library's parser learns its grammar as it goes; the first formula of a kind costs tens of milliseconds.
+_WARM_UP = tuple(
+    Sample(
+        completion=f"\\boxed{{{answer}}}",
+        spec=RewardSpec(verifier="mathverify", answer="", ground_truth=f"\\boxed{{{truth}}}"),
+    )
+    for answer, truth in (
+        ("2x+1", "\\frac{x}{2}-3"),
+        ("2\\sqrt{3}", "3^2\\pi"),
+        ("(1, 2)", "[1, 2)"),
+        ("\\text{a tree}", "new truck 24"),
+        ("x=3", "x<\\frac{1}{2}"),
+    )
 )
 
 
