@@ -83,6 +83,12 @@ class BlobStore:
             raise BlobMissing(f"blob {ref.digest} in {self._place} is torn: {len(data)} bytes, expected {ref.size}")
         return data
 
+    def has(self, ref: BlobRef) -> bool:
+        try:
+            return self._size(self._path(ref)) == ref.size
+        except OSError as error:
+            raise Unavailable(f"blob store {self._place} cannot be read: {_sentence(error)}") from error
+
     def delete(self, ref: BlobRef) -> None:
         try:
             self._fs.delete_file(self._path(ref))

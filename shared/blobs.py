@@ -19,6 +19,10 @@ class Blobs(Protocol):
         """The bytes of `ref`, whatever size it names; raises BlobMissing when they are absent or torn."""
         ...
 
+    def has(self, ref: BlobRef) -> bool:
+        """Whether a blob of that digest and size is there; its bytes are not looked at."""
+        ...
+
     def delete(self, ref: BlobRef) -> None:
         """Remove a blob; absent is fine. The learner alone calls it."""
         ...

@@ -6,6 +6,7 @@ Keys: `job.<id>` the record, `ordinal.<id>` data's next ordinal, `active` the id
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
@@ -16,7 +17,7 @@ from shared.bus import Bus
 from shared.errors import Refused, TriuneError, Unavailable, one_error
 from shared.job import JobSpec
 from shared.log import get_logger
-from shared.messages import JobChanged, Message
+from shared.messages import JOB_ID_PATTERN, JobChanged, Message
 
 State = Literal["queued", "running", "paused", "stopping", "stopped", "done", "failed"]
 
@@ -94,13 +95,16 @@ class JobStore:
         await self._bus.announce(JobChanged(job=record.id, state=record.state))
 
     async def get(self, job: str) -> JobRecord | None:
+        """The job's record; None for an unknown id, or for what is no id at all (a wildcard, say)."""
+        if not re.match(JOB_ID_PATTERN, job):
+            return None
         found = await self._bus.get(f"job.{job}")
         return None if found is None else msgspec.msgpack.decode(found.value, type=JobRecord)
 
     async def update(self, job: str, change: Callable[[JobRecord], JobRecord]) -> JobRecord:
         """Apply `change` to the newest record, again if somebody wrote in between; raises KeyError (unknown id)."""
         for _ in range(100):
-            found = await self._bus.get(f"job.{job}")
+            found = await self._bus.get(f"job.{job}") if re.match(JOB_ID_PATTERN, job) else None
             if found is None:
                 raise KeyError(job)
             old = msgspec.msgpack.decode(found.value, type=JobRecord)

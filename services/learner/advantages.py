@@ -24,7 +24,8 @@ def group_advantages(rewards: Floats, valid: NDArray[np.bool_], kind: Advantage)
         raise ValueError(f"rewards have shape {rewards.shape} and valid {valid.shape}; expected equal shapes")
     advantages = np.full(rewards.shape, np.nan)
     kept = np.asarray(rewards, dtype=np.float64)[valid]
-    advantages[valid] = _KINDS[kind](kept) if len(kept) > 1 else 0.0
+    differ = len(kept) > 1 and np.ptp(kept) > 0  # else `r − mean` would be rounding noise
+    advantages[valid] = _KINDS[kind](kept) if differ else 0.0
     return advantages
 
 

@@ -35,6 +35,10 @@ class Assembler(Generic[Group]):
     _sequences: dict[int, int] = field(default_factory=dict)
     _read_up_to: int = 0
 
+    def restart(self, cursor: int, offset: int) -> None:
+        """Continue from a checkpoint: everything below `cursor` is consumed, the journal is read from `offset` on."""
+        self.cursor, self._read_up_to = cursor, offset - 1
+
     def is_new(self, ordinal: int, sequence: int) -> bool:
         """Whether the record at `sequence` is the first of its ordinal; a later one is counted as a duplicate.
 

@@ -1,17 +1,22 @@
 """Weights and windows as the world sees them: blobs, the announcement, the ledger, and what may be deleted."""
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Mapping
 
 import blake3
 import safetensors.torch
+from torch import Tensor
 
-from services.learner.engine import Engine
 from shared.blobs import Blobs
 from shared.bus import Bus
+from shared.errors import Corrupt, Unavailable
 from shared.ledger import Ledger, Window
 from shared.messages import BlobRef, WeightsPublished
 from shared.staleness import window_end
+
+REFRESH_S = 5.0
 
 
 class Publisher:
@@ -27,6 +32,7 @@ class Publisher:
         self.last: WeightsPublished | None = None
         self.bytes_written = 0
         self._chains: dict[int, list[BlobRef]] = {}
+        self._shown_at = 0.0
 
     async def recover(self) -> WeightsPublished | None:
         """Read the last announcement of this job (None: there is none) and show it in the ledger."""
@@ -48,17 +54,25 @@ class Publisher:
             if sequence >= self._sequence:
                 return
 
-    async def store(self, engine: Engine, *, anchor: bool) -> tuple[list[BlobRef], str]:
-        """Put the current weights into the blob store; returns the chain and the digest of all tensors together.
+    async def store(self, tensors: Mapping[str, Tensor], *, anchor: bool) -> tuple[list[BlobRef], str]:
+        """Put weights into the blob store; returns the chain and the digest of all tensors together.
 
         An anchor holds every tensor; a later version holds the trained ones only and is applied on top of it.
         """
-        tensors = engine.weights(trainable_only=not anchor)
         data = await asyncio.to_thread(safetensors.torch.save, dict(sorted(tensors.items())))
         ref = await asyncio.to_thread(self._blobs.put, data)
         self.bytes_written += ref.size
         chain = [ref] if anchor else [self._anchor(), ref]
         return chain, blake3.blake3("".join(blob.digest for blob in chain).encode()).hexdigest()
+
+    async def has_anchor(self) -> bool:
+        """Whether the anchor that later versions are applied to is announced and in the blob store."""
+        return self.last is not None and await asyncio.to_thread(self._blobs.has, self.last.chain[0])
+
+    async def has_last(self) -> bool:
+        """Whether all blobs of the last announcement are in the blob store."""
+        chain = self.last.chain if self.last else []
+        return all([await asyncio.to_thread(self._blobs.has, ref) for ref in chain])
 
     def _anchor(self) -> BlobRef:
         if self.last is None:
@@ -79,6 +93,11 @@ class Publisher:
         max_staleness: int,
     ) -> None:
         """Publish a version with its cursor and window; raises Refused when another learner has published since."""
+        before = self.last
+        if before is not None and cursor < before.cursor:
+            raise Corrupt(
+                f"version {version} of job {self._job} has cursor {cursor}, before the announced {before.cursor}"
+            )
         end = window_end(
             cursor=cursor,
             version=version,
@@ -87,7 +106,6 @@ class Publisher:
             max_staleness=max_staleness,
             lost=lost,
         )
-        before = self.last
         await self._announce(
             WeightsPublished(
                 job=self._job,
@@ -114,16 +132,19 @@ class Publisher:
         self.last = message
         await self._show()
 
-    async def _show(self) -> None:
-        assert self.last is not None
-        last = self.last
-        await self._ledger.write_window(
-            self._job, Window(last.version, last.cursor, last.window_end, last.max_staleness)
-        )
+    async def refresh(self) -> None:
+        """Show the window again if it is a while ago: an emptied ledger heals."""
+        if self.last is not None and time.monotonic() > self._shown_at + REFRESH_S:
+            await self._show()
 
-    def chain_of(self, version: int) -> list[BlobRef]:
-        """The blobs of a version that is still kept; raises KeyError."""
-        return self._chains[version]
+    async def _show(self) -> None:
+        """The ledger is a view: a server that is away stops nothing."""
+        assert self.last is not None
+        last, self._shown_at = self.last, time.monotonic()
+        with contextlib.suppress(Unavailable):
+            await self._ledger.write_window(
+                self._job, Window(last.version, last.cursor, last.window_end, last.max_staleness)
+            )
 
     async def delete_before(self, version: int, needed: set[int]) -> None:
         """Delete the blobs of versions below `version` that are not in `needed` and that no kept version shares."""

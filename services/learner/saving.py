@@ -1,19 +1,20 @@
 """When a checkpoint is written and what may be deleted after it."""
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from services.learner.checkpoint import Checkpoint, CheckpointState, load_latest, save
 from services.learner.config import LearnerConfig
 from services.learner.engine import Engine
 from services.learner.handlers import Intake
-from services.learner.versions import Versions
-from shared.errors import Corrupt
+from services.learner.versions import InCompute, Versions
+from shared.errors import Corrupt, TriuneError, Unavailable
 from shared.jobs import ActiveJob
 from shared.log import get_logger
 from shared.service import Ports
 
-InCompute = Callable[[Callable[[], object]], Awaitable[object]]
+
+class LastCheckpointMissing(TriuneError):
+    """The job is trained, but its result is not on disk; resuming it tries again."""
 
 
 class Saving:
@@ -26,6 +27,7 @@ class Saving:
         self._versions, self._config = versions, config
         self._folder: Path = ports.settings.runs / job.id / "checkpoints"
         self._saved: int | None = None  # step of the last checkpoint
+        self._offset = 1  # journal sequence that a replay from it starts at
         self._answered = 0  # requests for a checkpoint that were fulfilled
         self._journal = ""  # creation time of the journal's stream
         self._log = get_logger(job=job.id)
@@ -47,8 +49,8 @@ class Saving:
             )
         await in_compute(lambda: self._engine.restore(folder))
         self._versions.step, self._versions.incarnation = state.step, state.incarnation
-        self._intake.assembler.cursor = state.cursor
-        self._saved, self._answered = state.step, state.answered_checkpoints
+        self._intake.assembler.restart(state.cursor, state.offset)
+        self._saved, self._answered, self._offset = state.step, state.answered_checkpoints, state.offset
         return state.offset
 
     async def after_step(self, in_compute: InCompute) -> None:
@@ -56,30 +58,42 @@ class Saving:
         every, step = self._job.spec.learner.checkpoint_every, self._versions.step
         journal = await self._bus.stream_state("scored")
         is_full = 0 < journal.max_bytes * self._config.journal_share < journal.bytes
-        if (every and step % every == 0) or is_full:
-            await self.write(in_compute)
-        await self.answer(in_compute)
+        frees = self._intake.assembler.offset() > self._offset
+        try:
+            if (every and step % every == 0) or (is_full and frees):
+                await self.write(in_compute)
+            await self.answer(in_compute)
+        except Unavailable as error:  # a full disk, say: training goes on, the next step tries again
+            self._log.error("no checkpoint could be written", step=step, error=str(error))
         needed = self._intake.evaluations.open | ({self._saved} if self._saved is not None else set())
         await self._versions.publisher.delete_before(step - self._config.kept_versions + 1, needed)
 
     async def answer(self, in_compute: InCompute) -> None:
-        """Write a checkpoint if somebody has asked for one."""
+        """Write a checkpoint if somebody has asked for one; a request that meets a replay waits for its end."""
         wanted = self._job.record.checkpoint_wanted
-        if wanted > self._answered:
+        if wanted > self._answered and self._versions.is_live:
             self._answered = wanted
             await self.write(in_compute)
 
     async def finish(self, in_compute: InCompute) -> None:
         """The last checkpoint, unless the last step has one; nobody needs the versions' blobs any more."""
         if self._saved != self._versions.step:
-            await self.write(in_compute)
+            try:
+                await self.write(in_compute)
+            except Unavailable as error:
+                raise LastCheckpointMissing(f"the last checkpoint could not be written: {error}") from error
         await self._versions.publisher.delete_before(self._versions.step + 1, set())
+
+    async def _purge_evaluations(self) -> None:
+        """Remove the records of evaluations that are done and on the monitor's file."""
+        floors = [await self._bus.journal_floor(self._job.id, "eval", name) for name in ("learner", "monitor")]
+        await self._bus.purge("scored", self._job.id, "eval", below=min(floors) + 1)
 
     async def write(self, in_compute: InCompute) -> None:
         """Write a checkpoint, then purge the journal below what a replay from it, and the monitor, still need."""
         if not self._versions.is_live:
             return
-        await self._versions.publisher.fence()
+        await self._versions.fence()
         state = CheckpointState(
             step=self._versions.step,
             cursor=self._intake.assembler.cursor,
@@ -90,7 +104,8 @@ class Saving:
         )
         keep = self._job.spec.learner.keep_checkpoints
         await in_compute(lambda: save(self._engine, self._folder, state, keep=keep))
-        self._saved = state.step
+        self._saved, self._offset = state.step, state.offset
         floor = await self._bus.journal_floor(self._job.id, "train", "monitor")
         await self._bus.purge("scored", self._job.id, "train", below=min(state.offset, floor + 1))
+        await self._purge_evaluations()
         self._log.info("checkpoint", step=state.step, cursor=state.cursor, offset=state.offset)

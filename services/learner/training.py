@@ -6,8 +6,9 @@ computed again and not announced again.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,14 +20,14 @@ from services.learner.batch import Ready
 from services.learner.changes import fix_changes, has_open_changes
 from services.learner.config import LearnerConfig
 from services.learner.engine import Engine, StepResult
-from services.learner.handlers import Intake, read_all
+from services.learner.handlers import Intake, read_evaluations, read_training
 from services.learner.metrics import LearnerMetrics
 from services.learner.saving import Saving
 from services.learner.versions import Versions
 from shared.errors import Unavailable, one_error
-from shared.jobs import ActiveJob
+from shared.jobs import ACTIVE, ActiveJob, IllegalMove
 from shared.log import get_logger
-from shared.messages import EndOfOrder, Kind, StepDone
+from shared.messages import EndOfOrder, StepDone
 from shared.service import Ports, Status
 from shared.staleness import staleness
 
@@ -56,9 +57,9 @@ class Training:
             Assembler(algorithm.prompts_per_step),
             algorithm.drop_uniform_groups,
         )
-        self.versions = Versions(job, ports, engine, self._intake, status)
-        self._saving = Saving(job, ports, engine, self._intake, self.versions, config)
         self._compute = ThreadPoolExecutor(1, "compute")
+        self.versions = Versions(job, ports, engine, self._intake, status, self._in_compute)
+        self._saving = Saving(job, ports, engine, self._intake, self.versions, config)
         self._log = get_logger(job=job.id)
 
     async def run(self) -> None:
@@ -70,7 +71,8 @@ class Training:
                 await self._work(start)
         finally:
             self._intake.close()
-            self._compute.shutdown(wait=False, cancel_futures=True)
+            # The thread is waited for, so that no second model is loaded beside one that still computes.
+            await asyncio.to_thread(self._compute.shutdown, wait=True, cancel_futures=True)
 
     async def _restore(self) -> int:
         """Load the model, the last checkpoint and the last announcement; returns the journal sequence to read from."""
@@ -82,13 +84,17 @@ class Training:
             await self.versions.announce_first()
         else:
             self._log.info("recovered", step=self.versions.step, announced=last.version)
+            journal = await self._ports.bus.stream_state("scored")
+            await self._intake.recall(start, last.cursor, journal.last_sequence, self._config.fetch_records)
+            await self.versions.heal()
         return start
 
     async def _work(self, start: int) -> None:
+        limit = self._config.fetch_records
         async with asyncio.TaskGroup() as group:
             readers = [
-                group.create_task(self._read("train", start, self.versions.widen)),
-                group.create_task(self._read("eval", 1, self.versions.finish_evaluations)),
+                group.create_task(read_training(self._intake, start, limit, self.versions.widen)),
+                group.create_task(read_evaluations(self._intake, limit, self.versions.finish_evaluations)),
                 group.create_task(self._listen()),
                 group.create_task(self._watch_job()),
             ]
@@ -99,16 +105,6 @@ class Training:
                 reader.cancel()
 
     # ---------------------------------------------------------------- what wakes it
-
-    async def _read(self, kind: Kind, start: int, after_fetch: Callable[[], Awaitable[None]]) -> None:
-        await read_all(
-            self._intake,
-            self._ports.bus,
-            kind=kind,
-            start=start,
-            max_records=self._config.fetch_records,
-            after_fetch=after_fetch,
-        )
 
     async def _listen(self) -> None:
         async for event, _ in self._ports.bus.events(self._job.id, "end-of-order", "eval-due", "eval-done"):
@@ -136,7 +132,6 @@ class Training:
         return not self._stopping and self.versions.step < total and not self._intake.assembler.exhausted
 
     async def _train_all(self) -> None:
-        assembler = self._intake.assembler
         while self._goes_on:
             began = time.monotonic()
             step = await self._next_step()
@@ -148,7 +143,7 @@ class Training:
                 with trace.get_tracer("triune").start_as_current_span("learner.step", links=links):
                     await self._train(step, wait_s=wait_s)
             else:
-                assembler.consume(step)
+                self._intake.consume(step)
 
     async def _next_step(self) -> Step[Ready] | None:
         """Wait for the groups of the next step; None when there is none to make any more."""
@@ -184,12 +179,12 @@ class Training:
             lambda: self._engine.step(groups, step=number, total_steps=total, importance=importance)
         )
         stepped = time.monotonic()
-        stored = await versions.publisher.store(self._engine, anchor=False) if number >= announced else None
+        stored = await versions.store() if number >= announced else None
         versions.step = number
         timing = {"wait_s": wait_s, "step_s": stepped - began, "store_s": time.monotonic() - stepped, **result.seconds}
         if number > announced:
             await self._ports.bus.announce(self._step_done(step, stale, result, timing))
-        self._intake.assembler.consume(step)
+        self._intake.consume(step)
         if stored is not None:
             await versions.publish(*stored, is_new=number > announced)
         await self._count(step, stale, result, timing)
@@ -222,8 +217,9 @@ class Training:
         by_source: dict[str, list[int]] = {}
         for ready, value in zip(step.groups.values(), stale, strict=True):
             by_source.setdefault(ready.scored.prompt.source, []).append(value)
-        for source, values in by_source.items():
-            await self._ports.ledger.trained(self._job.id, source, values)
+        with contextlib.suppress(Unavailable):  # the ledger is a view
+            for source, values in by_source.items():
+                await self._ports.ledger.trained(self._job.id, source, values)
 
     # ---------------------------------------------------------------- end
 
@@ -233,10 +229,21 @@ class Training:
         await self._void_open()
         if not self._stopping:
             await self._evaluate_last()
+        while self._job.record.state == "paused":
+            await self._job.changed(1.0)
         await self._saving.finish(self._in_compute)
-        await self._ports.jobs.move(self._job.id, "stopped" if self._stopping else "done")
+        await self._end()
         await self._ports.bus.forget_job(self._job.id)
         self._status.state = "idle"
+
+    async def _end(self) -> None:
+        """Take the job to its last state, whatever somebody makes of it at the same moment."""
+        while (record := await self._ports.jobs.get(self._job.id)) is not None and record.state in ACTIVE:
+            if record.state == "paused":
+                await self._job.changed(1.0)
+                continue
+            with contextlib.suppress(IllegalMove):  # it was moved in between: look again
+                await self._ports.jobs.move(self._job.id, "stopped" if record.state == "stopping" else "done")
 
     async def _void_open(self) -> None:
         """At a stop, or when the job was shortened: every admitted ordinal that will not be trained on is void."""

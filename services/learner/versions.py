@@ -1,6 +1,8 @@
 """Which version the weights are at, and what the world is told of it: the version, its window, its evaluation."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from opentelemetry import trace
 
@@ -15,17 +17,23 @@ from shared.messages import BlobRef, EvalDone, EvalDue, WeightsPublished
 from shared.service import Ports, Status
 from shared.staleness import window_end
 
+InCompute = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Runs work in the one thread that computes."""
+
 
 class Versions:
     """The learner's step and its announcements; while it replays steps that were announced, it announces nothing."""
 
-    def __init__(self, job: ActiveJob, ports: Ports, engine: Engine, intake: Intake, status: Status) -> None:
+    def __init__(
+        self, job: ActiveJob, ports: Ports, engine: Engine, intake: Intake, status: Status, in_compute: InCompute
+    ) -> None:
         self.step = 0
         self.incarnation = 0
         self.stale_until = 0
         """Groups below this ordinal may be of an earlier incarnation, and get importance weights."""
         self.publisher = Publisher(ports.bus, ports.ledger, ports.blobs, job.id)
         self._job, self._bus, self._engine, self._intake, self._status = job, ports.bus, engine, intake, status
+        self._in_compute = in_compute
         self._publishing = asyncio.Lock()
         self._log = get_logger(job=job.id)
 
@@ -56,9 +64,26 @@ class Versions:
                 await self._intake.on_event(found[0])
         return await self.publisher.recover()
 
+    async def store(self, *, anchor: bool = False) -> tuple[list[BlobRef], str]:
+        """Put the current weights into the blob store, all of them if the anchor is not there (any more)."""
+        anchor = anchor or not await self.publisher.has_anchor()
+        tensors = await self._in_compute(lambda: self._engine.weights(trainable_only=not anchor))
+        return await self.publisher.store(tensors, anchor=anchor)
+
+    async def heal(self) -> None:
+        """Announce the newest version as an anchor when blobs of its announcement are gone."""
+        if self.is_live and not await self.publisher.has_last():
+            self._log.warning("blobs of the announced version are gone: announced again", version=self.step)
+            await self._announce(*await self.store(anchor=True))
+
+    async def fence(self) -> None:
+        """Write the last announcement again, before what can't be undone; raises Refused when it is not ours."""
+        async with self._publishing:
+            await self.publisher.fence()
+
     async def announce_first(self) -> None:
         """Publish the initial weights as an anchor, and have them evaluated."""
-        chain, digest = await self.publisher.store(self._engine, anchor=True)
+        chain, digest = await self.store(anchor=True)
         await self.evaluate(chain)
         await self._announce(chain, digest)
 
@@ -76,7 +101,7 @@ class Versions:
             self.incarnation = last.incarnation + 1
             self.stale_until = last.window_end
             self._log.warning("replay differs from the announced version", version=self.step)
-            await self._announce(*await self.publisher.store(self._engine, anchor=True))
+            await self._announce(*await self.store(anchor=True))
 
     async def evaluate(self, chain: list[BlobRef]) -> None:
         """Have the version of `step` evaluated, unless that was announced before or there is no held-out set."""
@@ -94,6 +119,7 @@ class Versions:
 
     async def widen(self) -> None:
         """Announce the newest version again when lost groups, or a change, move its window's end."""
+        await self.publisher.refresh()
         last = self.publisher.last
         if not self.is_live or last is None or self._publishing.locked():
             return

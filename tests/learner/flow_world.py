@@ -74,7 +74,9 @@ class KilledHere(Exception):
 class World:
     """A bus, a job record, and everybody but the learner: groups appear as soon as the window admits them."""
 
-    def __init__(self, runs: Path, *, seed: int = 0, voids: float = 0.0, **algorithm: object) -> None:
+    def __init__(
+        self, runs: Path, *, seed: int = 0, voids: float = 0.0, uniform: float = 0.0, **algorithm: object
+    ) -> None:
         self.server = MemoryServer()
         self.bus = MemoryBus(self.server)
         self.jobs = JobStore(self.bus)
@@ -84,7 +86,7 @@ class World:
         self.ports = Ports(self.settings, self.bus, self.ledger, self.blobs, self.jobs)
         self.status = Status()
         self.published = 0
-        self._rng, self._voids, self._held_out = random.Random(seed), voids, 3
+        self._rng, self._voids, self._uniform, self._held_out = random.Random(seed), voids, uniform, 3
         self.spec = parse_job(
             {
                 "model": "none",
@@ -146,7 +148,10 @@ class World:
         self._rng.shuffle(ordinals)
         for ordinal in ordinals:
             is_void = self._rng.random() < self._voids
+            is_uniform = self._rng.random() < self._uniform
             record = make_voided(ordinal, job=JOB) if is_void else scored(ordinal, weights.version)
+            if is_uniform and isinstance(record, Scored):
+                record = msgspec.structs.replace(record, rewards=[record.rewards[0]] * len(record.rewards))
             await self.bus.publish("scored", JOB, "train", record, message_id(JOB, "train", None, ordinal))
 
     async def _evaluate(self, evaluated: set[int]) -> None:

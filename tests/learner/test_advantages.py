@@ -54,3 +54,9 @@ def test_dr_grpo_only_subtracts_the_mean():
 def test_rewards_and_validity_of_different_lengths_are_refused():
     with pytest.raises(ValueError, match="expected equal shapes"):
         group_advantages(np.zeros(2), np.ones(3, bool), "grpo")
+
+
+@pytest.mark.parametrize("n", range(2, 17))
+@pytest.mark.parametrize("reward", [0.1, 0.2, 0.7, 0.95])
+def test_equal_rewards_have_advantages_of_exactly_zero(n: int, reward: float) -> None:
+    assert not group_advantages(np.full(n, reward), np.ones(n, dtype=bool), "grpo").any()

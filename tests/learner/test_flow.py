@@ -1,12 +1,18 @@
 """The learner's flow on a memory bus: the invariant, the bound, replay after a death, stop, changes, the fence."""
 
+import asyncio
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from shared.errors import Refused
+from shared.errors import Refused, Unavailable
 from shared.jobs import Change
+from shared.ledger import Window
+from shared.memory_ledger import MemoryLedger
+from tests.fakes import eventually
 from tests.learner.flow_world import JOB, CountingEngine, World
 
 
@@ -167,3 +173,81 @@ async def test_no_weights_stay_in_the_blob_store_after_the_end(tmp_path: Path) -
     await world.learn(CountingEngine(die_before_step=4))
     await world.learn(CountingEngine())
     assert world.blobs.usage().blobs == 0
+
+
+@pytest.mark.parametrize("death", [2, 4, 5])
+async def test_what_dynamic_sampling_has_filtered_is_filtered_again_in_a_replay(tmp_path: Path, death: int) -> None:
+    world = World(tmp_path, seed=11, uniform=0.5, max_staleness=2, drop_uniform_groups=True)
+    await world.submit()
+    first = CountingEngine(die_before_step=death)
+    await world.learn(first)
+    survivor = CountingEngine()
+    await world.learn(survivor)
+    told = [step.trained for step in await world.steps()]
+    computed = {tuple(step) for step in first.history} | {tuple(step) for step in survivor.history}
+    assert computed == {tuple(step) for step in told}, "no step is made of other groups the second time"
+    trained = [ordinal for step in told for ordinal in step]
+    assert sorted([*trained, *await world.voids()]) == list(range(world.published))
+
+
+async def test_a_job_that_is_paused_at_its_end_waits_and_is_done_once_it_is_resumed(tmp_path: Path) -> None:
+    world, engine = World(tmp_path), CountingEngine()
+    await world.submit()
+
+    async def pause_and_resume() -> None:
+        await eventually(lambda: has_steps(world, 1))
+        await world.jobs.move(JOB, "paused")
+        await eventually(lambda: has_steps(world, 6))
+        await world.jobs.move(JOB, "running")
+
+    await asyncio.gather(world.learn(engine), pause_and_resume())
+    record = await world.jobs.get(JOB)
+    assert record is not None
+    assert record.state == "done"
+
+
+async def test_a_ledger_that_is_away_stops_nothing(tmp_path: Path) -> None:
+    world, engine = World(tmp_path), CountingEngine()
+    world.ports = dataclasses.replace(world.ports, ledger=AwayLedger())
+    await world.submit()
+    await world.learn(engine)
+    assert len(engine.history) == 6
+
+
+async def test_weights_that_are_gone_from_the_store_are_announced_again_as_an_anchor(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.submit()
+    await world.learn(CountingEngine(die_before_step=4))
+    last = (await world.versions())[-1]
+    for ref in last.chain:
+        world.blobs.delete(ref)
+    survivor = CountingEngine()
+    await world.learn(survivor)
+    later = [message for message in await world.versions() if message.version >= last.version]
+    assert later[-1].chain[0] != last.chain[0]
+    assert [step.step for step in await world.steps()] == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_checkpoint_right_after_a_restart_keeps_the_place_in_the_journal(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.submit()
+    await world.learn(CountingEngine(die_before_step=5))  # its last checkpoint and its last version are of step 4
+    await world.jobs.update(JOB, lambda record: msgspec.structs.replace(record, checkpoint_wanted=1))
+    await world.learn(CountingEngine(die_before_step=5))
+    survivor = CountingEngine()
+    await world.learn(survivor)
+    assert [len(step.trained) for step in await world.steps()] == [4] * 6
+
+
+class AwayLedger(MemoryLedger):
+    """A ledger whose server does not answer."""
+
+    async def write_window(self, job: str, window: Window) -> None:
+        raise Unavailable("Redis does not answer")
+
+    async def trained(self, job: str, source: str, staleness: Sequence[int]) -> None:
+        raise Unavailable("Redis does not answer")
+
+
+async def has_steps(world: World, count: int) -> bool:
+    return len(await world.steps()) >= count

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.learner.engines.torch import TorchEngine
+from services.learner.engines.torch import DoesNotFit, TorchEngine, fits
 from services.learner.optimizer import Diverged
 from shared.errors import BadJob, Corrupt
 from shared.job import parse_job
@@ -234,3 +234,9 @@ def test_a_torn_model_folder_is_refused(model_folder, tmp_path, name):
     (folder / name).write_bytes((folder / name).read_bytes()[:60])
     with pytest.raises(BadJob, match="cannot be loaded: "):
         TorchEngine().load(parse_job({"model": str(folder), "total_steps": 1, "data": {"train": ["x"]}}))
+
+
+def test_a_device_without_enough_memory_is_one_sentence_that_names_the_key_to_lower() -> None:
+    spec = parse_job({"model": "m", "total_steps": 1, "data": {"train": ["x"]}})
+    with pytest.raises(DoesNotFit, match=r"lower it.*\(tried to allocate 20 GiB\)"), fits(spec):
+        raise torch.OutOfMemoryError("tried to allocate 20 GiB\nmore")

@@ -144,3 +144,11 @@ async def test_a_second_instance_waits_until_the_first_gives_its_lease_back(bus:
     await one
     await asyncio.wait_for(two, 10)
     assert order == ["first", "second"]
+
+
+async def test_a_wildcard_is_no_job_id(jobs: JobStore) -> None:
+    await jobs.create(record())
+    assert await jobs.get("*") is None
+    assert await jobs.get("a.b") is None
+    with pytest.raises(KeyError):
+        await jobs.move("*", "stopped")

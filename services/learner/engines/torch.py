@@ -6,8 +6,8 @@ On the CPU equal inputs, equal state and an equal number of threads give equal b
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from services.learner.ingest import make_ready
 from services.learner.model import TokenValues, VisionLanguageModel
 from services.learner.optimizer import ClippedAdamW
 from services.learner.pixels import PixelCache
-from shared.errors import BadJob, Corrupt
+from shared.errors import BadJob, Corrupt, TriuneError
 from shared.job import JobSpec
 from shared.messages import Scored
 
@@ -46,7 +46,8 @@ class TorchEngine:
     def load(self, spec: JobSpec) -> dict[str, object]:
         """Load the job's model on the GPU if there is one, else on the CPU; raises BadJob."""
         self._spec = spec
-        self._build(spec.model)
+        with fits(spec):
+            self._build(spec.model)
         torch.manual_seed(spec.seed)
         trained = sum(parameter.numel() for parameter in self.model.trainable().values())
         return {
@@ -73,12 +74,16 @@ class TorchEngine:
         return make_ready(group, image_bytes, model=self.model, cache=self.pixels, kind=self._spec.algorithm.advantage)
 
     def step(self, groups: Sequence[Ready], *, step: int, total_steps: int, importance: bool) -> StepResult:
-        """The updates of one training step; raises Diverged.
+        """The updates of one training step; raises Diverged, DoesNotFit.
 
         With one update the policy is its own old policy: π_old is the detached current one, without another pass.
         With more, π_old (the proximal policy) is that of the step's start: computed once for the later mini-batches,
         and the first one, whose weights are still those, needs no pass either.
         """
+        with fits(self._spec):
+            return self._step(groups, step, total_steps, importance)
+
+    def _step(self, groups: Sequence[Ready], step: int, total_steps: int, importance: bool) -> StepResult:
         run = _Step(self.model, self._spec, self.pixels, importance)
         batches = mini_batches([group for group in groups if group.responses], self._spec.algorithm.updates_per_step)
         old = run.old_log_probs([group for batch in batches[1:] for group in batch])
@@ -107,11 +112,29 @@ class TorchEngine:
         """Continue from what `save` wrote; raises Corrupt when it belongs to another model or job."""
         try:
             tensors = load_file(folder / OPTIMIZER_FILE)
-            self._build(folder / "model")
+            del self.model, self._optimizer  # not two models at a time
+            with fits(self._spec):
+                self._build(folder / "model")
         except (OSError, SafetensorError, BadJob) as error:
             raise Corrupt(f"checkpoint {folder} cannot be loaded: {error}") from error
         torch.set_rng_state(tensors.pop(RNG))
         self._optimizer.restore(tensors)
+
+
+class DoesNotFit(TriuneError):
+    """The device has not enough memory for the model or for a step of this job."""
+
+
+@contextmanager
+def fits(spec: JobSpec) -> Iterator[None]:
+    """Say in one sentence that the device's memory ran out, and which key to lower."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFit(
+            f"the device ran out of memory training {spec.model} with learner.tokens_per_batch "
+            f"{spec.learner.tokens_per_batch}; lower it, or freeze more components ({str(error).splitlines()[0]})"
+        ) from error
 
 
 class _Step:
