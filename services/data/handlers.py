@@ -50,15 +50,19 @@ class Heard:
     is_caught_up: bool = False
 
     def on_event(self, event: Event) -> None:
-        """Keep the newest weights (a window never goes back) and the open evaluations."""
+        """Keep the newest weights (neither window nor cursor ever goes back) and the open evaluations."""
         match event:
             case WeightsPublished():
-                if self.weights is None or event.window_end >= self.weights.window_end:
+                if self.weights is None or _reach(event) >= _reach(self.weights):
                     self.weights = event
             case EvalDue(version=version):
                 self.due[version] = event
             case EvalDone(version=version):
                 self.due.pop(version, None)
+
+
+def _reach(weights: WeightsPublished) -> tuple[int, int]:
+    return weights.window_end, weights.cursor
 
 
 async def on_job(job: ActiveJob, deps: Deps) -> None:
@@ -67,6 +71,9 @@ async def on_job(job: ActiveJob, deps: Deps) -> None:
     log = get_logger(job=job.id)
     log.info("data opened", rows=_rows(train), held_out=_rows(held_out), sources=list(train))
     heard = Heard()
+    newest = await deps.bus.last_event(job.id, "weights")
+    if newest is not None:  # before the first ordinal is looked at: its cursor says which ones may still be open
+        heard.on_event(newest[0])
     training = Training(job, train, deps.config, deps.bus, deps.jobs, Rows(deps.blobs, deps.config.rows_kept))
     evaluated = HeldOut(job.id, job.spec, held_out, Rows(deps.blobs, deps.config.rows_kept))
     await _until_first_error(

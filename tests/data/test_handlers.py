@@ -11,14 +11,14 @@ import msgspec
 import pytest
 
 from services.data.config import DataConfig
-from services.data.handlers import Deps, on_job
+from services.data.handlers import Deps, Heard, on_job
 from services.data.metrics import instruments
 from shared.blob_store import BlobStore
 from shared.errors import BadData
 from shared.job import parse_job
 from shared.jobs import ActiveJob, Change, JobRecord, JobStore
 from shared.memory_bus import MemoryBus, MemoryServer
-from shared.messages import EndOfOrder, EvalDone, EvalDue, Prompt, Voided, WeightsPublished, decode
+from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, JobChanged, Prompt, Voided, WeightsPublished, decode
 from shared.service import Status
 from tests.data.rows import boxes_row, broken_row, math_row, write
 
@@ -221,6 +221,39 @@ async def test_a_seal_stands_after_a_restart(world: World) -> None:
         await world.until(lambda: world.published("events.job.end-of-order") != [])
     assert world.published("events.job.end-of-order")[0].total == 7
     assert world.groups() == []
+
+
+class Deaf(MemoryBus):
+    """Tells what was announced last, but never the events themselves: as if they came late."""
+
+    async def events(self, job: str, *names: str, after: int = 0) -> AsyncIterator[tuple[Event, int]]:
+        await asyncio.Event().wait()
+        yield JobChanged(job=job, state="running"), 0
+
+
+async def test_an_order_that_had_ended_before_a_restart_names_only_what_may_be_open(world: World) -> None:
+    """16 ordinals, all published; the learner is at 12: nothing below it is read again."""
+    job = await world.start(data={"train": [str(world.tmp_path / "train")], "epochs": 1})
+    await world.jobs.set_ordinal("job", 16)
+    await world.open_window(2, 8, 100)
+    await world.open_window(3, 12, 100)
+    world.bus = Deaf(world.server)
+    async with serving(world, job):
+        await world.until(lambda: world.published("events.job.end-of-order") != [])
+    (end,) = world.published("events.job.end-of-order")
+    assert (end.total, sorted(end.open)) == (16, [12, 13, 14, 15])
+
+
+def test_events_heard_again_from_the_first_one_do_not_replace_the_newest() -> None:
+    def weights(version: int, cursor: int) -> WeightsPublished:
+        return WeightsPublished(
+            job="job", version=version, incarnation=0, cursor=cursor, window_end=8, max_staleness=0, total_steps=2,
+            chain=[], digest="",
+        )  # fmt: skip
+
+    heard = Heard(weights(1, 4))
+    heard.on_event(weights(0, 0))
+    assert heard.weights == weights(1, 4)
 
 
 async def test_a_weight_change_is_fixed_to_an_ordinal_before_it_takes_effect(world: World) -> None:
