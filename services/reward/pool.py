@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from services.reward.judge import failed
 from services.reward.process import Worker, WorkerDied
 from services.reward.verdict import Sample
@@ -57,6 +59,7 @@ class _Request:
 @dataclass(slots=True)
 class _Item:
     sample: Sample
+    frame: msgspec.Raw  # the sample as it is sent
     request: _Request
     place: int
     tries: int = 0  # workers that died before they had begun a sample of its batch
@@ -154,7 +157,8 @@ class Pool:
             raise Unavailable("the reward service's workers are not running")
         request = _Request([None] * len(samples), asyncio.get_running_loop().create_future(), len(samples))
         if samples:
-            self._waiting.extend(_Item(sample, request, place) for place, sample in enumerate(samples))
+            for place, sample in enumerate(samples):
+                self._queue(sample, request, place)
             self._bell.set()
             await request.done
         rewards = [reward for reward in request.rewards if reward is not None]
@@ -162,6 +166,15 @@ class Pool:
         self.counts.scored += len(rewards) - failures
         self.counts.errors += failures
         return rewards
+
+    def _queue(self, sample: Sample, request: _Request, place: int) -> None:
+        """Put a sample into the queue; one that has no wire form (a lone surrogate, a huge integer) gets its verdict."""
+        try:
+            frame = msgspec.Raw(msgspec.msgpack.encode(sample))
+        except (ValueError, OverflowError, TypeError, RecursionError) as error:
+            _Item(sample, msgspec.Raw(), request, place).settle(failed(f"the sample cannot be sent: {error}"))
+            return
+        self._waiting.append(_Item(sample, frame, request, place))
 
     async def _run_lane(self, lane: int) -> None:
         while True:
@@ -201,7 +214,7 @@ class Pool:
         """Have `batch` judged by the lane's worker: settle what is done, give back what is not."""
         worker = self._live[lane]
         try:
-            await worker.send([item.sample for item in batch])
+            await worker.send([item.frame for item in batch])
             rewards, retire, rest = await self._answer(worker, batch)
         except WorkerDied as death:
             del self._live[lane]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import msgspec
 
-from services.reward.verdict import Sample
 from services.reward.worker import HEADER, PROGRESS, Reply
 from shared.errors import Unavailable
 
@@ -83,8 +82,8 @@ class Worker:
         place, since = PROGRESS.unpack_from(self._board)
         return place, since
 
-    async def send(self, samples: Sequence[Sample]) -> None:
-        """Give it a batch; raises WorkerDied."""
+    async def send(self, samples: Sequence[msgspec.Raw]) -> None:
+        """Give it a batch of encoded samples; raises WorkerDied."""
         frame = msgspec.msgpack.encode(samples)
         try:
             self._writer.write(HEADER.pack(len(frame)))

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
 import psutil
 import pytest
 
@@ -57,6 +58,18 @@ async def test_a_deed_costs_its_own_sample_an_error_and_no_other(pool: Pool, dee
     assert [reward.final for reward in rewards] == RIGHT
     assert await _finals(pool, GOOD * 8) == RIGHT * 8
     assert len(pool.pids) == pool.workers
+
+
+@pytest.mark.parametrize("unsendable", [{"x": 1 << 80}, {"x": "\ud800"}], ids=["huge integer", "lone surrogate"])
+async def test_a_sample_without_a_wire_form_gets_its_error_and_the_pool_lives_on(
+    pool: Pool, unsendable: dict[str, object]
+) -> None:
+    bad = msgspec.structs.replace(GOOD[0], spec=msgspec.structs.replace(GOOD[0].spec, params=unsendable))
+    rewards = await pool.score([GOOD[4], bad, GOOD[5]])
+    assert [reward.status for reward in rewards] == ["ok", "verifier-error", "ok"]
+    assert "cannot be sent" in rewards[1].error
+    assert pool.ready
+    assert await _finals(pool, GOOD) == RIGHT
 
 
 async def test_a_verifier_that_prints_does_not_disturb_the_answers(pool: Pool) -> None:
