@@ -168,7 +168,7 @@ class Pool:
         return rewards
 
     def _queue(self, sample: Sample, request: _Request, place: int) -> None:
-        """Put a sample into the queue; one that has no wire form (a lone surrogate, a huge integer) gets its verdict."""
+        """Queue a sample; one that has no wire form (a lone surrogate, a huge integer) gets its verdict at once."""
         try:
             frame = msgspec.Raw(msgspec.msgpack.encode(sample))
         except (ValueError, OverflowError, TypeError, RecursionError) as error:
