@@ -118,7 +118,7 @@ class Control:
         try:
             await job.run()
             if job.record.state in ("done", "stopped"):
-                await self._desk.bus.forget_job(job.record.id)
+                await self._discard(job.record.id)
         except Refused:
             raise
         except Unavailable as error:
@@ -128,6 +128,13 @@ class Control:
             self._log.error("a job can no longer be read", job=job.record.id, error=str(error))
         except TriuneError as error:
             self._log.error("reading a job failed and starts again", job=job.record.id, error=str(error))
+
+
+    async def _discard(self, job: str) -> None:
+        """Remove what the bus still holds of a job that is on file; a failed one keeps it, to be resumed."""
+        await self._desk.bus.forget_job(job)
+        for kind in KINDS:
+            await self._desk.bus.purge("scored", job, kind)
 
 
 def _final_state(desk: Desk, record: JobRecord) -> str | None:

@@ -21,7 +21,7 @@ from services.monitor.fold import EVENTS, FINAL, Batch, Fold, Progress
 from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
 from services.monitor.queries import reading
-from services.monitor.report import build_report, read_report, write_metrics, write_report
+from services.monitor.report import FEW_GROUPS, build_report, read_report, write_metrics, write_report
 from services.monitor.series import ALL
 from services.monitor.sinks import Sinks
 from services.monitor.store import Store
@@ -203,7 +203,8 @@ def _write_files(folder: Path, record: JobRecord, ordinal: int, everything: bool
             write_metrics(folder, reader)
             draw_curves(folder, f"{record.id}: {record.state}", reader)
         # Last: who sees an end state in the report finds the other files complete.
-        write_report(folder, build_report(record, reader, ordinal, None if everything else read_report(folder)))
+        is_dear = not everything and reader is not None and reader.count_groups() > FEW_GROUPS
+        write_report(folder, build_report(record, reader, ordinal, read_report(folder) if is_dear else None))
 
 
 def _remember(store: Store, facts: Mapping[str, str]) -> None:

@@ -61,6 +61,10 @@ class Reader:
             counts.setdefault(row["source"], _no_groups())["duplicates"] += row["n"]
         return counts
 
+    def count_groups(self) -> int:
+        """Groups of both kinds that are in the store."""
+        return int(self._db.execute("SELECT COALESCE(SUM(n), 0) AS n FROM counts").fetchone()["n"])
+
     def void_reasons(self) -> dict[str, dict[str, int]]:
         """By source and reason, training groups."""
         found: dict[str, dict[str, int]] = {}

@@ -26,6 +26,8 @@ METRICS_SCHEMA = pa.schema(
         ("task", pa.string()),  # empty: all tasks
     ]
 )
+FEW_GROUPS = 10_000
+"""So many groups' time stamps are added up for every report that is written; more of them, only now and then."""
 _ROWS_AT_ONCE = 50_000
 
 
@@ -53,8 +55,8 @@ def build_report(
     }
     if reader is not None:
         _fill(report, record, reader, ordinal)
-        report["timing"] = time_sums(reader) if earlier is None else earlier["timing"]
-        report["shares"] = time_shares(reader) if earlier is None else earlier["shares"]
+        times = earlier or {"timing": time_sums(reader), "shares": time_shares(reader)}
+        report |= {"timing": times["timing"], "shares": times["shares"]}
     return report
 
 
