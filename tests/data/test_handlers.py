@@ -16,7 +16,7 @@ from services.data.metrics import instruments
 from shared.blob_store import BlobStore
 from shared.errors import BadData
 from shared.job import parse_job
-from shared.jobs import ActiveJob, Change, JobRecord, JobStore
+from shared.jobs import ActiveJob, Change, JobRecord, JobStore, follow_active
 from shared.memory_bus import MemoryBus, MemoryServer
 from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, JobChanged, Prompt, Voided, WeightsPublished, decode
 from shared.service import Status
@@ -254,6 +254,37 @@ def test_events_heard_again_from_the_first_one_do_not_replace_the_newest() -> No
     heard = Heard(weights(1, 4))
     heard.on_event(weights(0, 0))
     assert heard.weights == weights(1, 4)
+
+
+async def test_a_failed_job_that_is_resumed_goes_on_where_it_was_and_is_not_sealed(world: World) -> None:
+    await world.start()
+    await world.jobs.set_active("job")
+    ended = asyncio.Event()
+
+    async def serve(job: ActiveJob) -> None:
+        try:
+            await on_job(job, world.deps())
+        finally:
+            ended.set()
+
+    following = asyncio.ensure_future(follow_active(world.jobs, serve))
+    try:
+        await world.open_window(0, 0, 4)
+        await world.until(lambda: len(world.groups()) == 4)
+        await world.jobs.move("job", "failed", "the learner has no memory left")
+        async with asyncio.timeout(LIMIT_S):
+            await ended.wait()
+        await world.open_window(1, 4, 8)
+        await world.jobs.move("job", "queued")
+        await world.jobs.move("job", "running")
+        await world.until(lambda: len(world.groups()) == 8)
+    finally:
+        following.cancel()
+        await asyncio.wait({following})
+    record = await world.jobs.get("job")
+    assert record is not None and (record.state, record.seal_wanted, record.sealed) == ("running", False, None)
+    assert [group.ordinal for group in world.groups()] == list(range(8))
+    assert world.published("events.job.end-of-order") == []
 
 
 async def test_a_weight_change_is_fixed_to_an_ordinal_before_it_takes_effect(world: World) -> None:
