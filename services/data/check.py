@@ -6,7 +6,7 @@ from pathlib import Path
 from services.data.schema import read_row
 from services.data.sources import first_row, read_group
 from shared.dataset import DataFile, Problem, inspect_files
-from shared.errors import BadData, BadSample
+from shared.errors import BadData, BadSample, Unavailable
 from shared.images import decode_image
 
 
@@ -30,7 +30,7 @@ def check_file(file: DataFile, *, advance: Callable[[int], None] | None = None) 
                     yield problem
                 if advance is not None:
                     advance(1)
-        except BadData as error:
+        except (BadData, Unavailable) as error:
             reason = str(error).removeprefix(f"{file.path}: ")
             yield Problem(str(file.path), None, f"{reason} ({rows - done} rows lost)")
 

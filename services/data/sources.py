@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from shared.dataset import READ_ERRORS, SCHEMA, DataFile, first_line, group_sources
-from shared.errors import BadData
+from shared.errors import BadData, Unavailable
 
 BATCH_ROWS = 32
 """Rows that are decoded together; with images of some 100 KB each that is a few MB."""
@@ -47,7 +47,11 @@ def _by_source(names: list[str]) -> dict[str, Sequence[int]]:
 
 
 def read_group(file: DataFile, group: int) -> Iterator[dict[str, Any]]:
-    """The rows of one row group in order, as dicts; raises BadData where the file cannot be read on."""
+    """The rows of one row group in order, as dicts.
+
+    Raises BadData where the file is torn or no parquet, Unavailable where the system cannot read it now (it gives an
+    error number then: a stale handle, a disk or a share that is away).
+    """
     try:
         # With a buffer pyarrow reads a column chunk piece by piece; without one it reads the row group as a whole.
         with pq.ParquetFile(file.path, buffer_size=READ_BYTES, pre_buffer=False) as parquet:
@@ -55,7 +59,10 @@ def read_group(file: DataFile, group: int) -> Iterator[dict[str, Any]]:
             for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
                 yield from batch.to_pylist()
     except READ_ERRORS as error:
-        raise BadData(f"{file.path}: row group {group} cannot be read: {first_line(error)}") from error
+        sentence = f"{file.path}: row group {group} cannot be read: {first_line(error)}"
+        if isinstance(error, OSError) and error.errno is not None:
+            raise Unavailable(sentence) from error
+        raise BadData(sentence) from error
 
 
 def first_row(file: DataFile, group: int) -> int:

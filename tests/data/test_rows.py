@@ -1,12 +1,19 @@
 """Rows made ready: images in the blob store once, bad rows kept with their reason, memory bounded."""
 
 import copy
+import errno
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
 
 from services.data.rows import Ready, Rows, Unusable
 from services.data.sources import index_sources
 from shared.blob_store import BlobStore
 from shared.dataset import open_files
+from shared.errors import Unavailable
 from tests.data.rows import broken_row, math_row, write
 
 
@@ -35,12 +42,43 @@ def test_a_bad_row_is_kept_with_its_reason_and_its_neighbours_survive(tmp_path: 
     assert rows.at(segment, 1) == Unusable("counting", "numbers/1", "image 0: the image has no bytes")
 
 
-def test_a_file_that_vanished_makes_its_rows_unusable(tmp_path: Path) -> None:
+def test_a_torn_row_group_makes_its_rows_unusable(tmp_path: Path) -> None:
+    path = write(tmp_path / "d/a.parquet", [math_row(i) for i in range(3)])
+    (segment,) = index_sources(open_files([str(tmp_path / "d")]))["numbers"]
+    data = path.read_bytes()
+    path.write_bytes(data[:4] + bytes(len(data) // 2) + data[4 + len(data) // 2 :])
+    row = Rows(BlobStore((tmp_path / "blobs").as_uri()), 100).at(segment, 2)
+    assert isinstance(row, Unusable) and "row group 0 cannot be read" in row.reason and row.sample_id == "a.parquet#2"
+
+
+def test_a_file_that_is_away_for_a_moment_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first try breaks off behind a row, as on a share whose handle went stale; the second finds no file."""
+    write(tmp_path / "d/a.parquet", [math_row(i) for i in range(3)])
+    (segment,) = index_sources(open_files([str(tmp_path / "d")]))["numbers"]
+    faults = [OSError(errno.ESTALE, "Stale file handle"), FileNotFoundError(errno.ENOENT, "No such file")]
+    read = pq.ParquetFile.iter_batches
+
+    def break_off(*args: Any, **options: Any) -> Iterator[Any]:
+        if faults:
+            yield next(read(args[0], 1, **options))
+            raise faults.pop(0)
+        yield from read(*args, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", break_off)
+    rows = Rows(BlobStore((tmp_path / "blobs").as_uri()), 100, pauses_s=(0.0, 0.0))
+    ready = [rows.at(segment, row) for row in range(3)]
+    assert [row.sample.identity.sample_id for row in ready if isinstance(row, Ready)] == [
+        "numbers/0", "numbers/1", "numbers/2",
+    ]  # fmt: skip
+    assert not faults
+
+
+def test_a_file_that_stays_away_is_no_fault_of_its_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "d/a.parquet", [math_row(i) for i in range(3)])
     (segment,) = index_sources(open_files([str(tmp_path / "d")]))["numbers"]
     path.unlink()
-    row = Rows(BlobStore((tmp_path / "blobs").as_uri()), 100).at(segment, 2)
-    assert isinstance(row, Unusable) and "row group 0 cannot be read" in row.reason and row.sample_id == "a.parquet#2"
+    with pytest.raises(Unavailable, match=r"a\.parquet: row group 0 cannot be read: .*No such file"):
+        Rows(BlobStore((tmp_path / "blobs").as_uri()), 100, pauses_s=(0.0,)).at(segment, 2)
 
 
 def test_groups_past_the_bound_are_let_go_and_read_again(tmp_path: Path) -> None:
