@@ -14,6 +14,7 @@ from services.monitor.queries import reading
 from shared.errors import Corrupt, Refused, TriuneError, Unavailable
 from shared.jobs import ACTIVE, ENDED, IllegalMove, JobRecord
 from shared.log import get_logger
+from shared.messages import Kind
 
 
 def next_active(records: Iterable[JobRecord]) -> JobRecord | None:
@@ -133,7 +134,8 @@ class Control:
     async def _discard(self, job: str) -> None:
         """Remove what the bus still holds of a job that is on file; a failed one keeps it, to be resumed."""
         await self._desk.bus.forget_job(job)
-        for kind in KINDS:
+        kinds: tuple[Kind, ...] = ("train", "eval")
+        for kind in kinds:
             await self._desk.bus.purge("scored", job, kind)
 
 
