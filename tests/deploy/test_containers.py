@@ -15,7 +15,7 @@ from tests.deploy.stack import BUILD_S, Stack, docker, until, why_not
 REASON = why_not()
 pytestmark = [pytest.mark.timeout(3600), pytest.mark.skipif(bool(REASON), reason=REASON)]
 
-IMAGES = ("triune-core", "triune-torch", "triune-nats")
+IMAGES = ("triune-core", "triune-torch")
 JOB: dict[str, Any] = {
     "name": "containers",
     "model": "/data/quick/model",
@@ -41,6 +41,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stack.compose("run", "--rm", "--no-TTY", "demo", "--quick", "/data/quick")
         yield stack
     finally:
+        stack.client.close()
         stack.compose("--profile", "*", "down", "--volumes", "--remove-orphans")
 
 
