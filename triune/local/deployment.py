@@ -9,7 +9,7 @@ from pathlib import Path
 from shared.errors import UserError
 from shared.log import set_up_logging
 from triune.local.process import free_port, port_is_free
-from triune.local.servers import local_servers
+from triune.local.servers import LocalServers, local_servers
 from triune.local.supervisor import Supervisor
 
 READY_S = 120.0
@@ -23,6 +23,8 @@ class Deployment:
     runs: Path
     logs: Path
     supervisor: Supervisor
+    servers: LocalServers | None
+    """The embedded NATS and Redis; None when those of the environment are used."""
 
 
 @contextlib.asynccontextmanager
@@ -64,4 +66,4 @@ async def deployed(
         supervisor = Supervisor(services=dict(replicas), env=env, env_by_service=extra, log_dir=logs, servers=servers)
         async with supervisor:
             await supervisor.wait_ready(READY_S)
-            yield Deployment(env["TRIUNE_API_URL"], runs, logs, supervisor)
+            yield Deployment(env["TRIUNE_API_URL"], runs, logs, supervisor, servers)
