@@ -130,7 +130,6 @@ class Control:
         except TriuneError as error:
             self._log.error("reading a job failed and starts again", job=job.record.id, error=str(error))
 
-
     async def _discard(self, job: str) -> None:
         """Remove what the bus still holds of a job that is on file; a failed one keeps it, to be resumed."""
         await self._desk.bus.forget_job(job)

@@ -9,7 +9,7 @@ from services.monitor.control import Control
 from services.monitor.handlers import Desk
 from services.monitor.replicas import Replicas
 from shared.bus import WORK_STREAMS
-from shared.errors import Unavailable
+from shared.errors import Corrupt, Unavailable
 from shared.ledger import Ledger
 
 
@@ -25,7 +25,7 @@ class Sampler:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(self._desk.config.sample_s)
-            with contextlib.suppress(Unavailable):  # the next look is soon enough
+            with contextlib.suppress(Unavailable, Corrupt):  # the reading of the job tells it; the next look is soon
                 await self.look()
 
     async def look(self) -> None:

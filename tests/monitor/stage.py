@@ -88,6 +88,11 @@ class Stage:
     async def announce(self, job: str, message: Message) -> None:
         await self.bus.announce(of_job(message, job))  # type: ignore[arg-type]
 
+    async def published(self, job: str) -> int:
+        """Groups of the job that the monitor knows of."""
+        report = (await self.show(job))["report"]
+        return int(report["groups"]["published"])  # type: ignore[index]
+
     async def report(self, job: str, state: str) -> dict[str, object]:
         """report.json once it tells of `state` and everything is on file."""
         path = self.folder / "runs" / job / "report.json"
@@ -137,4 +142,6 @@ async def running(stage: Stage) -> AsyncIterator[Stage]:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         await stage.http.aclose()
-        assert not [error for error in results if isinstance(error, Exception)]
+        errors = [error for error in results if isinstance(error, Exception)]
+        if errors:
+            raise ExceptionGroup("loops of the monitor failed", errors)

@@ -217,6 +217,7 @@ def test_hostile_answers_are_shown_as_text(theatre: Theatre, browser: WebDriver)
         "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script> $\\frac{1}{$ \\boxed{{{"
     )
     theatre.run(stage.publish(job, runs.group(0, (1.0, 0.0), texts=[hostile, "$" + "{" * 5000 + "$"])))
+    until(lambda: theatre.run(stage.published(job)) == 1, "the group in the store")
     browser.get(f"http://127.0.0.1:{theatre.port}/#/{job}/samples")
     until(lambda: "onerror" in find(browser, ".completion .text").text, "the answer as it is")
     assert browser.title == "Triune"

@@ -49,7 +49,7 @@ export class Samples {
       select("errors", [["", "any"], ["true", "with errors"], ["false", "without"]], filter.errors, (value) => this.set("errors", value)),
       select("number", ["12", "30", "100"], filter.limit, (value) => this.set("limit", value)),
       h("label", { class: "field check" }, h("input", { type: "checkbox", checked: this.raw, onchange: (event) => { this.raw = event.target.checked; this.draw(); } }), "raw text"),
-      h("button", { onclick: () => this.changed({}) }, "clear"));
+      h("button", { onclick: () => this.changed(this.filter) }, "look again"), h("button", { onclick: () => this.changed({}) }, "clear"));
   }
 
   card(sample) {
