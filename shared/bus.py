@@ -25,6 +25,8 @@ DELIVERY_BUDGET = 5
 """A message delivered more often than this is given up: its group is void, its letter dead."""
 MAX_BODY_BYTES = 512 * 1024
 """A larger body goes to the blob store; the message carries its digest."""
+FULL_LIMIT_S = 3600.0
+"""How long a publish waits for room in a full stream: whoever empties it may have to be brought back by hand."""
 WORK_STREAMS = ("prompts", "completions")
 STREAMS = (*WORK_STREAMS, "scored", "events", "dead")
 KEPT_PER_SUBJECT = {"events": 1_000, "dead": 10_000}
@@ -128,8 +130,9 @@ class Bus(Protocol):
     async def publish(self, stream: str, job: str, kind: Kind, message: Message, message_id: str) -> int:
         """Store `message` under `<stream>.<job>.<kind>`; returns its sequence. A known id stores nothing new.
 
-        A refused (stream full) or timed-out publish is tried again with the same id and back-off; `Unavailable` after
-        the bus's own limit (60 s).
+        A refused or timed-out publish is tried again with the same id and back-off; `Unavailable` after the bus's own
+        limits: 60 s without a server, `FULL_LIMIT_S` while the server says that the stream is full. The caller keeps
+        its own work in hand alive meanwhile.
         """
         ...
 

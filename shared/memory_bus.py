@@ -14,6 +14,7 @@ from opentelemetry import propagate
 
 from shared.bus import (
     ACK_WAIT_S,
+    FULL_LIMIT_S,
     STREAMS,
     WORK_STREAMS,
     JournalEntry,
@@ -53,7 +54,7 @@ class MemoryServer:
 
     clock: Callable[[], float] = time.monotonic
     ack_wait_s: float = ACK_WAIT_S
-    publish_limit_s: float = 60.0
+    full_limit_s: float = FULL_LIMIT_S
     max_bytes: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -170,13 +171,13 @@ class MemoryBus:
     # ---- publish
     async def publish(self, stream: str, job: str, kind: Kind, message: Message, message_id: str) -> int:
         server, target = self.server, self.server.streams[stream]
-        body, until = encode(message), time.monotonic() + self.server.publish_limit_s
+        body, until = encode(message), time.monotonic() + self.server.full_limit_s
         while target.is_full(len(body)) and message_id not in target.ids:
             left = until - time.monotonic()
             if left <= 0:
                 raise Unavailable(
                     f"stream {stream} is full ({target.bytes} of {target.max_bytes} bytes) and took no message "
-                    f"within {server.publish_limit_s} s"
+                    f"within {server.full_limit_s} s"
                 )
             await server.wait_change(left)
         sequence = target.append(f"{stream}.{job}.{kind}", body, message_id, _trace())

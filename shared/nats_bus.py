@@ -1,20 +1,20 @@
 """The bus over NATS JetStream (`shared.bus.Bus`); the only modules that know NATS are `shared.nats_*`."""
 
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, cast, get_args
 
 import msgspec
-from nats.errors import Error as NatsError
 from nats.js import api
 from nats.js.errors import BadRequestError, NotFoundError
 
 from shared.blobs import Blobs
-from shared.bus import ACK_WAIT_S, WORK_STREAMS, Record, StreamState
+from shared.bus import ACK_WAIT_S, FULL_LIMIT_S, WORK_STREAMS, Record, StreamState
 from shared.errors import Refused
 from shared.log import get_logger
 from shared.messages import DeadLetter, Event, Heartbeat, Kind, Message, decode, encode, event_subject
-from shared.nats_link import ANSWER_S, BUCKET, Link, is_wrong_sequence
+from shared.nats_link import ANSWER_S, BUCKET, LOST, Link, is_wrong_sequence
 from shared.nats_log import NatsJournalReader, OrderedReader, floor_key, purged_key, read_number
 from shared.nats_pull import Puller, sequences
 from shared.nats_wire import ID_HEADER, Unreadable, seal, unseal, void_of
@@ -30,9 +30,11 @@ _EVENTS_A_FETCH, _EVENTS_WAIT_S = 64, 5.0
 class NatsBus:
     """One process's connection to the bus."""
 
-    def __init__(self, link: Link, blobs: Blobs | None, ack_wait_s: float, publish_limit_s: float) -> None:
+    def __init__(
+        self, link: Link, blobs: Blobs | None, ack_wait_s: float, publish_limit_s: float, full_limit_s: float
+    ) -> None:
         self._link, self._blobs = link, blobs
-        self._ack_wait_s, self._publish_limit_s = ack_wait_s, publish_limit_s
+        self._ack_wait_s, self._publish_limit_s, self._full_limit_s = ack_wait_s, publish_limit_s, full_limit_s
 
     @classmethod
     async def connect(
@@ -47,6 +49,7 @@ class NatsBus:
         ack_wait_s: float = ACK_WAIT_S,
         connect_limit_s: float = 60.0,
         publish_limit_s: float = 60.0,
+        full_limit_s: float = FULL_LIMIT_S,
         call_limit_s: float = 10.0,
         stream_bytes: Mapping[str, int] | None = None,
         copies: int = 1,
@@ -71,7 +74,7 @@ class NatsBus:
         except BaseException:
             await link.close()
             raise
-        return cls(link, blobs, ack_wait_s, publish_limit_s)
+        return cls(link, blobs, ack_wait_s, publish_limit_s, full_limit_s)
 
     # ---- publish
     async def publish(self, stream: str, job: str, kind: Kind, message: Message, message_id: str) -> int:
@@ -89,6 +92,7 @@ class NatsBus:
             f"publish {subject}",
             lambda: streams.publish(subject, body, timeout=ANSWER_S, headers=dict(headers)),
             self._publish_limit_s,
+            self._full_limit_s,
         )
         return int(acked.seq)
 
@@ -237,7 +241,7 @@ class NatsBus:
             return  # an old heartbeat tells nothing
         try:
             await self._link.client.publish(_HEARTBEAT_SUBJECT, encode(heartbeat))
-        except NatsError as error:
+        except LOST as error:
             get_logger().debug("a heartbeat was lost", error=repr(error))
 
     async def heartbeats(self) -> AsyncIterator[Heartbeat]:
@@ -253,7 +257,8 @@ class NatsBus:
                     yield found
         finally:
             if not self._link.client.is_closed:
-                await subscription.unsubscribe()
+                with contextlib.suppress(*LOST):
+                    await subscription.unsubscribe()
 
     async def stream_state(self, stream: str) -> StreamState:
         info = await self._link.call(f"look at {stream}", lambda: self._link.streams.stream_info(stream))

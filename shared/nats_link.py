@@ -33,9 +33,11 @@ STREAM_BYTES: Mapping[str, int] = {"prompts": 128 << 20, "completions": 512 << 2
 DUPLICATE_WINDOW_S = 300.0
 _BUFFER_BYTES = 64 << 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_FULL_PAUSE_S, _TELL_FULL_S = 5.0, 60.0  # the longest pause before a full stream is tried again; how often it is logged
 _WRONG_LIMITS = 10058  # add_stream: the stream exists with another configuration
 _NO_ROOM = 10047  # the server's storage cannot hold the limits
 _WRONG_LAST_SEQUENCE = (10071, 10164)
+_FULL = 10077  # a stream that discards new messages has reached its limits
 
 _SCHEMES = ("nats", "tls", "ws", "wss")
 
@@ -46,9 +48,12 @@ class Away(Exception):
     """There is no connection now; the call is worth another try."""
 
 
+LOST = (NatsError, ConnectionError)
+"""What nats-py raises when the connection breaks under a call; the second is asyncio's, which it lets through."""
 _TEMPORARY = (
     Away,
     TimeoutError,
+    ConnectionError,
     NoRespondersError,
     OutboundBufferLimitError,
     StaleConnectionError,
@@ -68,8 +73,36 @@ def is_wrong_sequence(error: Exception) -> bool:
     return isinstance(error, BadRequestError) and error.err_code in _WRONG_LAST_SEQUENCE
 
 
+def is_full(error: Exception) -> bool:
+    """Whether a publish was refused because its stream is full."""
+    return isinstance(error, ServiceUnavailableError) and error.err_code == _FULL
+
+
 def _text(error: Exception) -> str:
     return f"{type(error).__name__} {error}"
+
+
+class _Patience:
+    """How long a call is tried again: `away_s` past the server's last answer, `full_s` while that is "full"."""
+
+    def __init__(self, away_s: float, full_s: float | None) -> None:
+        self.limit_s = away_s
+        """The limit that holds now."""
+        self._away_s, self._full_s = away_s, full_s
+        self._began = self._heard = time.monotonic()
+        self._pause = _FIRST_PAUSE_S
+
+    def next_pause(self, error: Exception) -> float | None:
+        """Seconds until the try after `error`; None when the limit is over."""
+        now, pause = time.monotonic(), self._pause
+        if self._full_s is not None and is_full(error):
+            self._heard, self.limit_s = now, self._full_s
+            until, longest = self._began + self._full_s, _FULL_PAUSE_S
+        else:
+            self.limit_s = self._away_s
+            until, longest = self._heard + self._away_s, _LONGEST_PAUSE_S
+        self._pause = min(pause * 2, longest)
+        return pause if now + pause <= until else None
 
 
 class Link:
@@ -84,6 +117,7 @@ class Link:
         self.bells: WeakSet[asyncio.Event] = WeakSet()
         """Set whenever the epoch changes."""
         self._state: Literal["opening", "open", "closing"] = "opening"
+        self._tell_full_at = 0.0
         self._log = get_logger(nats=place)
 
     @classmethod
@@ -135,27 +169,40 @@ class Link:
         for bell in self.bells:
             bell.set()
 
-    async def call(self, what: str, send: Callable[[], Awaitable[T]], limit_s: float | None = None) -> T:
+    async def call(
+        self,
+        what: str,
+        send: Callable[[], Awaitable[T]],
+        limit_s: float | None = None,
+        full_limit_s: float | None = None,
+    ) -> T:
         """`send()`, again with back-off while the server is away or refuses, for at most `limit_s`; then Unavailable.
 
-        An answer that another try cannot change (missing, wrong sequence) is raised as it is.
+        With `full_limit_s` a stream that is full is waited for so long instead. An answer that another try cannot
+        change (missing, wrong sequence) is raised as it is.
         """
-        limit_s = self.call_limit_s if limit_s is None else limit_s
-        until, pause = time.monotonic() + limit_s, _FIRST_PAUSE_S
+        patience = _Patience(self.call_limit_s if limit_s is None else limit_s, full_limit_s)
         while True:
             try:
                 if not self.client.is_connected:
                     raise Away("not connected")  # nothing is buffered: it would be sent late, after its retry
                 return await send()
-            except (Away, TimeoutError, NatsError) as error:
+            except (Away, TimeoutError, *LOST) as error:
                 if not isinstance(error, _TEMPORARY):
                     self._reraise(what, error)
-                if self.client.is_closed or time.monotonic() + pause > until:
+                pause = None if self.client.is_closed else patience.next_pause(error)
+                if pause is None:
                     raise Unavailable(
-                        f"{what}: {self.url} did not take it within {limit_s:g} s: {_text(error)}"
+                        f"{what}: {self.url} did not take it within {patience.limit_s:g} s: {_text(error)}"
                     ) from error
+                self._tell_full(what, error)
             await asyncio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    def _tell_full(self, what: str, error: Exception) -> None:
+        """Log that a stream is full, at most once a minute for all that waits."""
+        if is_full(error) and time.monotonic() >= self._tell_full_at:
+            self._tell_full_at = time.monotonic() + _TELL_FULL_S
+            self._log.warning("a stream is full, trying again", what=what, error=str(error))
 
     def _reraise(self, what: str, error: Exception) -> None:
         if is_missing(error) or is_wrong_sequence(error):
@@ -200,13 +247,13 @@ class Link:
     async def close(self) -> None:
         """Close the connection; what was not acknowledged is the caller's to send again."""
         self._state = "closing"
-        with contextlib.suppress(TimeoutError, NatsError):
+        with contextlib.suppress(TimeoutError, *LOST):
             async with asyncio.timeout(ANSWER_S):
                 await self.client.flush()
         await self._close()
 
     async def _close(self) -> None:
-        with contextlib.suppress(TimeoutError, NatsError):
+        with contextlib.suppress(TimeoutError, *LOST):  # a server that is gone needs no farewell
             async with asyncio.timeout(ANSWER_S):
                 await self.client.close()
 

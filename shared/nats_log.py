@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from nats.errors import Error as NatsError
 from nats.js import api
 from nats.js.errors import NotFoundError
 
@@ -15,7 +14,7 @@ from shared.bus import JournalEntry
 from shared.errors import Corrupt, Unavailable
 from shared.log import get_logger
 from shared.messages import AnyMessage
-from shared.nats_link import ANSWER_S, BUCKET, Link
+from shared.nats_link import ANSWER_S, BUCKET, LOST, Link
 from shared.nats_pull import Puller, sequences
 from shared.nats_wire import Unreadable, trace_of, unseal, void_of
 
@@ -122,7 +121,7 @@ class OrderedReader:
         if puller is None or self._link.client.is_closed:
             return
         await puller.close()
-        with contextlib.suppress(NatsError, TimeoutError):
+        with contextlib.suppress(TimeoutError, *LOST):
             if self._link.client.is_connected:
                 await self._link.streams.delete_consumer(self._stream, self._name)
 

@@ -4,15 +4,14 @@ nats-py's own `fetch(n)` waits until n messages came or the time is up; here a m
 """
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import deque
 from typing import Any
 
-from nats.errors import Error as NatsError
-
 from shared.errors import Unavailable
-from shared.nats_link import Link
+from shared.nats_link import LOST, Link
 
 FETCH_BYTES = 16 * 1024 * 1024
 """A larger answer may get a slow client cut off by the server."""
@@ -65,7 +64,8 @@ class Puller:
         """Drop the requests at the server; returns what had arrived and was not taken."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None and not self._link.client.is_closed:
-            await subscription.unsubscribe()
+            with contextlib.suppress(*LOST):
+                await subscription.unsubscribe()
         left = self._hand + [message for _, message in self._arrived if not _status(message)]
         self._hand = []
         self._arrived.clear()
@@ -99,7 +99,7 @@ class Puller:
         try:
             reply = f"{await self._inbox_subject()}.{self._requests}"
             await self._link.client.publish(self._next_subject, json.dumps(wish).encode(), reply)
-        except NatsError:
+        except LOST:
             await asyncio.sleep(_PAUSE_S)
             return
         await self._collect(reply, len(self._hand) + batch, until)

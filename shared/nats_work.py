@@ -7,13 +7,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from nats.errors import Error as NatsError
-
 from shared.blobs import Blobs
 from shared.errors import Unavailable
 from shared.log import get_logger
 from shared.messages import AnyMessage
-from shared.nats_link import Link
+from shared.nats_link import LOST, Link
 from shared.nats_pull import Puller, sequences
 from shared.nats_wire import Unreadable, trace_of, unseal
 
@@ -50,7 +48,7 @@ class NatsDelivery:
 
 async def answer(link: Link, raw: Any, word: bytes) -> None:
     """Send one of JetStream's acknowledgements; lost while the server is away."""
-    with contextlib.suppress(NatsError):
+    with contextlib.suppress(*LOST):
         await link.client.publish(raw.reply, word)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 
@@ -427,8 +427,45 @@ async def test_drain_in_memory_waits_for_the_last_ack() -> None:
     await draining
 
 
-async def test_a_full_stream_in_memory_pushes_back_until_there_is_room() -> None:
-    bus = MemoryBus(MemoryServer(max_bytes={"prompts": 600}, publish_limit_s=SOON_S))
-    await send_prompts(bus, "j", 1)
-    with pytest.raises(Unavailable, match="stream prompts is full"):
-        await send_prompts(bus, "j", 3)
+OpenSmall = Callable[[float], Awaitable[Bus]]
+
+
+@pytest.fixture(params=["memory", pytest.param("nats", marks=pytest.mark.nats)])
+async def open_small(request: pytest.FixtureRequest) -> AsyncIterator[OpenSmall]:
+    """Opens a bus whose prompts hold a few messages, given how long a full stream is waited for."""
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(full_limit_s: float) -> Bus:
+            if request.param == "memory":
+                return MemoryBus(MemoryServer(max_bytes={"prompts": 1000}, full_limit_s=full_limit_s))
+            from shared.nats_bus import NatsBus
+
+            url = request.getfixturevalue("own_nats_server").url
+            small = {"prompts": 2000}
+            bus = await NatsBus.connect(url, stream_bytes=small, publish_limit_s=SOON_S, full_limit_s=full_limit_s)
+            stack.push_async_callback(bus.close)
+            return bus
+
+        yield make
+
+
+async def test_a_full_stream_is_waited_for_longer_than_a_server_that_is_away(open_small: OpenSmall) -> None:
+    bus = await open_small(60.0)
+    sending = asyncio.ensure_future(send_prompts(bus, "j", 10))
+    done, _ = await asyncio.wait({sending}, timeout=10 * SOON_S)
+    assert not done
+    queue = await bus.work("prompts", "j", "train")
+    seen: list[int] = []
+    async with asyncio.timeout(4 * LIMIT_S):
+        while len(seen) < 10:
+            for delivery in await queue.fetch(10, 1.0):
+                seen += ordinals([delivery])
+                await delivery.ack()
+        await sending
+    assert seen == list(range(10))
+
+
+async def test_a_stream_that_stays_full_past_its_limit_is_unavailable(open_small: OpenSmall) -> None:
+    bus = await open_small(0.3)
+    with pytest.raises(Unavailable, match=r"prompts.* within 0\.3 s"):
+        await send_prompts(bus, "j", 10)

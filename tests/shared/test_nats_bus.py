@@ -314,17 +314,70 @@ async def test_a_journal_entry_that_nobody_can_read_is_passed_over(bus: NatsBus,
     assert entry.sequence == 2
 
 
-async def test_a_full_stream_pushes_back_until_there_is_room(own_nats_server: NatsServer) -> None:
-    bus = await NatsBus.connect(own_nats_server.url, stream_bytes={"prompts": 2000}, publish_limit_s=0.3)
-    with pytest.raises(Unavailable, match=r"publish prompts\.j\.train: .* did not take it within 0\.3 s.*maximum"):
-        await prompts(bus, range(100))
-    (stored, _) = await bus.waiting("prompts", "j", "train")
-    queue = await bus.work("prompts", "j", "train")
-    publishing = asyncio.ensure_future(bus.publish("prompts", "j", "train", make_prompt(99, job="j"), make_id("j", 99)))
-    for delivery in await queue.fetch(stored, LIMIT_S):
-        await delivery.ack()
-    await publishing
+async def test_a_server_that_goes_away_while_a_stream_is_full_is_not_waited_for_as_long(
+    own_nats_server: NatsServer,
+) -> None:
+    """The limit without a server starts with its last word, which was "full"."""
+    small = {"prompts": 2000}
+    bus = await NatsBus.connect(own_nats_server.url, stream_bytes=small, publish_limit_s=0.3, full_limit_s=600.0)
+    sending = asyncio.ensure_future(prompts(bus, range(10)))
+    done, _ = await asyncio.wait({sending}, timeout=0.5)
+    assert not done
+    own_nats_server.kill()
+    with pytest.raises(Unavailable, match=r"did not take it within 0\.3 s"):
+        async with asyncio.timeout(LIMIT_S):
+            await sending
     await bus.close()
+
+
+async def test_closing_a_connection_that_breaks_at_that_moment_is_quiet(
+    own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = await NatsBus.connect(own_nats_server.url)
+    client = bus._link.client
+    transport = client._transport
+    client._flusher_task.cancel()
+    await asyncio.wait({client._flusher_task})
+
+    async def lost() -> None:
+        raise ConnectionResetError("Connection lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(transport, "drain", lost)
+        client._pending, client._pending_data_size = [b"PING\r\n"], 6
+        await bus.close()
+    assert client.is_closed
+
+
+async def test_a_connection_that_breaks_under_a_call_is_temporary(
+    bus: NatsBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish, faults = bus._link.client.publish, [ConnectionResetError("Connection lost")]
+
+    async def break_once(*args: object, **options: object) -> None:
+        if faults:
+            raise faults.pop()
+        await publish(*args, **options)
+
+    queue = await bus.work("prompts", "j", "train")
+    await prompts(bus, range(1))
+    monkeypatch.setattr(bus._link.client, "publish", break_once)
+    (delivery,) = await queue.fetch(1, LIMIT_S)
+    assert not faults
+    faults.append(ConnectionResetError("Connection lost"))
+    await delivery.keep()
+    assert not faults
+    streams, trouble = bus._link.streams, [BrokenPipeError("Broken pipe")]
+    store = streams.publish
+
+    async def store_after_trouble(*args: object, **options: object) -> object:
+        if trouble:
+            raise trouble.pop()
+        return await store(*args, **options)
+
+    monkeypatch.setattr(streams, "publish", store_after_trouble)
+    await prompts(bus, range(1, 2))
+    assert not trouble
 
 
 async def test_limits_of_existing_streams_are_changed_by_the_next_connection(own_nats_server: NatsServer) -> None:
