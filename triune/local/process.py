@@ -2,11 +2,14 @@
 
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from shared.errors import Unavailable
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -55,11 +58,17 @@ def last_lines(log: Path, count: int = 5, limit: int = 8192) -> str:
     return " | ".join(line.strip() for line in lines[-count:])
 
 
+PORTS = range(20_000, 32_000)
+"""Below the range that the kernel draws outgoing connections' ports from, which could take one before its server."""
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on 127.0.0.1 that was free a moment ago; raises Unavailable when a hundred drawn ones are not."""
+    for _ in range(100):
+        port = secrets.choice(PORTS)
+        if port_is_free(port):
+            return port
+    raise Unavailable(f"no free port on 127.0.0.1 from {PORTS.start} to {PORTS.stop - 1}")
 
 
 def port_is_free(port: int) -> bool:
