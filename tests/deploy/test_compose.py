@@ -278,3 +278,14 @@ async def test_redis_takes_the_password_from_the_address(tmp_path: Path) -> None
         await ledger.close()
         with pytest.raises(UserError, match="refused the connection"):
             await RedisLedger.connect(f"redis://:other@{address}")
+
+
+def test_the_versions_for_gpus_are_ours_where_results_depend_on_them() -> None:
+    ours, gpu = (_pins(path) for path in (ROOT / "constraints.txt", FOLDER / "constraints-gpu.txt"))
+    for name in ("torch", "transformers", "math-verify", "latex2sympy2_extended", "msgspec", "nats-py"):
+        assert gpu[name] == ours[name], name
+    assert {"vllm", "deepspeed"} <= set(gpu)
+
+
+def _pins(path: Path) -> dict[str, str]:
+    return dict(line.split("==") for line in path.read_text().split())
