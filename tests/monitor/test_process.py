@@ -11,9 +11,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from shared.jobs import JobStore
 from shared.messages import message_id
+from shared.metrics import LABELS
 from shared.nats_bus import NatsBus
 from tests.fakes import eventually
 from tests.monitor import runs
@@ -59,6 +61,17 @@ async def monitor(tmp_path: Path, own_nats_server: NatsServer, redis_server: Red
     process = Process(tmp_path, own_nats_server.url, redis_server.url)
     yield process
     assert await asyncio.to_thread(process.stop) == 0
+
+
+def check_metrics(text: str) -> None:
+    """What is exported: the last step's values by source and task, and no label but the four."""
+    found = {
+        family.name: family for family in text_string_to_metric_families(text) if family.name.startswith("triune_")
+    }
+    (reward,) = found["triune_reward"].samples
+    assert (reward.value, reward.labels["source"], reward.labels["task"]) == (0.5, "sums", "math")
+    labels = {label for family in found.values() for sample in family.samples for label in sample.labels}
+    assert {label for label in labels if not label.startswith("otel_scope_")} <= set(LABELS)
 
 
 async def test_killed_in_the_middle_it_goes_on_without_hole_or_double_count(
@@ -112,6 +125,7 @@ async def test_killed_in_the_middle_it_goes_on_without_hole_or_double_count(
         found = await http.get(f"/v1/jobs/{job}/metrics", params={"name": "groups", "source": "sums"})
         (series,) = found.json()["series"]
         assert [(p["step"], p["value"]) for p in series["points"]] == [(s, float(GROUPS)) for s in range(1, STEPS + 1)]
+        check_metrics((await http.get("/metrics")).text)
         samples = {path.name for path in (tmp_path / "runs" / job / "samples").iterdir()}
         assert samples == {f"train-{step:06d}.parquet" for step in range(1, STEPS + 1)}
     await bus.close()
