@@ -32,6 +32,39 @@ def test_a_placeholder_that_was_typed_into_the_question_is_a_bad_sample(engine: 
         engine.prepare(make_prompt("<image>What is <|image_pad|>?"), [png(84, 84)])
 
 
+@pytest.mark.parametrize(
+    ("text", "images", "reason"),
+    [
+        ("<|video_pad|>How many?", 0, "holds a video placeholder"),
+        ("<image>How many? <|vision_start|><|video_pad|><|vision_end|>", 1, "holds a video placeholder"),
+        ("What is <|image_pad|>?", 0, "1 image placeholders for 0 images"),
+        ("<image>How many?", 0, "1 image placeholders for 0 images"),
+        ("How many?", 1, "0 image placeholders for 1 images"),
+        ("<|image_pad|><|image_pad|>How many?", 2, "stand side by side"),
+    ],
+)
+def test_placeholders_that_the_model_would_not_place_are_a_bad_sample(
+    engine: HfEngine, text: str, images: int, reason: str
+) -> None:
+    with pytest.raises(BadSample, match=reason):
+        engine.prepare(make_prompt(text), [png(84, 84)] * images)
+
+
+def test_what_the_models_own_code_refuses_is_a_bad_sample_with_its_reason(engine: HfEngine) -> None:
+    engine._tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(BadSample, match="can't be prepared: TemplateError: roles must alternate"):
+        engine.prepare(make_prompt("How many?"), [])
+
+
+def test_a_fault_of_the_machine_is_no_bad_sample(engine: HfEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(engine._preparer, "tokenize", out_of_memory)
+    with pytest.raises(MemoryError):
+        engine.prepare(make_prompt("How many?"), [])
+
+
 def test_image_tokens_are_the_patches_merged_two_by_two(engine: HfEngine) -> None:
     """84 x 168 px: 6 x 12 patches of 14 px, 18 merged tokens; 3 x 2 x 14 x 14 numbers a patch."""
     prepared = engine.prepare(make_prompt(), [png(168, 84)])

@@ -31,10 +31,10 @@ class HfEngine:
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, limits: PromptLimits) -> None:
         self.model = model.eval().requires_grad_(False)
         self._tokenizer = tokenizer
-        self._preparer = Preparer(tokenizer, image_processor, image_token_id=model.config.image_token_id, limits=limits)
         self._ids_of_kinds = {
             "image_token_id": model.config.image_token_id, "video_token_id": model.config.video_token_id
         }  # fmt: skip
+        self._preparer = Preparer(tokenizer, image_processor, **self._ids_of_kinds, limits=limits)
         vocab = model.config.get_text_config().vocab_size
         self._banned = torch.zeros(vocab, device=model.device)
         self._banned[banned_for_model(model.config, model.generation_config, tokenizer)] = -torch.inf
