@@ -1,6 +1,6 @@
 """One replica at work on one job: take prompts, load their weights, generate, answer.
 
-Evaluation goes before training; what was delivered before is done alone, so that a prompt that kills its replica takes
+Evaluation goes before training; what has come back twice is done alone, so that a prompt that kills its replica takes
 no other with it.
 """
 
@@ -26,10 +26,16 @@ from shared.job import JobSpec
 from shared.jobs import ActiveJob
 from shared.ledger import LOADED_S
 from shared.log import get_logger
-from shared.messages import Completed, Prompt
+from shared.messages import BlobRef, Completed, Prompt
 from shared.service import Ports, Status
 
 Result = TypeVar("Result")
+_ALONE_FROM = 3
+"""The delivery from which on a prompt is done alone.
+
+A prompt that comes back once was most likely held by a replica that was stopped or killed for reasons of its own, with
+all else that it held: one by one, that would keep a survivor busy many times longer than as a batch.
+"""
 _GLANCE_S = 0.05
 """How long one queue is looked at while the other may have something, too."""
 
@@ -121,30 +127,41 @@ class Replica:
         return prompt.kind == "train" and prompt.ordinal + 1 == self._weights.window_end
 
     async def _sort(self, taken: Sequence[Held]) -> list[list[Held]]:
-        """Batches in the order in which they are done; what needs no engine is answered at once."""
-        alone: list[list[Held]] = []
-        fresh: list[Held] = []
+        """Batches in the order in which they are done, suspects last; what needs no engine is answered at once."""
+        suspects: list[Held] = []
+        others: list[Held] = []
         for held in taken:
             if held.delivery.deliveries > DELIVERY_BUDGET:
                 await self._answers.on_given_up(held)
                 self._release(held)
             elif held.prompt.version is not None and self._weights.evaluation_done(held.prompt.version):
-                await held.delivery.ack()
-                self._release(held)
-            elif held.delivery.deliveries > 1:
-                alone.append([held])
+                await self._drop([held])
             else:
-                fresh.append(held)
-        fresh.sort(key=lambda held: (held.prompt.version or 0, held.prompt.ordinal))
-        return alone + [list(batch) for _, batch in groupby(fresh, key=lambda held: held.prompt.version)]
+                (suspects if _is_suspect(held) else others).append(held)
+        others.sort(key=lambda held: (held.prompt.version or 0, held.prompt.ordinal))
+        suspects.sort(key=_turn)
+        return [list(batch) for _, batch in groupby(others, key=lambda held: held.prompt.version)] + [
+            [held] for held in suspects
+        ]
+
+    async def _drop(self, batch: Sequence[Held]) -> None:
+        """Nobody waits for these any more."""
+        for held in batch:
+            await held.delivery.ack()
+            self._release(held)
 
     # ---------------------------------------------------------------- one batch
 
     async def _answer(self, batch: Sequence[Held]) -> None:
         """Generate `batch` with the weights that it asks for; what gets no answer is handed back."""
         self._status.state = "loading"
-        await self._load([held.prompt for held in batch])
+        if not await self._load([held.prompt for held in batch]):
+            await self._drop(batch)
+            return
+        if _is_suspect(batch[0]):  # should it end this process, what is finished is safe
+            await self._hand.all_published()
         self._status.state = "generating"
+        self._hand.begin(batch)
         await asyncio.gather(*(self._answers.on_started(held.prompt, self._deadline_s) for held in batch))
         answered: set[int] = set()
         stop = threading.Event()
@@ -152,6 +169,7 @@ class Replica:
 
         def settle(index: int, answer: Answer) -> None:
             answered.add(index)
+            self._hand.answer(batch[index])
             self._tasks.create_task(self._settle(batch[index], answer))
 
         done = loop.run_in_executor(
@@ -206,28 +224,36 @@ class Replica:
         self._hand.release(held)
         self._status.in_flight = len(self._hand)
 
-    async def _load(self, prompts: Sequence[Prompt]) -> None:
-        """Evaluation: exactly its version; training: the newest one, which is at least what the prompts ask for."""
+    async def _load(self, prompts: Sequence[Prompt]) -> bool:
+        """Evaluation: exactly its version; training: the newest one, which is at least what the prompts ask for.
+
+        False when the evaluation was done by others meanwhile: then there is nothing to generate.
+        """
         limit_s = self._config.weights_limit_s
         until = time.monotonic() + limit_s
         while True:
-            if prompts[0].version is not None:
-                version, chain = await self._weights.evaluated(prompts[0].version, limit_s)
-            else:
-                version, chain = await self._weights.at_least(max(one.min_version for one in prompts), limit_s)
-            if self._loader.runs(version, chain):
-                return
+            found = await self._wanted(prompts, limit_s)
+            if found is None:
+                return False
+            if self._loader.runs(*found):
+                return True
             try:
-                seconds = await self._in_thread(partial(self._loader.load, version, chain))
+                seconds = await self._in_thread(partial(self._loader.load, *found))
             except BlobMissing:  # a newer version may have replaced it just now
                 if time.monotonic() >= until:
                     raise
                 await asyncio.sleep(_GLANCE_S)
                 continue
             self._metrics.loaded(seconds)
-            self._status.version = version
-            await self._answers.on_loaded(self._job.id, self._ports.settings.replica, version)
-            return
+            self._status.version, _ = found
+            await self._answers.on_loaded(self._job.id, self._ports.settings.replica, self._status.version)
+            return True
+
+    async def _wanted(self, prompts: Sequence[Prompt], limit_s: float) -> tuple[int, list[BlobRef]] | None:
+        """Version and chain that `prompts` are to be generated with; None: not any more."""
+        if prompts[0].version is not None:
+            return await self._weights.evaluated(prompts[0].version, limit_s)
+        return await self._weights.at_least(max(one.min_version for one in prompts), limit_s)
 
     async def _tell_version(self) -> None:
         """The ledger forgets a replica that is silent."""
@@ -235,6 +261,18 @@ class Replica:
             await asyncio.sleep(LOADED_S / 3)
             if self._status.version >= 0:
                 await self._answers.on_loaded(self._job.id, self._ports.settings.replica, self._status.version)
+
+
+def _is_suspect(held: Held) -> bool:
+    return held.delivery.deliveries >= _ALONE_FROM
+
+
+def _turn(held: Held) -> int:
+    """Suspects are done from their first to their last at odd deliveries, from their last to their first at even ones.
+
+    One that ends its process costs all behind it a delivery; so it costs none of them more than one of every two.
+    """
+    return held.prompt.ordinal if held.delivery.deliveries % 2 else -held.prompt.ordinal
 
 
 def _call(loop: asyncio.AbstractEventLoop, settle: Callable[[int, Answer], None], index: int, answer: Answer) -> None:

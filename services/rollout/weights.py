@@ -66,10 +66,13 @@ class WeightsView:
         assert self._newest is not None
         return self._newest.version, self._newest.chain
 
-    async def evaluated(self, version: int, limit_s: float) -> tuple[int, list[BlobRef]]:
-        """`version` and its chain, once its evaluation is announced; Unavailable after `limit_s`."""
-        await self._wait(lambda: version in self._due, version, limit_s)
-        return version, self._due[version].chain
+    async def evaluated(self, version: int, limit_s: float) -> tuple[int, list[BlobRef]] | None:
+        """`version` and its chain, once its evaluation is announced; None once it is done; Unavailable after `limit_s`.
+
+        Done means that others have generated it: its weights may be gone.
+        """
+        await self._wait(lambda: version in self._due or version in self._done, version, limit_s)
+        return (version, self._due[version].chain) if version in self._due else None
 
     async def _wait(self, there: Callable[[], bool], version: int, limit_s: float) -> None:
         try:

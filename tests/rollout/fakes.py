@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 
 from services.rollout.engine import PreparedPrompt, never
-from shared.errors import BadSample, BlobMissing, TriuneError
+from shared.errors import BadSample, BlobMissing, Corrupt, TriuneError
 from shared.job import Data, JobSpec, Rollout
 from shared.jobs import JobRecord, JobStore
 from shared.memory_bus import MemoryBus, MemoryServer
@@ -20,7 +20,7 @@ from shared.settings import Settings
 
 
 class FakeEngine:
-    """Answers each prompt with its own text, `n` times; a text that says `bad` can't be prepared.
+    """Answers each prompt with its own text, `n` times; `bad` can't be prepared, `poison` ends the process.
 
     `batches` holds (version, texts) of each call. While `gate` is not set, generation waits, until it is told to stop.
     """
@@ -53,6 +53,8 @@ class FakeEngine:
         self.started.set()
         if self.fault is not None:
             raise self.fault
+        if "poison" in texts:
+            raise Corrupt("the process ends")
         while not self.gate.wait(0.01):
             if stop():
                 return

@@ -64,14 +64,13 @@ class World:
 
     async def answers(self, stream: str, count: int, kind: Any = "train") -> list[Any]:
         """The first `count` messages of `<stream>.job.<kind>`, once they are there."""
-        found = self.ports.bus.server.streams[stream]
+        await until(lambda: len(self.published(stream, kind)) >= count)
+        return self.published(stream, kind)
 
-        def messages() -> list[Any]:
-            stored = [entry.body for entry in found.entries.values() if entry.subject == f"{stream}.job.{kind}"]
-            return [msgspec.msgpack.decode(body, type=Completed | Voided | DeadLetter) for body in stored]
-
-        await until(lambda: len(messages()) >= count)
-        return messages()
+    def published(self, stream: str, kind: Any = "train") -> list[Any]:
+        found = self.ports.bus.server.streams[stream].entries.values()
+        stored = [entry.body for entry in found if entry.subject == f"{stream}.job.{kind}"]
+        return [msgspec.msgpack.decode(body, type=Completed | Voided | DeadLetter) for body in stored]
 
     @property
     def prompts_left(self) -> int:
@@ -183,6 +182,19 @@ async def test_prompts_of_a_finished_evaluation_are_dropped(world: World) -> Non
     assert not world.engine.batches
 
 
+async def test_an_evaluation_that_others_finish_is_not_waited_for(world: World) -> None:
+    """The prompt of version 1 is in hand and its weights are not announced; version 2 is what keeps the queue open."""
+    chain = await world.announce(2)
+    await world.ports.bus.announce(EvalDue(job="job", version=2, chain=chain))
+    await world.send(prompt(0, kind="eval", version=1))
+    async with running(world.replica(config=msgspec.structs.replace(CONFIG, weights_limit_s=60.0))):
+        await until(lambda: world.status.state == "loading" and world.status.in_flight == 1)
+        await world.ports.bus.announce(EvalDone(job="job", version=1, total=1, void=0))
+        await until(lambda: world.prompts_left == 0)
+        await until(lambda: world.status.in_flight == 0)
+    assert not world.engine.batches
+
+
 async def test_a_bad_sample_is_void_at_once_and_the_others_go_on(world: World) -> None:
     await world.announce(0)
     for ordinal, text in enumerate(["good", "bad", "good"]):
@@ -206,17 +218,42 @@ async def deliver(world: World, times: int) -> None:
             await delivery.hand_back()
 
 
-async def test_redelivered_prompts_are_done_alone(world: World) -> None:
+async def test_what_a_dead_replica_held_is_one_batch_again(world: World) -> None:
+    await world.announce(0)
+    for ordinal in range(4):
+        await world.send(prompt(ordinal))
+    await deliver(world, 1)
+    async with running(world.replica()):
+        await world.answers("completions", 4)
+    assert world.engine.batches == [(0, [f"text {ordinal}" for ordinal in range(4)])]
+
+
+async def test_prompts_that_came_back_twice_are_done_alone_after_the_others(world: World) -> None:
     await world.announce(0)
     for ordinal in (0, 1):
         await world.send(prompt(ordinal))
-    await deliver(world, 1)
+    await deliver(world, 2)
     for ordinal in (2, 3):
         await world.send(prompt(ordinal))
     async with running(world.replica()):
         await world.answers("completions", 4)
-    batches = [texts for _, texts in world.engine.batches]
-    assert ["text 0"] in batches and ["text 1"] in batches and ["text 2", "text 3"] in batches
+    assert [texts for _, texts in world.engine.batches] == [["text 2", "text 3"], ["text 0"], ["text 1"]]
+
+
+async def test_a_prompt_that_ends_its_process_every_time_takes_no_other_with_it(world: World) -> None:
+    await world.announce(0)
+    for ordinal in range(5):
+        await world.send(prompt(ordinal, "poison" if ordinal == 2 else ""))
+    deaths = 0
+    while not world.published("scored"):
+        with contextlib.suppress(Corrupt):
+            async with running(world.replica()) as task:
+                await until(lambda task=task: task.done() or bool(world.published("scored")))
+                deaths += task.done()
+    (void,) = await world.answers("scored", 1)
+    groups = await world.answers("completions", 4)
+    assert (void.ordinal, void.reason, deaths) == (2, "redelivered", DELIVERY_BUDGET)
+    assert sorted(group.prompt.ordinal for group in groups) == [0, 1, 3, 4]
 
 
 async def test_past_the_budget_the_group_is_void_and_its_letter_dead(world: World) -> None:
@@ -255,6 +292,20 @@ async def test_work_in_hand_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> No
         await until(world.engine.started.is_set)
         assert await other.fetch(1, 0.6) == []
         world.engine.gate.set()
+        await world.answers("completions", 1)
+
+
+async def test_a_full_stream_keeps_the_input_alive_past_the_groups_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hand, "HEARTBEAT_S", 0.02)
+    world = World(make_ports(MemoryServer(ack_wait_s=0.3, max_bytes={"completions": 1})))
+    await world.announce(0)
+    await world.send(prompt(0))
+    other = await world.ports.bus.work("prompts", "job", "train")
+    async with running(world.replica(make_record(group_deadline_s=1.0))):
+        await until(world.engine.started.is_set)
+        assert await other.fetch(1, 1.8) == []
+        world.ports.bus.server.streams["completions"].max_bytes = None
+        world.ports.bus.server.changed()
         await world.answers("completions", 1)
 
 
