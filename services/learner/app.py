@@ -11,13 +11,13 @@ from shared.service import Ports, Service, Status, run
 def build(ports: Ports, config: LearnerConfig | None = None) -> Service:
     """The learner over `ports`."""
     config = config or LearnerConfig()
-    status, metrics = Status(state="standby"), LearnerMetrics()
+    status, metrics = Status(state="standby", ready=True), LearnerMetrics()
 
     async def train(job: ActiveJob) -> None:
         await Training(job, ports, TorchEngine(), config, status, metrics).run()
 
     async def lead() -> None:
-        status.ready, status.state = True, "idle"
+        status.state = "idle"
         await follow_active(ports.jobs, train)
 
     async def main_loop() -> None:
