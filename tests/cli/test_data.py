@@ -18,7 +18,7 @@ def test_a_drawn_data_set_checks_as_good(tmp_path: Path) -> None:
     assert "8 tasks" in made.stdout
     checked = run.invoke(app, ["check", str(tmp_path)])
     assert checked.exit_code == 0
-    assert "64 rows in 16 readable files: all good" in checked.stdout
+    assert "64 rows in 16 readable files: all good" in checked.stderr
 
 
 def test_one_line_a_bad_row_or_file_and_exit_code_two(tmp_path: Path) -> None:
@@ -29,8 +29,8 @@ def test_one_line_a_bad_row_or_file_and_exit_code_two(tmp_path: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[0].startswith(f"{tmp_path}/text[1].parquet: cannot be read as parquet")
     assert lines[1] == f"{good}: row 1: image 0: the image has no bytes"
-    assert lines[2] == "3 rows in 1 readable files: 2 problems"
-    assert len(lines) == 3
+    assert len(lines) == 2
+    assert "3 rows in 1 readable files: 2 problems" in result.stderr
 
 
 def test_json_lines_hold_file_row_and_reason(tmp_path: Path) -> None:

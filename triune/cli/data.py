@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from shared.dataset import Problem
 from shared.errors import TriuneError
-from triune.cli.errors import BAD_INPUT, exit_codes
+from triune.cli.errors import BAD_INPUT, console, exit_codes
 
 app = typer.Typer(no_args_is_help=True, help="Draw a data set, check data files.")
 out = Console(highlight=False, markup=False, soft_wrap=True)
@@ -71,7 +71,7 @@ def check(
         if as_json:
             out.print(json.dumps({"files": len(files), "rows": rows, "problems": bad}))
         else:
-            out.print(f"{rows} rows in {len(files)} readable files: {f'{bad} problems' if bad else 'all good'}")
+            console.print(f"{rows} rows in {len(files)} readable files: {f'{bad} problems' if bad else 'all good'}")
         if bad:
             raise typer.Exit(BAD_INPUT)
 
