@@ -1,6 +1,7 @@
 """What the learner does with each message it reads: groups, voids, ends of orders, evaluations."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ OVERRIDE_ATTEMPT = 1_000
 """Attempt in the message ids of the learner's own voids, apart from those of the groups they override."""
 HELD_STEPS = 16
 """Groups of so many steps are held in memory at most, while there is a step to make of them."""
+ROOM_S = 5.0
+"""How long the reader waits for a step to be consumed before it looks again."""
 FILTER_CAP = 3
 """Dynamic sampling puts at most so many steps' groups aside before it takes uniform ones."""
 
@@ -150,7 +153,9 @@ class Intake:
         """Return once few enough groups are held: a replay reads much faster than it trains."""
         while self.assembler.held >= HELD_STEPS * self.assembler.prompts_per_step and self.assembler.next_step():
             self.consumed.clear()
-            await self.consumed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ROOM_S):
+                    await self.consumed.wait()
 
     def consume(self, step: Step[Ready]) -> None:
         """The step's groups are trained on, or lost."""
