@@ -30,7 +30,7 @@ def draw_curves(folder: Path, title: str, reader: Reader) -> None:
     _draw_staleness(axes[1, 2], reader)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(9, len(labels)), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(labels)), frameon=False)
     temporary = folder / f"{CURVES_NAME}.tmp"
     figure.savefig(temporary, format="png")
     temporary.replace(folder / CURVES_NAME)
