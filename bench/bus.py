@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from shared.bus.nats.bus import NatsBus
 from shared.messages import (
     ChatTurn,
     Completed,
@@ -27,7 +28,6 @@ from shared.messages import (
     pack_floats,
     pack_ints,
 )
-from shared.nats_bus import NatsBus
 from triune.local.servers import NatsServer
 
 JOB = "bench"

@@ -22,10 +22,10 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from services.learner.batch import Ready
+from services.learner.algorithms.losses import Clip, policy_loss
+from services.learner.attention.batch import Ready
 from services.learner.engines.torch import TorchEngine
-from services.learner.losses import Clip, policy_loss
-from shared.job import JobSpec, parse_job
+from shared.jobs.spec import JobSpec, parse_job
 from shared.messages import (
     BlobRef,
     ChatTurn,

@@ -14,11 +14,11 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from services.monitor.browse import find_series
-from services.monitor.fold import Batch, Fold
-from services.monitor.series import ALL
-from services.monitor.store import Store
-from shared.bus import JournalEntry
+from services.monitor.history.browse import find_series
+from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.series import ALL
+from services.monitor.history.store import Store
+from shared.bus.port import JournalEntry
 from shared.messages import Event, Scored, StepDone, decode, encode
 from tests.monitor import runs
 

@@ -23,7 +23,7 @@ from PIL import Image
 from services.rollout.engine import PreparedPrompt, PromptLimits
 from services.rollout.engines.hf import HfEngine
 from shared.messages import ChatTurn, Prompt, RewardSpec, Sampling
-from shared.vlm import token_types
+from shared.models.common import token_types
 from triune.demo.tiny_vlm import make_tiny_vlm
 
 QUESTION = "count the red circles"

@@ -2,7 +2,7 @@
 
 Evolution follows msgspec's four rules: new fields have defaults and come last; types and tags never change; a breaking
 change is a new class with a new tag. Arrays ride as raw little-endian bytes (`arrays` below); images and weights never
-ride at all: a message carries their digests (`shared.blobs`). Encoding is msgpack.
+ride at all: a message carries their digests (`shared.blobs.port`). Encoding is msgpack.
 
 Flow: data ─Prompt→ rollout ─Completed→ reward ─Scored | Voided→ learner and monitor; events: all → all.
 """

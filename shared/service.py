@@ -17,16 +17,16 @@ from dataclasses import dataclass, field
 
 from starlette.types import ASGIApp
 
-from shared.blobs import Blobs
-from shared.bus import HEARTBEAT_S, Bus
+from shared.blobs.port import Blobs
+from shared.bus.port import HEARTBEAT_S, Bus
 from shared.errors import TriuneError, UserError, one_error
-from shared.http import health_app, serve_http
-from shared.jobs import JobStore
-from shared.ledger import Ledger
-from shared.log import get_logger, set_up_logging
+from shared.jobs.record import JobStore
+from shared.ledger.port import Ledger
 from shared.messages import Heartbeat
-from shared.settings import Settings, read_settings
-from shared.telemetry import set_up_telemetry
+from shared.runtime.http import health_app, serve_http
+from shared.runtime.logging import get_logger, set_up_logging
+from shared.runtime.settings import Settings, read_settings
+from shared.runtime.telemetry import set_up_telemetry
 
 STOP_S = 10.0
 """How long the loops may take to hand back their work after a signal."""
@@ -94,9 +94,9 @@ async def _main(name: str, settings: Settings, build: Callable[[Ports], Service]
 @contextlib.asynccontextmanager
 async def connect(name: str, settings: Settings) -> AsyncIterator[Ports]:
     """Ports over NATS, Redis and the blob store; the first connection waits up to 60 s for each."""
-    from shared.blob_store import BlobStore
-    from shared.nats_bus import NatsBus
-    from shared.redis_ledger import RedisLedger
+    from shared.blobs.store import BlobStore
+    from shared.bus.nats.bus import NatsBus
+    from shared.ledger.redis import RedisLedger
 
     blobs = BlobStore(settings.blobs)
     bus = await NatsBus.connect(

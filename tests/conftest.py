@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from shared.bus import Bus
-from shared.ledger import Ledger
-from shared.memory_bus import MemoryBus, MemoryServer
+from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.port import Bus
+from shared.ledger.port import Ledger
 from triune.local.servers import NatsServer, RedisServer
 
 ACK_WAIT_S = 0.4
-"""Redelivery in tests; `shared.bus.ACK_WAIT_S` is 5 s."""
+"""Redelivery in tests; `shared.bus.port.ACK_WAIT_S` is 5 s."""
 
 Connect = Callable[[], Awaitable[Bus]]
 
@@ -57,7 +57,7 @@ async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
         async def make() -> Bus:
             if request.param == "memory":
                 return MemoryBus(shared_server)
-            from shared.nats_bus import NatsBus
+            from shared.bus.nats.bus import NatsBus
 
             url = request.getfixturevalue("nats_server").url
             bus = await NatsBus.connect(url, ack_wait_s=ACK_WAIT_S)
@@ -77,11 +77,11 @@ async def bus(connect: Connect) -> Bus:
 async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[Ledger]:
     """The ledger, in memory and over Redis."""
     if request.param == "memory":
-        from shared.memory_ledger import MemoryLedger
+        from shared.ledger.memory import MemoryLedger
 
         yield MemoryLedger()
         return
-    from shared.redis_ledger import RedisLedger
+    from shared.ledger.redis import RedisLedger
 
     redis = await RedisLedger.connect(request.getfixturevalue("redis_server").url)
     yield redis

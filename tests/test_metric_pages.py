@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from triune.metric_pages import ALERTS, PAGES, ROOT, prometheus_names
+from tools.metric_pages import ALERTS, PAGES, ROOT, prometheus_names
 
 WORDS = {"sum", "by", "rate", "max_over_time", "histogram_quantile", "and", "le", "h", "m"}
 LABELS = {"source", "task", "verifier", "service"}
@@ -15,7 +15,7 @@ LABELS = {"source", "task", "verifier", "service"}
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_each_page_is_the_one_that_the_declarations_give(path: Path) -> None:
-    assert path.read_text() == PAGES[path](), "run: python -m triune.metric_pages"
+    assert path.read_text() == PAGES[path](), "run: python -m tools.metric_pages"
 
 
 def exported(expression: str) -> bool:

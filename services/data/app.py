@@ -3,7 +3,8 @@
 from services.data.config import DataConfig
 from services.data.handlers import Deps, on_job
 from services.data.metrics import instruments
-from shared.jobs import follow_active, while_leading
+from shared.jobs.following import follow_active
+from shared.jobs.lease import while_leading
 from shared.service import Ports, Service, Status, run
 
 

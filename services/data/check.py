@@ -5,9 +5,9 @@ from pathlib import Path
 
 from services.data.schema import read_row
 from services.data.sources import first_row, read_group
-from shared.dataset import DataFile, Problem, inspect_files
 from shared.errors import BadData, BadSample, Unavailable
-from shared.images import decode_image
+from shared.samples.images import decode_image
+from shared.samples.schema import DataFile, Problem, inspect_files
 
 
 def check_paths(patterns: Sequence[str], *, roots: Sequence[Path] = ()) -> Iterator[Problem]:

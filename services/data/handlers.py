@@ -15,14 +15,15 @@ from services.data.publish import publish_lot
 from services.data.rows import Rows
 from services.data.sources import Segment, index_sources
 from services.data.training import LOOK_S, Training
-from shared.blobs import Blobs
-from shared.bus import Bus
-from shared.dataset import open_files
-from shared.job import JobSpec
-from shared.jobs import ActiveJob, JobStore
-from shared.log import get_logger
+from shared.blobs.port import Blobs
+from shared.bus.port import Bus
+from shared.jobs.following import ActiveJob
+from shared.jobs.record import JobStore
+from shared.jobs.spec import JobSpec
 from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, WeightsPublished
-from shared.metrics import Instruments
+from shared.runtime.logging import get_logger
+from shared.runtime.metrics import Instruments
+from shared.samples.schema import open_files
 from shared.service import Status
 
 _EVENTS = ("weights", "eval-due", "eval-done")

@@ -12,8 +12,8 @@ from services.data.prompts import add_instructions
 from services.data.rows import Ready, Rows, Unusable
 from services.data.sources import Segment
 from shared.errors import BadData
-from shared.job import JobSpec
-from shared.jobs import Change
+from shared.jobs.record import Change
+from shared.jobs.spec import JobSpec
 from shared.messages import Kind, Prompt, RewardSpec, Sampling, Voided
 
 Draft = Prompt | Voided

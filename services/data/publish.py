@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from services.data.order import Draft
-from shared.bus import Bus
+from shared.bus.port import Bus
 from shared.messages import Prompt, Voided, WeightsPublished, message_id
-from shared.telemetry import group_span
+from shared.runtime.telemetry import group_span
 
 
 def admitted(draft: Draft, weights: WeightsPublished, prompts_per_step: int) -> tuple[Draft, int, int]:

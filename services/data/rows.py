@@ -12,11 +12,11 @@ from threading import Lock
 
 from services.data.schema import Sample, identify, read_row
 from services.data.sources import Segment, first_row, read_group
-from shared.blobs import Blobs
-from shared.dataset import DataFile
+from shared.blobs.port import Blobs
 from shared.errors import BadData, BadSample, Unavailable
-from shared.log import get_logger
 from shared.messages import ImageRef
+from shared.runtime.logging import get_logger
+from shared.samples.schema import DataFile
 
 PAUSES_S = (0.2, 1.0, 3.0)
 """Before each further try to read a row group from a share or disk that is away, in seconds."""

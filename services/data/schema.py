@@ -8,12 +8,12 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
-from shared.boxes import answer_block, parse_boxes
-from shared.dataset import source_name
 from shared.errors import BadSample
-from shared.images import probe_image
 from shared.messages import ChatTurn
-from shared.verifiers import VERIFIERS
+from shared.samples.boxes import answer_block, parse_boxes
+from shared.samples.images import probe_image
+from shared.samples.schema import source_name
+from shared.samples.verifiers import VERIFIERS
 
 PLACEHOLDER = "<image>"
 ROLES = ("system", "user", "assistant")

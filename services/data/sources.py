@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from shared.dataset import READ_ERRORS, SCHEMA, DataFile, first_line, group_sources
 from shared.errors import BadData, Unavailable
+from shared.samples.schema import READ_ERRORS, SCHEMA, DataFile, first_line, group_sources
 
 BATCH_ROWS = 32
 """Rows that are decoded together; with images of some 100 KB each that is a few MB."""

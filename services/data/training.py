@@ -12,11 +12,12 @@ from services.data.order import TrainingOrder, weight_source
 from services.data.publish import admitted, publish_lot
 from services.data.rows import Rows
 from services.data.sources import Segment
-from shared.bus import Bus
-from shared.jobs import ActiveJob, JobRecord, JobStore
-from shared.log import get_logger
+from shared.bus.port import Bus
+from shared.jobs.following import ActiveJob
+from shared.jobs.record import JobRecord, JobStore
 from shared.messages import EndOfOrder, Voided, WeightsPublished
-from shared.metrics import Instruments
+from shared.runtime.logging import get_logger
+from shared.runtime.metrics import Instruments
 from shared.service import Status
 
 LOOK_S = 1.0

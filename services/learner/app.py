@@ -4,7 +4,8 @@ from services.learner.config import LearnerConfig
 from services.learner.engines.torch import TorchEngine
 from services.learner.metrics import LearnerMetrics
 from services.learner.training import Training
-from shared.jobs import ActiveJob, follow_active, while_leading
+from shared.jobs.following import ActiveJob, follow_active
+from shared.jobs.lease import while_leading
 from shared.service import Ports, Service, Status, run
 
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from shared.job import JobSpec
-from shared.jobs import Change, JobRecord
+from shared.jobs.record import Change, JobRecord
+from shared.jobs.spec import JobSpec
 
 LEARNER_KEYS = ("max_staleness", "total_steps")
 

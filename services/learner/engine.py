@@ -7,8 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from services.learner.batch import Ready
-from shared.job import JobSpec
+from services.learner.attention.batch import Ready
+from shared.jobs.spec import JobSpec
 from shared.messages import Scored
 
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from opentelemetry.trace import Link
 
 from services.learner.assembler import Assembler, Step
-from services.learner.batch import Ready
+from services.learner.attention.batch import Ready
 from services.learner.engine import Engine
 from services.learner.evaluations import Evaluations
-from shared.blobs import Blobs
-from shared.bus import Bus, JournalEntry
+from shared.blobs.port import Blobs
+from shared.bus.port import Bus, JournalEntry
 from shared.errors import BadSample, BlobMissing
 from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, Scored, Voided, message_id
-from shared.telemetry import group_span
+from shared.runtime.telemetry import group_span
 
 OVERRIDE_ATTEMPT = 1_000
 """Attempt in the message ids of the learner's own voids, apart from those of the groups they override."""

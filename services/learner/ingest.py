@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.learner.advantages import Advantage, group_advantages
-from services.learner.batch import Ints, Ready, ReadyImage, Response
+from services.learner.algorithms.advantages import Advantage, group_advantages
+from services.learner.attention.batch import Ints, Ready, ReadyImage, Response
 from services.learner.model import VisionLanguageModel
 from services.learner.pixels import PixelCache
-from shared import vlm
 from shared.errors import BadSample
 from shared.messages import Scored, unpack_floats, unpack_ints
+from shared.models import common as vlm
 
 
 def make_ready(

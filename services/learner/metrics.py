@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from opentelemetry import metrics
 
-from shared.metrics import Instruments, Metric
+from shared.runtime.metrics import Instruments, Metric
 
 METRICS = (
     Metric("learner.steps", "{step}", "training steps made by this process", "counter"),

@@ -18,10 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from services.learner import attention
-from services.learner.batch import Ints, Packed
-from shared import vlm
+from services.learner.attention import packed as attention
+from services.learner.attention.batch import Ints, Packed
 from shared.errors import BadJob
+from shared.models import common as vlm
 
 Component = Literal["vit", "connector", "llm"]
 COMPONENTS: tuple[Component, ...] = ("vit", "connector", "llm")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from services.learner.model import COMPONENTS, Component, component_of, layer_of
-from shared import job
 from shared.errors import Corrupt, TriuneError
+from shared.jobs import spec
 
 MAX_SKIPPED_IN_A_ROW = 10
 SKIPPED = "skipped_in_a_row"
@@ -20,7 +20,7 @@ class Diverged(TriuneError):
     """The gradient was not finite in so many updates in a row that training cannot go on."""
 
 
-def rate_factor(settings: job.Optimizer, step: int, total_steps: int) -> float:
+def rate_factor(settings: spec.Optimizer, step: int, total_steps: int) -> float:
     """Share of the peak rate at training step `step` (from 1), in (0, 1].
 
     Linear warm-up step/warmup_steps, then constant, or a half cosine from 1 towards 0 at the end of `total_steps`.
@@ -34,7 +34,7 @@ def rate_factor(settings: job.Optimizer, step: int, total_steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def peak_rate(settings: job.Optimizer, component: Component) -> float:
+def peak_rate(settings: spec.Optimizer, component: Component) -> float:
     """The component's own rate, or the common one."""
     own = {"vit": settings.learning_rate_vit, "connector": settings.learning_rate_connector, "llm": None}[component]
     return settings.learning_rate if own is None else own
@@ -47,7 +47,7 @@ class ClippedAdamW:
     in V-Triune.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: job.Optimizer) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], settings: spec.Optimizer) -> None:
         self._settings = settings
         self._parameters = dict(parameters)
         self._skipped_in_a_row = 0

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from services.learner.batch import ReadyImage
+from services.learner.attention.batch import ReadyImage
 from shared.errors import BadSample
-from shared.images import decode_image
+from shared.samples.images import decode_image
 
 PIXEL_CACHE_BYTES = 1024 * 1024 * 1024
 """Processed pixels kept; what does not fit is processed again when a step needs it."""

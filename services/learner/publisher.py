@@ -9,10 +9,10 @@ import blake3
 import safetensors.torch
 from torch import Tensor
 
-from shared.blobs import Blobs
-from shared.bus import Bus
+from shared.blobs.port import Blobs
+from shared.bus.port import Bus
 from shared.errors import Corrupt, Unavailable
-from shared.ledger import Ledger, Window
+from shared.ledger.port import Ledger, Window
 from shared.messages import BlobRef, WeightsPublished
 from shared.staleness import window_end
 

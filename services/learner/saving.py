@@ -8,8 +8,8 @@ from services.learner.engine import Engine
 from services.learner.handlers import Intake
 from services.learner.versions import InCompute, Versions
 from shared.errors import Corrupt, TriuneError, Unavailable
-from shared.jobs import ActiveJob
-from shared.log import get_logger
+from shared.jobs.following import ActiveJob
+from shared.runtime.logging import get_logger
 from shared.service import Ports
 
 

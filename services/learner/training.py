@@ -16,7 +16,7 @@ import msgspec
 from opentelemetry import trace
 
 from services.learner.assembler import Assembler, Step
-from services.learner.batch import Ready
+from services.learner.attention.batch import Ready
 from services.learner.changes import fix_changes, has_open_changes
 from services.learner.config import LearnerConfig
 from services.learner.engine import Engine, StepResult
@@ -25,9 +25,10 @@ from services.learner.metrics import LearnerMetrics
 from services.learner.saving import Saving
 from services.learner.versions import Versions
 from shared.errors import Unavailable, one_error
-from shared.jobs import ACTIVE, ActiveJob, IllegalMove
-from shared.log import get_logger
+from shared.jobs.following import ActiveJob
+from shared.jobs.record import ACTIVE, IllegalMove
 from shared.messages import EndOfOrder, StepDone
+from shared.runtime.logging import get_logger
 from shared.service import Ports, Status
 from shared.staleness import staleness
 

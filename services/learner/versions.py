@@ -11,9 +11,9 @@ from services.learner.engine import Engine
 from services.learner.evaluations import is_due
 from services.learner.handlers import Intake
 from services.learner.publisher import Publisher
-from shared.jobs import ActiveJob
-from shared.log import get_logger
+from shared.jobs.following import ActiveJob
 from shared.messages import BlobRef, EvalDone, EvalDue, WeightsPublished
+from shared.runtime.logging import get_logger
 from shared.service import Ports, Status
 from shared.staleness import window_end
 

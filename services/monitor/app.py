@@ -8,20 +8,20 @@ from fastapi.staticfiles import StaticFiles
 from opentelemetry import metrics
 from starlette.responses import FileResponse
 
-from services.monitor.api import create_app
+from services.monitor.api.app import create_app
+from services.monitor.api.jobs import JobRoutes
+from services.monitor.api.replicas import Replicas
+from services.monitor.api.runs import RunRoutes
+from services.monitor.api.services import ServiceRoutes
 from services.monitor.config import MonitorConfig
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
 from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
-from services.monitor.replicas import Replicas
-from services.monitor.routes_jobs import JobRoutes
-from services.monitor.routes_runs import RunRoutes
-from services.monitor.routes_services import ServiceRoutes
 from services.monitor.sampling import Sampler
 from shared.errors import Unavailable
-from shared.jobs import while_leading
-from shared.log import get_logger
+from shared.jobs.lease import while_leading
+from shared.runtime.logging import get_logger
 from shared.service import Ports, Service, Status, run
 
 PAGE = Path(__file__).parent / "page"

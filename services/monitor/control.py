@@ -8,13 +8,13 @@ import asyncio
 import contextlib
 from collections.abc import Iterable
 
-from services.monitor.fold import FINAL
 from services.monitor.handlers import Desk, JobReading
-from services.monitor.queries import reading
+from services.monitor.history.fold import FINAL
+from services.monitor.history.queries import reading
 from shared.errors import Corrupt, Refused, TriuneError, Unavailable
-from shared.jobs import ACTIVE, ENDED, IllegalMove, JobRecord
-from shared.log import get_logger
+from shared.jobs.record import ACTIVE, ENDED, IllegalMove, JobRecord
 from shared.messages import Kind
+from shared.runtime.logging import get_logger
 
 
 def next_active(records: Iterable[JobRecord]) -> JobRecord | None:

@@ -16,20 +16,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from services.monitor.config import MonitorConfig
-from services.monitor.curves import draw_curves
-from services.monitor.fold import EVENTS, FINAL, Batch, Fold, Progress
+from services.monitor.exports.curves import draw_curves
+from services.monitor.exports.sinks import Sinks
+from services.monitor.history.fold import EVENTS, FINAL, Batch, Fold, Progress
+from services.monitor.history.queries import reading
+from services.monitor.history.report import FEW_GROUPS, build_report, read_report, write_metrics, write_report
+from services.monitor.history.series import ALL
+from services.monitor.history.store import Store
 from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
-from services.monitor.queries import reading
-from services.monitor.report import FEW_GROUPS, build_report, read_report, write_metrics, write_report
-from services.monitor.series import ALL
-from services.monitor.sinks import Sinks
-from services.monitor.store import Store
-from shared.bus import Bus, JournalReader
+from shared.bus.port import Bus, JournalReader
 from shared.errors import Corrupt, Unavailable
-from shared.jobs import ENDED, JobRecord, JobStore
-from shared.log import get_logger
+from shared.jobs.record import ENDED, JobRecord, JobStore
 from shared.messages import Event
+from shared.runtime.logging import get_logger
 
 DURABLE = "monitor"
 Result = TypeVar("Result")

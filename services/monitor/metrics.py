@@ -10,10 +10,10 @@ from typing import Final
 
 from opentelemetry.metrics import Meter
 
-from services.monitor.catalog import CATALOG, SeriesInfo
-from services.monitor.series import ALL, Where
+from services.monitor.history.catalog import CATALOG, SeriesInfo
+from services.monitor.history.series import ALL, Where
 from shared.messages import Voided
-from shared.metrics import VOID_REASONS, Instruments, Metric
+from shared.runtime.metrics import VOID_REASONS, Instruments, Metric
 
 BY_SOURCE: Final = ("source", "task")
 _OVERALL: Final = ("learner", "gradients", "throughput", "weights", "queues")

@@ -5,12 +5,12 @@ import contextlib
 import time
 from collections import Counter
 
+from services.monitor.api.replicas import Replicas
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
-from services.monitor.replicas import Replicas
-from shared.bus import WORK_STREAMS
+from shared.bus.port import WORK_STREAMS
 from shared.errors import Corrupt, Unavailable
-from shared.ledger import Ledger
+from shared.ledger.port import Ledger
 
 
 class Sampler:

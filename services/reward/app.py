@@ -7,19 +7,19 @@ import socket
 from collections.abc import Coroutine
 
 from services.reward.config import RewardConfig
-from services.reward.discovery import announced
 from services.reward.handlers import Deps, consume
-from services.reward.http import create_app
+from services.reward.http.app import create_app
+from services.reward.http.discovery import announced
 from services.reward.metrics import instruments
-from services.reward.pool import Pool
 from services.reward.scoring import Scorer
+from services.reward.workers.pool import Pool
 from shared.errors import UserError
-from shared.http import serve_http
-from shared.jobs import ActiveJob, follow_active
+from shared.jobs.following import ActiveJob, follow_active
 from shared.messages import Kind
+from shared.runtime.http import serve_http
+from shared.runtime.settings import Settings
+from shared.runtime.telemetry import set_up_telemetry
 from shared.service import Ports, Service, Status, run
-from shared.settings import Settings
-from shared.telemetry import set_up_telemetry
 
 _KINDS: tuple[Kind, ...] = ("eval", "train")
 

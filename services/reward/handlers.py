@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from services.reward.scoring import Scorer
 from services.reward.verdict import Context, Sample
-from shared.bus import DELIVERY_BUDGET, HEARTBEAT_S, Bus, Delivery, WorkQueue
+from shared.bus.port import DELIVERY_BUDGET, HEARTBEAT_S, Bus, Delivery, WorkQueue
 from shared.errors import Corrupt, Unavailable
-from shared.log import get_logger
 from shared.messages import Completed, DeadLetter, Prompt, RewardSpec, Scored, Voided, message_id, void_of
-from shared.metrics import Instruments
-from shared.telemetry import group_span
+from shared.runtime.logging import get_logger
+from shared.runtime.metrics import Instruments
+from shared.runtime.telemetry import group_span
 
 _FETCH_S = 1.0
 _HAND_BACK_S = 0.5

@@ -1,11 +1,12 @@
 """What the HTTP routes do: V-Triune's `/judge`, and batches with three-valued results."""
 
-from services.reward import vtriune, wire
+from services.reward import vtriune
 from services.reward.config import RewardConfig
 from services.reward.judge import failed
 from services.reward.scoring import Scorer
 from services.reward.verdict import Sample, VerifierError
-from services.reward.wire import ScoreRequest, ScoreResponse, ScoreResult
+from services.reward.workers import wire
+from services.reward.workers.wire import ScoreRequest, ScoreResponse, ScoreResult
 from shared.errors import TriuneError, Unavailable
 from shared.messages import Reward
 

@@ -2,7 +2,7 @@
 
 from opentelemetry import metrics
 
-from shared.metrics import Instruments, Metric
+from shared.runtime.metrics import Instruments, Metric
 
 METRICS = (
     Metric("reward.scored", "{sample}", "samples with a reward", "counter", ("verifier",)),

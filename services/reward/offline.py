@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from services.reward.config import RewardConfig
 from services.reward.judge import failed
-from services.reward.pool import Pool
 from services.reward.verdict import Sample, VerifierError
-from services.reward.wire import ScoreResult, ScoreSample, to_result, to_sample
+from services.reward.workers.pool import Pool
+from services.reward.workers.wire import ScoreResult, ScoreSample, to_result, to_sample
 from shared.errors import BadData
 from shared.messages import Reward
 

@@ -11,7 +11,7 @@ from services.reward import verifiers
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.errors import UserError
 from shared.messages import RewardSpec
-from shared.verifiers import ENTRY_POINTS
+from shared.samples.verifiers import ENTRY_POINTS
 
 Score = Callable[[str, RewardSpec, Context], Verdict]
 """`score(completion, spec, context)`: raises VerifierError for a sample that cannot be scored."""

@@ -4,11 +4,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from services.reward.pool import Pool
 from services.reward.verdict import Sample
+from services.reward.workers.pool import Pool
 from shared.messages import Reward
-from shared.metrics import Instruments
-from shared.verifiers import known_verifiers
+from shared.runtime.metrics import Instruments
+from shared.samples.verifiers import known_verifiers
 
 _FLUSH_S = 0.5
 

@@ -5,8 +5,8 @@ from services.rollout.engine import Engine, PromptLimits
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.replica import Replica
 from shared.errors import UserError
-from shared.job import JobSpec
-from shared.jobs import ActiveJob, follow_active
+from shared.jobs.following import ActiveJob, follow_active
+from shared.jobs.spec import JobSpec
 from shared.service import Ports, Service, Status, run
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shared.bus import HEARTBEAT_S, Delivery
+from shared.bus.port import HEARTBEAT_S, Delivery
 from shared.messages import Prompt
 
 

@@ -5,12 +5,12 @@ from collections.abc import Awaitable
 
 from services.rollout.hand import Held
 from services.rollout.metrics import RolloutMetrics
-from shared.bus import Bus
+from shared.bus.port import Bus
 from shared.errors import Unavailable
-from shared.ledger import Ledger
-from shared.log import get_logger
+from shared.ledger.port import Ledger
 from shared.messages import Completed, DeadLetter, Message, Prompt, Voided, message_id, void_of
-from shared.telemetry import group_span
+from shared.runtime.logging import get_logger
+from shared.runtime.telemetry import group_span
 
 
 class Answers:

@@ -3,7 +3,7 @@
 from opentelemetry import metrics
 
 from shared.messages import Completed
-from shared.metrics import Instruments, Metric
+from shared.runtime.metrics import Instruments, Metric
 
 METRICS = (
     Metric("rollout.groups", "{group}", "groups completed", "counter", ("source",)),

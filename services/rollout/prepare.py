@@ -10,9 +10,9 @@ from PIL import Image
 
 from services.rollout.engine import PreparedPrompt, PromptLimits
 from shared.errors import BadSample
-from shared.images import decode_image
 from shared.messages import ChatTurn, Prompt
-from shared.vlm import image_token_count
+from shared.models.common import image_token_count
+from shared.samples.images import decode_image
 
 IMAGE_MARK = "<image>"
 """Where an image stands in a user turn (V-Triune's data format)."""

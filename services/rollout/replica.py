@@ -20,13 +20,13 @@ from services.rollout.hand import Hand, Held
 from services.rollout.handlers import Answers
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.weights import WeightsLoader, WeightsView
-from shared.bus import DELIVERY_BUDGET, WorkQueue
+from shared.bus.port import DELIVERY_BUDGET, WorkQueue
 from shared.errors import BlobMissing, Unavailable, one_error
-from shared.job import JobSpec
-from shared.jobs import ActiveJob
-from shared.ledger import LOADED_S
-from shared.log import get_logger
+from shared.jobs.following import ActiveJob
+from shared.jobs.spec import JobSpec
+from shared.ledger.port import LOADED_S
 from shared.messages import BlobRef, Completed, Prompt
+from shared.runtime.logging import get_logger
 from shared.service import Ports, Status
 
 Result = TypeVar("Result")

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from services.rollout.engine import Engine
-from shared.blobs import Blobs
-from shared.bus import Bus
+from shared.blobs.port import Blobs
+from shared.bus.port import Bus
 from shared.errors import Unavailable
 from shared.messages import BlobRef, EvalDone, EvalDue, Event, WeightsPublished
 

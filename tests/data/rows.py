@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from shared.dataset import RATIO_NAMES, SCHEMA
+from shared.samples.schema import RATIO_NAMES, SCHEMA
 
 
 @cache

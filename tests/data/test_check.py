@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from services.data.check import check_file, check_paths
 from services.data.sources import Segment, index_sources, read_group
-from shared.dataset import open_file, open_files
+from shared.samples.schema import open_file, open_files
 from tests.data.rows import boxes_row, broken_row, math_row, png, write
 
 

@@ -13,11 +13,12 @@ import pytest
 from services.data.config import DataConfig
 from services.data.handlers import Deps, Heard, on_job
 from services.data.metrics import instruments
-from shared.blob_store import BlobStore
+from shared.blobs.store import BlobStore
+from shared.bus.memory import MemoryBus, MemoryServer
 from shared.errors import BadData
-from shared.job import parse_job
-from shared.jobs import ActiveJob, Change, JobRecord, JobStore, follow_active
-from shared.memory_bus import MemoryBus, MemoryServer
+from shared.jobs.following import ActiveJob, follow_active
+from shared.jobs.record import Change, JobRecord, JobStore
+from shared.jobs.spec import parse_job
 from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, JobChanged, Prompt, Voided, WeightsPublished, decode
 from shared.service import Status
 from tests.data.rows import boxes_row, broken_row, math_row, write

@@ -11,9 +11,9 @@ import pytest
 
 from services.data.rows import Ready, Rows, Unusable
 from services.data.sources import index_sources
-from shared.blob_store import BlobStore
-from shared.dataset import open_files
+from shared.blobs.store import BlobStore
 from shared.errors import Unavailable
+from shared.samples.schema import open_files
 from tests.data.rows import broken_row, math_row, write
 
 

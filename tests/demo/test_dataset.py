@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from shared.boxes import parse_boxes
-from shared.dataset import SCHEMA
-from shared.images import probe_image
+from shared.samples.boxes import parse_boxes
+from shared.samples.images import probe_image
+from shared.samples.schema import SCHEMA
 from triune.demo.dataset import held_out_stream, make, training_stream
 from triune.demo.tasks import TASKS
 

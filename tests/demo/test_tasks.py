@@ -8,7 +8,7 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from PIL import Image
 
-from shared.boxes import Box, parse_boxes
+from shared.samples.boxes import Box, parse_boxes
 from triune.demo.tasks import TASKS, Drawn, demonstration, ground_truth
 from triune.demo.tasks.canvas import COLORS, SHAPES, background, place
 from triune.demo.tasks.drawn import SIZE, grown, relative

@@ -7,7 +7,7 @@ import torch
 import transformers
 from PIL import Image
 
-from shared.vlm import banned_for_model
+from shared.models.common import banned_for_model
 from triune.demo.tiny_vlm import VOCAB_SIZE, build_tiny_vlm, make_tiny_vlm
 from triune.demo.tokenizer import ANSWER_PIECES, SPECIAL_TOKENS, train_tokenizer
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.bus.nats.bus import NatsBus
 from shared.errors import Unavailable
-from shared.nats_bus import NatsBus
 from tests.fakes import make_id, make_prompt
 from triune.local.process import free_port, spawn
 from triune.local.servers import find_binary

@@ -15,16 +15,16 @@ import pytest
 import yaml
 from starlette.types import ASGIApp
 
-from services.monitor.api import create_app
+from services.monitor.api.app import create_app
 from services.monitor.config import MonitorConfig
-from shared.blob_store import BlobStore
+from shared.blobs.store import BlobStore
+from shared.bus.nats.bus import NatsBus
 from shared.errors import UserError
-from shared.http import health_app, serve_http
-from shared.job import write_toml
-from shared.nats_bus import NatsBus
-from shared.redis_ledger import RedisLedger
+from shared.jobs.spec import write_toml
+from shared.ledger.redis import RedisLedger
+from shared.runtime.http import health_app, serve_http
+from shared.runtime.settings import Settings, read_settings
 from shared.service import STOP_S
-from shared.settings import Settings, read_settings
 from tests.deploy.compose_files import BASE, FOLDER, LAYERS, OURS, ROOT, load, written_env
 from triune.cli import SERVICES
 from triune.demo.main import Options, demo_job
@@ -32,7 +32,7 @@ from triune.local.process import free_port
 from triune.local.servers import MAX_PAYLOAD, RedisServer, find_binary
 
 NOT_OURS = {"HF_HOME", "OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "MPLCONFIGDIR"}
-"""Variables of libraries; every other one must be known to shared/settings.py."""
+"""Variables of libraries; every other one must be known to shared/runtime/settings.py."""
 
 
 @pytest.fixture(scope="module")
@@ -67,10 +67,10 @@ def test_each_of_our_services_is_there_and_runs_itself(services: dict[str, Any])
 
 
 def test_every_variable_is_one_that_the_code_reads(services: dict[str, Any]) -> None:
-    source = (ROOT / "shared" / "settings.py").read_text()
+    source = (ROOT / "shared" / "runtime" / "settings.py").read_text()
     for name in OURS:
         for variable in set(services[name]["environment"]) - NOT_OURS:
-            assert f'"{variable}"' in source, f"{name} sets {variable}, which shared/settings.py does not read"
+            assert f'"{variable}"' in source, f"{name} sets {variable}, which shared/runtime/settings.py does not read"
 
 
 def test_the_addresses_name_the_services_beside_them(settings_of: Callable[[str], Settings]) -> None:

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from services.learner.engines.torch import TorchEngine
-from shared.job import JobSpec, parse_job
+from shared.jobs.spec import JobSpec, parse_job
 from shared.messages import (
     BlobRef,
     ChatTurn,

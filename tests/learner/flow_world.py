@@ -10,20 +10,21 @@ import msgspec
 import numpy as np
 import torch
 
-from services.learner.batch import Ready
+from services.learner.attention.batch import Ready
 from services.learner.config import LearnerConfig
 from services.learner.engine import StepResult
 from services.learner.metrics import LearnerMetrics
 from services.learner.training import Training
-from shared.blob_store import BlobStore
+from shared.blobs.store import BlobStore
+from shared.bus.memory import MemoryBus, MemoryServer
 from shared.errors import BadSample
-from shared.job import JobSpec, parse_job
-from shared.jobs import ActiveJob, JobRecord, JobStore
-from shared.memory_bus import MemoryBus, MemoryServer
-from shared.memory_ledger import MemoryLedger
+from shared.jobs.following import ActiveJob
+from shared.jobs.record import JobRecord, JobStore
+from shared.jobs.spec import JobSpec, parse_job
+from shared.ledger.memory import MemoryLedger
 from shared.messages import Completion, EndOfOrder, Kind, Scored, StepDone, Voided, WeightsPublished, message_id
+from shared.runtime.settings import Settings
 from shared.service import Ports, Status
-from shared.settings import Settings
 from tests.fakes import make_scored, make_voided
 
 JOB = "flow"

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from services.learner.advantages import group_advantages
+from services.learner.algorithms.advantages import group_advantages
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "train_cases.json").read_text())["grpo_advantage"]
 

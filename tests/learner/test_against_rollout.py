@@ -12,7 +12,7 @@ from PIL import Image
 from services.learner.engines.torch import TorchEngine
 from services.rollout.engine import PromptLimits
 from services.rollout.engines.hf import HfEngine
-from shared.job import parse_job
+from shared.jobs.spec import parse_job
 from shared.messages import (
     BlobRef,
     ChatTurn,

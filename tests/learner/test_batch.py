@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from services.learner.batch import micro_batches, mini_batches, pack
+from services.learner.attention.batch import micro_batches, mini_batches, pack
 
 
 @pytest.fixture(scope="module")

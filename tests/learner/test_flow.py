@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from shared.errors import Refused, Unavailable
-from shared.jobs import Change
-from shared.ledger import Window
-from shared.memory_ledger import MemoryLedger
+from shared.jobs.record import Change
+from shared.ledger.memory import MemoryLedger
+from shared.ledger.port import Window
 from tests.fakes import eventually
 from tests.learner.flow_world import JOB, CountingEngine, World
 

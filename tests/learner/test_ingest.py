@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from services.learner.batch import ReadyImage
+from services.learner.attention.batch import ReadyImage
 from services.learner.pixels import PixelCache
 from shared.errors import BadSample
 from shared.messages import pack_floats, pack_ints

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.learner.losses import Clip, importance_weights, mismatch, policy_loss
+from services.learner.algorithms.losses import Clip, importance_weights, mismatch, policy_loss
 
 GOLDEN = [
     case

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from services.learner.batch import Ready, micro_batches, pack
+from services.learner.attention.batch import Ready, micro_batches, pack
 from services.learner.engines.torch import TorchEngine
 from services.learner.model import BANNED_LOGIT, VisionLanguageModel, component_of, layer_of
 
@@ -125,7 +125,7 @@ def test_a_vocabulary_cut_into_chunks_gives_the_same_values_and_gradients(engine
 
 def test_copied_key_heads_as_on_a_gpu_give_the_same_values(engine, groups, monkeypatch):
     shared = shared_prefix(engine.model, groups, 10_000)
-    monkeypatch.setattr("services.learner.attention.repeats_heads", lambda device: True)
+    monkeypatch.setattr("services.learner.attention.packed.repeats_heads", lambda device: True)
     copied = shared_prefix(engine.model, groups, 10_000)
     for key, (log_probs, _) in shared.items():
         torch.testing.assert_close(copied[key][0], log_probs)

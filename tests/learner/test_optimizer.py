@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from services.learner.optimizer import ClippedAdamW, Diverged, rate_factor
-from shared.job import Optimizer
+from shared.jobs.spec import Optimizer
 
 NAMES = ["model.visual.blocks.0.w", "model.visual.merger.w", "model.language_model.layers.1.w"]
 

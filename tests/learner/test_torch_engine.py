@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from services.learner.engines.torch import DoesNotFit, TorchEngine, fits
 from services.learner.optimizer import Diverged
 from shared.errors import BadJob, Corrupt
-from shared.job import parse_job
+from shared.jobs.spec import parse_job
 
 SHAPES = [
     {"lengths": [3, 9, 1, 5], "rewards": [1.0, 0.0, 0.5, 0.2]},
@@ -125,7 +125,7 @@ def test_the_policy_moves_towards_the_better_answer(make_engine, make_group):
 
 
 def packed(engine, ready):
-    from services.learner.batch import Part, pack
+    from services.learner.attention.batch import Part, pack
 
     image = ready.images[0]
     features = engine.model.image_features([engine.pixels.pixels(image)], [image.grid])

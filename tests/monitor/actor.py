@@ -6,8 +6,8 @@ import random
 import msgspec
 from PIL import Image, ImageDraw
 
-from shared.jobs import JobRecord
-from shared.ledger import Window
+from shared.jobs.record import JobRecord
+from shared.ledger.port import Window
 from shared.messages import ChatTurn, Heartbeat, ImageRef, RewardSpec, Scored, StepDone
 from tests.monitor import runs
 from tests.monitor.stage import Stage

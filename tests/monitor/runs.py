@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from shared.bus import JournalEntry
+from shared.bus.port import JournalEntry
 from shared.messages import (
     ChatTurn,
     Completed,

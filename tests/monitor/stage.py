@@ -14,14 +14,14 @@ from blake3 import blake3
 
 from services.monitor.app import Monitor
 from services.monitor.config import MonitorConfig
-from shared.dataset import SCHEMA
+from shared.bus.memory import MemoryBus, MemoryServer
 from shared.errors import BlobMissing
-from shared.jobs import JobStore
-from shared.memory_bus import MemoryBus, MemoryServer
-from shared.memory_ledger import MemoryLedger
+from shared.jobs.record import JobStore
+from shared.ledger.memory import MemoryLedger
 from shared.messages import BlobRef, Message, message_id
+from shared.runtime.settings import Settings
+from shared.samples.schema import SCHEMA
 from shared.service import Ports
-from shared.settings import Settings
 from tests.fakes import eventually
 
 CONFIG = MonitorConfig(read_s=0.01, promote_s=0.01, report_s=0.0, sample_s=0.2)

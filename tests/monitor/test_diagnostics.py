@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from services.monitor.diagnostics import At, Curve, Curves, diagnose
+from services.monitor.history.diagnostics import At, Curve, Curves, diagnose
 
 
 def line(values: list[float]) -> Curve:

@@ -3,10 +3,10 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from services.monitor.fold import Batch, Fold
-from services.monitor.queries import Reader, reading
-from services.monitor.series import ALL, Where
-from services.monitor.store import Store
+from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.queries import Reader, reading
+from services.monitor.history.series import ALL, Where
+from services.monitor.history.store import Store
 from tests.monitor.runs import entries, eval_done, group, step_done, void
 
 
@@ -141,7 +141,7 @@ def test_a_batch_that_fails_leaves_nothing_behind(store: Store, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("services.monitor.fold.write_part", full)
+        patch.setattr("services.monitor.history.fold.write_part", full)
         with pytest.raises(OSError):
             fold.apply(Batch(train=entries(group(0)), events=[(step_done(1, [0]), 1)]))
     assert (store.sequence("train"), store.sequence("events")) == (0, 0)

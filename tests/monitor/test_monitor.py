@@ -7,12 +7,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from services.monitor.api import create_app
+from services.monitor.api.app import create_app
+from shared.bus.memory import MemoryServer
 from shared.errors import UserError
-from shared.ledger import Window
-from shared.memory_bus import MemoryServer
+from shared.ledger.port import Window
 from shared.messages import EndOfOrder, Heartbeat
-from shared.settings import Settings
+from shared.runtime.settings import Settings
 from tests.fakes import eventually
 from tests.monitor import runs
 from tests.monitor.stage import CONFIG, Stage, running

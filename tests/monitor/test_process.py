@@ -13,10 +13,10 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from shared.jobs import JobStore
+from shared.bus.nats.bus import NatsBus
+from shared.jobs.record import JobStore
 from shared.messages import message_id
-from shared.metrics import LABELS
-from shared.nats_bus import NatsBus
+from shared.runtime.metrics import LABELS
 from tests.fakes import eventually
 from tests.monitor import runs
 from tests.monitor.stage import of_job, write_data

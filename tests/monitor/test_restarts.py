@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.monitor.fold import Batch, Fold
-from services.monitor.queries import reading
-from services.monitor.store import Store
-from shared.bus import JournalEntry
+from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.queries import reading
+from services.monitor.history.store import Store
+from shared.bus.port import JournalEntry
 from shared.messages import Event, Message
 from tests.monitor import runs
 
@@ -88,9 +88,10 @@ def test_any_batches_and_any_deaths_make_the_same_history(seed: int, cuts: list[
 VICTIM = """
 import os, signal, sys
 from pathlib import Path
-from services.monitor import fold as module, samples
-from services.monitor.fold import Batch, Fold
-from services.monitor.store import Store
+from services.monitor.history import fold as module
+from services.monitor.history import samples
+from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.store import Store
 from tests.monitor.test_restarts import history
 train, held_out, events = history(7)
 folder, after = Path(sys.argv[1]), int(sys.argv[2])

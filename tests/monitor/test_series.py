@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from services.monitor.facts import Answer, GroupFacts, count_words, group_facts, is_correct
-from services.monitor.series import ALL, Placed, Where, values_by_set
+from services.monitor.history.facts import Answer, GroupFacts, count_words, group_facts, is_correct
+from services.monitor.history.series import ALL, Placed, Where, values_by_set
 from shared.messages import Reward, RewardSpec
 from tests.monitor.runs import group
 

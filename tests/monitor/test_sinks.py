@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor.catalog import describe, v_triune_name
-from services.monitor.fold import Batch, Fold
-from services.monitor.series import ALL, Where
-from services.monitor.sinks import Sinks, missing_sinks
-from services.monitor.store import Store
+from services.monitor.exports.sinks import Sinks, missing_sinks
+from services.monitor.history.catalog import describe, v_triune_name
+from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.series import ALL, Where
+from services.monitor.history.store import Store
 from tests.monitor.runs import entries, eval_done, group, step_done
 
 

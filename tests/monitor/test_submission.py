@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor.submission import journal_mistakes, parse_document, read_changes, read_submission
+from services.monitor.api.submission import journal_mistakes, parse_document, read_changes, read_submission
 from shared.errors import BadJob
-from shared.job import parse_job
+from shared.jobs.spec import parse_job
 from tests.monitor.stage import write_data
 
 

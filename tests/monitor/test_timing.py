@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor.fold import Batch, Fold
-from services.monitor.queries import Interval, reading
-from services.monitor.store import Store
-from services.monitor.timing import covered, length, time_shares, time_sums
+from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.queries import Interval, reading
+from services.monitor.history.store import Store
+from services.monitor.history.timing import covered, length, time_shares, time_sums
 from tests.monitor.runs import entries, eval_done, group, step_done
 
 

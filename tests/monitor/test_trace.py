@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor.fold import Batch, Fold
-from services.monitor.store import Store
-from services.monitor.trace import trace_group, trace_lines
+from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.store import Store
+from services.monitor.history.trace import trace_group, trace_lines
 from shared.errors import UserError
 from tests.monitor.runs import entries, group, step_done, void
 

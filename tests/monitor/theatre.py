@@ -8,8 +8,8 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shared.http import serve_http
-from shared.memory_bus import MemoryServer
+from shared.bus.memory import MemoryServer
+from shared.runtime.http import serve_http
 from tests.monitor.stage import Stage, running
 
 LIMIT_S = 30.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.reward.thresholds import parse_threshold
+from services.reward.boxes.thresholds import parse_threshold
 from services.reward.vtriune import PlainPayload
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from services.reward.pool import Pool
+from services.reward.workers.pool import Pool
 
 ROOT = Path(__file__).parents[2]
 

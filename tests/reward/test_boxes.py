@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.boxes import Box, answer_block, parse_boxes
+from shared.samples.boxes import Box, answer_block, parse_boxes
 
 CAT = "{'bbox_2d': [1, 2, 3, 4], 'label': 'Cat'}"
 NUMBERS = st.one_of(st.integers(-2000, 2000), st.floats(-2000, 2000, allow_nan=False))

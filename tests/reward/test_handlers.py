@@ -10,10 +10,10 @@ import pytest_asyncio
 
 from services.reward.handlers import Deps, consume, group_samples
 from services.reward.metrics import instruments
-from services.reward.pool import Pool
 from services.reward.scoring import Scorer
-from shared.bus import DELIVERY_BUDGET
-from shared.memory_bus import MemoryBus, MemoryServer
+from services.reward.workers.pool import Pool
+from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.port import DELIVERY_BUDGET
 from shared.messages import Completed, DeadLetter, RewardSpec, Scored, Voided, decode, message_id
 from tests.reward.groups import group
 

@@ -5,7 +5,7 @@ import time
 import psutil
 import pytest
 
-from services.reward.pool import Pool
+from services.reward.workers.pool import Pool
 from tests.reward.samples import math, text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

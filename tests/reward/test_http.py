@@ -14,12 +14,12 @@ import pytest_asyncio
 from starlette.types import ASGIApp
 
 from services.reward.config import RewardConfig
-from services.reward.http import create_app
+from services.reward.http.app import create_app
 from services.reward.metrics import instruments
-from services.reward.pool import Pool
 from services.reward.scoring import Scorer
-from shared.http import serve_http
-from shared.verifiers import VERIFIERS
+from services.reward.workers.pool import Pool
+from shared.runtime.http import serve_http
+from shared.samples.verifiers import VERIFIERS
 from tests.reward.cases import GOLDEN, Case, cases
 from tests.reward.samples import text
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.reward.geometry import iou
-from services.reward.matching import Matching
+from services.reward.boxes.geometry import iou
+from services.reward.boxes.matching import Matching
 from services.reward.verdict import Context
 from services.reward.verifiers import detection
-from shared.boxes import Box
 from shared.messages import RewardSpec
+from shared.samples.boxes import Box
 
 SIDES = st.tuples(*[st.integers(0, 1000)] * 4).map(
     lambda c: (min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3]))

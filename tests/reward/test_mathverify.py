@@ -10,7 +10,7 @@ from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Expr, srepr
 
-from services.reward import algebra, quicker
+from services.reward.math import algebra, quicker
 from services.reward.verdict import Context
 from services.reward.verifiers import mathverify
 from shared.messages import RewardSpec

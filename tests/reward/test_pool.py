@@ -11,7 +11,7 @@ import msgspec
 import psutil
 import pytest
 
-from services.reward.pool import BATCH, Overloaded, Pool
+from services.reward.workers.pool import BATCH, Overloaded, Pool
 from shared.errors import Unavailable
 from tests.reward.samples import math, text
 
@@ -126,7 +126,7 @@ async def test_a_pool_that_stops_fails_what_waits_and_leaves_no_process() -> Non
 
 _PARENT = """
 import asyncio, sys
-from services.reward.pool import Pool
+from services.reward.workers.pool import Pool
 from tests.reward.samples import text
 async def main():
     async with Pool(workers=2) as pool:

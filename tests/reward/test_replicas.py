@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from services.reward.config import RewardConfig
-from shared.blob_store import BlobStore
-from shared.bus import JournalReader
-from shared.job import parse_job
-from shared.jobs import JobRecord, JobStore
+from shared.blobs.store import BlobStore
+from shared.bus.nats.bus import NatsBus
+from shared.bus.port import JournalReader
+from shared.jobs.record import JobRecord, JobStore
+from shared.jobs.spec import parse_job
 from shared.messages import RewardSpec, Scored
-from shared.nats_bus import NatsBus
 from tests.fakes import eventually, wait_gone
 from tests.reward.groups import group
 from triune.local.process import free_port

@@ -5,17 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.reward.answers import final_answer, last_box, reference
+from services.reward.boxes.geometry import predicted_relative
+from services.reward.boxes.thresholds import THRESHOLDS, parse_threshold, thresholds
 from services.reward.compose import compose
-from services.reward.geometry import predicted_relative
 from services.reward.judge import judge
 from services.reward.registry import discover
-from services.reward.thresholds import THRESHOLDS, parse_threshold, thresholds
 from services.reward.verdict import Context, Sample, VerifierError
 from services.reward.verifiers.anls import edit_distance
 from services.reward.vtriune import grid_sizes, progress
-from shared.boxes import Box
 from shared.messages import Reward, RewardSpec
-from shared.verifiers import VERIFIERS, known_verifiers
+from shared.samples.boxes import Box
+from shared.samples.verifiers import VERIFIERS, known_verifiers
 
 WORDS = st.text(alphabet="abc ", max_size=8)
 _CAT = "<answer>[{'bbox_2d': [0, 0, 100, 100], 'label': 'cat'}]</answer>"

@@ -9,14 +9,14 @@ import numpy as np
 import safetensors.numpy
 
 from services.rollout.engine import PreparedPrompt, never
+from shared.bus.memory import MemoryBus, MemoryServer
 from shared.errors import BadSample, BlobMissing, Corrupt, TriuneError
-from shared.job import Data, JobSpec, Rollout
-from shared.jobs import JobRecord, JobStore
-from shared.memory_bus import MemoryBus, MemoryServer
-from shared.memory_ledger import MemoryLedger
+from shared.jobs.record import JobRecord, JobStore
+from shared.jobs.spec import Data, JobSpec, Rollout
+from shared.ledger.memory import MemoryLedger
 from shared.messages import BlobRef, Completion, Prompt, pack_floats, pack_ints
+from shared.runtime.settings import Settings
 from shared.service import Ports
-from shared.settings import Settings
 
 
 class FakeEngine:

@@ -12,7 +12,7 @@ from services.rollout.engine import PreparedPrompt
 from services.rollout.engines.hf import HfEngine
 from shared.errors import Corrupt, UserError
 from shared.messages import Completion, unpack_floats, unpack_ints
-from shared.vlm import banned_for_model, token_types
+from shared.models.common import banned_for_model, token_types
 from tests.rollout.helpers import LIMITS, make_prompt, png
 
 

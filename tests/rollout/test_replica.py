@@ -12,10 +12,11 @@ from services.rollout import hand
 from services.rollout.config import RolloutConfig
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.replica import Replica
-from shared.bus import DELIVERY_BUDGET
+from shared.bus.memory import MemoryServer
+from shared.bus.port import DELIVERY_BUDGET
 from shared.errors import Corrupt, TriuneError
-from shared.jobs import ActiveJob, JobRecord
-from shared.memory_bus import MemoryServer
+from shared.jobs.following import ActiveJob
+from shared.jobs.record import JobRecord
 from shared.messages import (
     BlobRef,
     Completed,

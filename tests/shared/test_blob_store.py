@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from shared.blob_store import TEMPORARY_S, BlobStore, BlobUsage
+from shared.blobs.store import TEMPORARY_S, BlobStore, BlobUsage
 from shared.errors import BlobMissing, Unavailable, UserError
 from shared.messages import BlobRef
 
@@ -99,7 +99,7 @@ def test_usage_counts_blobs_and_bytes(store: BlobStore) -> None:
 def test_a_killed_writer_leaves_nothing_under_the_digest(folder: Path) -> None:
     code = (
         "import os, sys\n"
-        "from shared.blob_store import BlobStore\n"
+        "from shared.blobs.store import BlobStore\n"
         "store = BlobStore(sys.argv[1])\n"
         "real = store._fs\n"
         "class Killed:\n"

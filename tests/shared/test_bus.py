@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
 
-from shared.bus import Bus, Delivery, JournalEntry, JournalReader, WorkQueue
+from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.port import Bus, Delivery, JournalEntry, JournalReader, WorkQueue
 from shared.errors import Corrupt, Refused, Unavailable
-from shared.memory_bus import MemoryBus, MemoryServer
 from shared.messages import Heartbeat, JobChanged, Kind, WeightsPublished
 from tests.conftest import ACK_WAIT_S, Connect
 from tests.fakes import FrozenClock, eventually, make_id, make_prompt, make_scored, make_voided
@@ -438,7 +438,7 @@ async def open_small(request: pytest.FixtureRequest) -> AsyncIterator[OpenSmall]
         async def make(full_limit_s: float) -> Bus:
             if request.param == "memory":
                 return MemoryBus(MemoryServer(max_bytes={"prompts": 1000}, full_limit_s=full_limit_s))
-            from shared.nats_bus import NatsBus
+            from shared.bus.nats.bus import NatsBus
 
             url = request.getfixturevalue("own_nats_server").url
             small = {"prompts": 2000}

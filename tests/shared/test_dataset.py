@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared.dataset import SCHEMA, count_rows, expand, inspect_files, open_file, open_files, source_name
 from shared.errors import BadData
+from shared.samples.schema import SCHEMA, count_rows, expand, inspect_files, open_file, open_files, source_name
 
 
 def rows(*sources: str | None) -> list[dict[str, object]]:

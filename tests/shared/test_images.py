@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from shared.errors import BadSample
-from shared.images import LIMIT_BYTES, decode_image, probe_image, process_image, scaled_size
+from shared.samples.images import LIMIT_BYTES, decode_image, probe_image, process_image, scaled_size
 
 V_TRIUNE = {"min_pixels": 512 * 512, "max_pixels": 2048 * 2048}
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.errors import BadJob
-from shared.job import derived, parse_job, parse_toml, read_job, write_toml
+from shared.jobs.spec import derived, parse_job, parse_toml, read_job, write_toml
 
 GOOD: dict[str, Any] = {"model": "m", "total_steps": 10, "data": {"train": ["a.parquet"]}}
 

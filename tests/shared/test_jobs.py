@@ -4,10 +4,12 @@ import asyncio
 
 import pytest
 
+from shared.bus.memory import MemoryBus, MemoryServer
 from shared.errors import Corrupt, Refused
-from shared.job import parse_job
-from shared.jobs import MOVES, ActiveJob, IllegalMove, JobRecord, JobStore, follow_active, while_leading
-from shared.memory_bus import MemoryBus, MemoryServer
+from shared.jobs.following import ActiveJob, follow_active
+from shared.jobs.lease import while_leading
+from shared.jobs.record import MOVES, IllegalMove, JobRecord, JobStore
+from shared.jobs.spec import parse_job
 from tests.fakes import eventually
 
 SPEC = parse_job({"model": "m", "total_steps": 1, "data": {"train": ["x"]}})

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from shared.errors import Unavailable, UserError
-from shared.ledger import LOADED_S, Ledger, LedgerView, Window
-from shared.memory_ledger import MemoryLedger
-from shared.redis_ledger import RedisLedger
+from shared.ledger.memory import MemoryLedger
+from shared.ledger.port import LOADED_S, Ledger, LedgerView, Window
+from shared.ledger.redis import RedisLedger
 from tests.fakes import FrozenClock
 from triune.local.servers import RedisServer
 

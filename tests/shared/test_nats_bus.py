@@ -10,11 +10,11 @@ import pytest
 from opentelemetry import propagate, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
-from shared.blob_store import BlobStore
-from shared.bus import MAX_BODY_BYTES
+from shared.blobs.store import BlobStore
+from shared.bus.nats.bus import NatsBus
+from shared.bus.port import MAX_BODY_BYTES
 from shared.errors import Corrupt, Unavailable, UserError
 from shared.messages import DeadLetter, JobChanged, Voided
-from shared.nats_bus import NatsBus
 from tests.fakes import eventually, make_completed, make_id, make_prompt, make_scored
 from triune.local.process import free_port, port_is_free
 from triune.local.servers import NatsServer

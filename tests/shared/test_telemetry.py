@@ -7,9 +7,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from shared.bus import Bus
+from shared.bus.port import Bus
 from shared.messages import message_id
-from shared.telemetry import UrandomIds, group_span
+from shared.runtime.telemetry import UrandomIds, group_span
 from tests.fakes import make_prompt, make_scored
 
 EXPORTER = InMemorySpanExporter()

@@ -5,7 +5,7 @@ from types import MappingProxyType, SimpleNamespace
 import numpy as np
 import pytest
 
-from shared.vlm import banned_token_ids, end_token_ids, image_token_count, special_token_ids, token_types
+from shared.models.common import banned_token_ids, end_token_ids, image_token_count, special_token_ids, token_types
 
 
 def test_banned_are_special_tokens_but_the_ends_and_the_padded_rows() -> None:

@@ -8,7 +8,7 @@ import httpx
 import typer
 
 from shared.errors import UserError
-from shared.settings import read_settings
+from shared.runtime.settings import read_settings
 from triune.cli import data, demo, jobs, reward, trace, up
 from triune.cli.errors import FAILED, exit_codes
 

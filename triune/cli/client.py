@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from shared.errors import Unavailable, UserError
-from shared.settings import Settings
+from shared.runtime.settings import Settings
 
 TIMEOUT_S = 30.0
 

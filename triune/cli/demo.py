@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from shared.settings import read_settings
+from shared.runtime.settings import read_settings
 from triune.cli.errors import exit_codes
 from triune.cli.watch import result_table
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.errors import UserError
-from shared.job import JobSpec, read_job, write_toml
-from shared.settings import read_settings
+from shared.jobs.spec import JobSpec, read_job, write_toml
+from shared.runtime.settings import read_settings
 from triune.cli.client import Api
 from triune.cli.errors import FAILED, exit_codes
 from triune.cli.watch import watch_job

@@ -16,12 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from shared.errors import UserError
-from shared.settings import read_settings
+from shared.runtime.settings import read_settings
 from triune.cli.errors import FAILED, exit_codes
 
 if TYPE_CHECKING:
     from services.reward.config import RewardConfig
-    from services.reward.wire import ScoreResult
+    from services.reward.workers.wire import ScoreResult
 
 app = typer.Typer(no_args_is_help=True, help="Judge completions: an HTTP server, or a file.")
 out = Console(highlight=False, soft_wrap=True)
@@ -47,7 +47,7 @@ def serve(
         import uvloop
 
         from services.reward.app import serve_alone
-        from shared.log import set_up_logging
+        from shared.runtime.logging import set_up_logging
 
         settings = read_settings()
         config = _config(workers, iou_threshold)
@@ -86,8 +86,8 @@ class _Total:
 
 def _config(workers: int | None, iou_threshold: str | None) -> RewardConfig:
     """The service's settings; raises UserError for a threshold that is none."""
+    from services.reward.boxes.thresholds import parse_threshold
     from services.reward.config import RewardConfig
-    from services.reward.thresholds import parse_threshold
 
     default = RewardConfig()
     given = iou_threshold if iou_threshold is not None else read_settings().det_iou_threshold
@@ -100,7 +100,7 @@ def _config(workers: int | None, iou_threshold: str | None) -> RewardConfig:
 
 async def _score(file: Path, config: RewardConfig, *, as_json: bool) -> dict[str, _Total]:
     from services.reward.offline import count_rows, score_file
-    from services.reward.pool import Pool
+    from services.reward.workers.pool import Pool
 
     rows, totals = count_rows(file), {}  # type: int, dict[str, _Total]
     with _progress() as progress:

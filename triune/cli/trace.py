@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from shared.errors import UserError
-from shared.settings import read_settings
+from shared.runtime.settings import read_settings
 from triune.cli.errors import exit_codes
 
 out = Console(highlight=False, soft_wrap=True)
@@ -21,7 +21,7 @@ def trace(
 ) -> None:
     """Print one group's life: times, replica, versions, rewards, and the step that trained on it."""
     with exit_codes():
-        from services.monitor.trace import trace_group, trace_lines
+        from services.monitor.history.trace import trace_group, trace_lines
 
         folder = read_settings().runs / job
         if not folder.is_dir():

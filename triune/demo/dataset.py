@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.dataset import RATIO_NAMES, SCHEMA
+from shared.samples.schema import RATIO_NAMES, SCHEMA
 from triune.demo.tasks import TASKS, Drawn, ground_truth
 
 Split = Literal["train", "test"]

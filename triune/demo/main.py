@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from shared.errors import TriuneError
-from shared.job import JobSpec, parse_job, write_toml
-from shared.settings import Settings
+from shared.jobs.spec import JobSpec, parse_job, write_toml
+from shared.runtime.settings import Settings
 from triune.cli.client import Api
 from triune.cli.watch import watch_job
 from triune.demo.dataset import HELD_OUT_PER_TASK, TRAIN_PER_TASK, make

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
-from shared.vlm import image_token_count, token_types
+from shared.models.common import image_token_count, token_types
 from triune.demo.dataset import training_stream
 from triune.demo.tasks import Drawn, demonstration
 from triune.demo.tasks.drawn import SIZE

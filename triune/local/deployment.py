@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import UserError
-from shared.log import set_up_logging
+from shared.runtime.logging import set_up_logging
 from triune.local.process import free_port, port_is_free
 from triune.local.servers import LocalServers, local_servers
 from triune.local.supervisor import Supervisor

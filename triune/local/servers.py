@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import Unavailable, UserError
-from shared.log import get_logger
+from shared.runtime.logging import get_logger
 from triune.local.process import end_group, free_port, last_lines, port_is_free, spawn
 
 READY_S = 20.0

@@ -16,7 +16,7 @@ from types import TracebackType
 import httpx
 
 from shared.errors import TriuneError, Unavailable, UserError
-from shared.log import get_logger
+from shared.runtime.logging import get_logger
 from triune.local.process import end_group, free_port, last_lines, spawn
 from triune.local.servers import LocalServers
 

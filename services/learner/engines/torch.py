@@ -15,15 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from services.learner import losses
-from services.learner.batch import Packed, Part, Ready, micro_batches, mini_batches, pack
+from services.learner.algorithms import losses
+from services.learner.attention.batch import Packed, Part, Ready, micro_batches, mini_batches, pack
 from services.learner.engine import StepResult
 from services.learner.ingest import make_ready
 from services.learner.model import TokenValues, VisionLanguageModel
 from services.learner.optimizer import ClippedAdamW
 from services.learner.pixels import PixelCache
 from shared.errors import BadJob, Corrupt, TriuneError
-from shared.job import JobSpec
+from shared.jobs.spec import JobSpec
 from shared.messages import Scored
 
 OPTIMIZER_FILE = "optimizer.safetensors"

@@ -18,12 +18,12 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
-from services.reward.geometry import predicted_relative
-from services.reward.matching import Match, Matching
-from services.reward.thresholds import thresholds
+from services.reward.boxes.geometry import predicted_relative
+from services.reward.boxes.matching import Match, Matching
+from services.reward.boxes.thresholds import thresholds
 from services.reward.verdict import Context, Verdict, VerifierError
-from shared.boxes import Box, parse_boxes
 from shared.messages import RewardSpec
+from shared.samples.boxes import Box, parse_boxes
 
 _SIZE_PENALTY = 0.6  # for each box too many or too few
 _RATIOS = ("iou_max_iou_first", "iou_max_label_first", "map", "map50", "map75")

@@ -7,11 +7,11 @@ Raises VerifierError for a ground truth that is not one box, and for wrong setti
 """
 
 from services.reward.answers import tag_format
-from services.reward.geometry import iou, predicted_relative
-from services.reward.thresholds import thresholds
+from services.reward.boxes.geometry import iou, predicted_relative
+from services.reward.boxes.thresholds import thresholds
 from services.reward.verdict import Context, Verdict, VerifierError
-from shared.boxes import parse_boxes
 from shared.messages import RewardSpec
+from shared.samples.boxes import parse_boxes
 
 
 def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:

@@ -11,8 +11,8 @@ deadline ends a sample, as an error. What cannot be parsed, or compared, is wron
 
 from functools import lru_cache
 
-from services.reward.algebra import answer_part, equal, read_answer, read_part, read_truth
 from services.reward.answers import tag_format
+from services.reward.math.algebra import answer_part, equal, read_answer, read_part, read_truth
 from services.reward.verdict import Context, Verdict
 from shared.messages import RewardSpec
 

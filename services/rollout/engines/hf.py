@@ -19,7 +19,7 @@ from services.rollout.engines.kv import GrowingCache
 from services.rollout.prepare import Preparer
 from shared.errors import Corrupt, UserError
 from shared.messages import Completion, Prompt, pack_floats, pack_ints
-from shared.vlm import banned_for_model, end_token_ids, token_types
+from shared.models.common import banned_for_model, end_token_ids, token_types
 
 _PREFILL_TOKENS = 16384
 """Prompt tokens, padding included, that are prefilled together: bounds the memory of a batch of long prompts."""

@@ -1,0 +1,1 @@
+"""Prompt and responses packed in one row: the batches, and attention over them."""

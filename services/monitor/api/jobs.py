@@ -1,0 +1,224 @@
+"""Jobs over REST: submit, list, show, change, and move from state to state."""
+
+import asyncio
+import contextlib
+import sqlite3
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter, Request
+from starlette.exceptions import HTTPException
+
+from services.monitor.api.shapes import JobChange, JobDetails, JobList, JobState, JobSummary, Validated
+from services.monitor.api.submission import (
+    create_job,
+    journal_mistakes,
+    parse_document,
+    read_changes,
+    read_submission,
+    with_changes,
+)
+from services.monitor.control import Control
+from services.monitor.handlers import Desk
+from services.monitor.history.fold import FINAL
+from services.monitor.history.queries import reading
+from services.monitor.history.report import build_report, read_report
+from shared.errors import BadJob, Unavailable
+from shared.jobs.record import ENDED, IllegalMove, JobRecord, State
+from shared.jobs.spec import JobSpec, derived
+from shared.runtime.settings import Settings
+
+_JOB_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "the job file: TOML, or the same keys as JSON",
+        "content": {
+            "application/toml": {
+                "schema": {"type": "string"},
+                "example": 'model = "Qwen/Qwen2.5-VL-7B-Instruct"\ntotal_steps = 100\n[data]\ntrain = ["data/train"]\n',
+            },
+            "application/json": {
+                "schema": {"$ref": "#/components/schemas/JobSpec"},
+                "example": {"model": "models/tiny", "total_steps": 3, "data": {"train": ["data/train"]}},
+            },
+        },
+    }
+}
+_CHANGE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "description": "what to change, as JSON or TOML",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"max_staleness": {"type": "integer"}, "total_steps": {"type": "integer"}},
+                    "additionalProperties": True,
+                },
+                "example": {"max_staleness": 2, "sources": {"chart": {"weight": 0.5}}},
+            }
+        },
+    }
+}
+
+
+class JobRoutes:
+    """The routes under /v1/jobs that concern a job as a whole."""
+
+    def __init__(self, desk: Desk, control: Control, settings: Settings) -> None:
+        self._desk, self._control, self._roots = desk, control, settings.data_roots
+        self.router = APIRouter(tags=["jobs"])
+        add = self.router.add_api_route
+        add("/v1/jobs", self.submit, methods=["POST"], status_code=201, openapi_extra=_JOB_BODY)
+        add("/v1/jobs:validate", self.validate, methods=["POST"], openapi_extra=_JOB_BODY)
+        add("/v1/jobs", self.list_jobs, methods=["GET"])
+        add("/v1/jobs/{job_id}", self.show, methods=["GET"])
+        add("/v1/jobs/{job_id}", self.change, methods=["PATCH"], openapi_extra=_CHANGE_BODY)
+        for verb in (self.pause, self.resume, self.stop, self.checkpoint):
+            add(f"/v1/jobs/{{job_id}}/{verb.__name__}", verb, methods=["POST"])
+
+    async def submit(self, request: Request) -> JobState:
+        """Put a job at the end of the queue; with mistakes, nothing is started and all of them are listed."""
+        record = await create_job(await self._read(request), self._desk.jobs, self._desk.runs)
+        return _state(record)
+
+    async def validate(self, request: Request) -> Validated:
+        """What a job would be, with every default and the numbers that follow; nothing is started."""
+        spec = await self._read(request)
+        return Validated(spec=msgspec.to_builtins(spec), derived=derived(spec))
+
+    async def list_jobs(self) -> JobList:
+        """All jobs, oldest first."""
+        try:
+            records = await self._desk.jobs.list()
+        except Unavailable:
+            records = list(self._control.records.values())
+        return JobList(jobs=await asyncio.to_thread(lambda: [_summary(self._desk, record) for record in records]))
+
+    async def show(self, job_id: str) -> JobDetails:
+        """One job with its report so far."""
+        record = await find_job(self._desk, self._control, job_id)
+        try:
+            ordinal = await self._desk.jobs.ordinal(record.id)
+        except Unavailable:
+            ordinal = 0
+        return await asyncio.to_thread(_details, self._desk, record, ordinal, self._control.errors.get(job_id, ""))
+
+    async def change(self, job_id: str, request: Request) -> JobDetails:
+        """Change η, the number of steps or a source's weight; each holds from the next step or ordinal on."""
+        record = await find_job(self._desk, self._control, job_id)
+        document = parse_document(await request.body(), request.headers.get("content-type", ""))
+        changes = read_changes(document, await asyncio.to_thread(_known_sources, self._desk, record))
+        await self._desk.jobs.update(record.id, lambda old: with_changes(_must_live(old), changes))
+        return await self.show(job_id)
+
+    async def pause(self, job_id: str) -> JobState:
+        """Admit no further group; what was admitted is finished."""
+        return await self._move(job_id, "paused")
+
+    async def resume(self, job_id: str) -> JobState:
+        """Let a paused job go on; put a failed one into the queue again, to continue from its last checkpoint."""
+        record = await find_job(self._desk, self._control, job_id)
+        if record.state == "queued":
+            raise IllegalMove(f"job {job_id} is queued; it starts by itself when its turn comes")
+        return await self._move(job_id, "queued" if record.state == "failed" else "running")
+
+    async def stop(self, job_id: str) -> JobState:
+        """End a job early, with a last checkpoint; one that still waits is taken out of the queue."""
+        record = await find_job(self._desk, self._control, job_id)
+        return await self._move(job_id, "stopped" if record.state in ("queued", "stopped") else "stopping")
+
+    async def checkpoint(self, job_id: str) -> JobState:
+        """Ask for a checkpoint at the next step boundary."""
+        await find_job(self._desk, self._control, job_id)
+        return _state(await self._desk.jobs.update(job_id, _want_checkpoint))
+
+    async def _move(self, job_id: str, state: State) -> JobState:
+        await find_job(self._desk, self._control, job_id)
+        return _state(await self._desk.jobs.move(job_id, state))
+
+    async def _read(self, request: Request) -> JobSpec:
+        body, kind = await request.body(), request.headers.get("content-type", "")
+        spec = await asyncio.to_thread(read_submission, body, kind, self._roots)
+        mistakes = journal_mistakes(spec, (await self._desk.bus.stream_state("scored")).max_bytes)
+        if mistakes:
+            raise BadJob(mistakes)
+        return spec
+
+
+async def find_job(desk: Desk, control: Control, job_id: str) -> JobRecord:
+    """The newest record, or the last seen one while the bus is away; raises HTTPException 404."""
+    try:
+        record = await desk.jobs.get(job_id)
+    except Unavailable:
+        record = control.records.get(job_id)
+    if record is None:
+        raise HTTPException(404, f"there is no job {job_id!r}")
+    return record
+
+
+def _state(record: JobRecord) -> JobState:
+    return JobState(job_id=record.id, state=record.state)
+
+
+def _must_live(record: JobRecord) -> JobRecord:
+    if record.state in ENDED or record.state == "stopping":
+        raise IllegalMove(f"job {record.id} is {record.state}; it can no longer be changed")
+    return record
+
+
+def _want_checkpoint(record: JobRecord) -> JobRecord:
+    _must_live(record)
+    return msgspec.structs.replace(record, checkpoint_wanted=record.checkpoint_wanted + 1)
+
+
+def _newest(record: JobRecord, key: str, otherwise: int) -> int:
+    return int(next((change.value for change in reversed(record.changes) if change.key == key), otherwise))
+
+
+def _fields(record: JobRecord, step: int) -> dict[str, Any]:
+    return {
+        "job_id": record.id,
+        "state": record.state,
+        "name": record.spec.name,
+        "error": record.error,
+        "created_at": record.created_at,
+        "started_at": record.started_at,
+        "ended_at": record.ended_at,
+        "step": step,
+        "total_steps": _newest(record, "total_steps", record.spec.total_steps),
+        "max_staleness": _newest(record, "max_staleness", record.spec.algorithm.max_staleness),
+    }
+
+
+def _summary(desk: Desk, record: JobRecord) -> JobSummary:
+    step = 0
+    with contextlib.suppress(sqlite3.DatabaseError), reading(desk.runs / record.id) as reader:
+        step = reader.last_step() if reader else 0
+    return JobSummary(**_fields(record, step))
+
+
+def _details(desk: Desk, record: JobRecord, ordinal: int, error: str) -> JobDetails:
+    folder = desk.runs / record.id
+    try:
+        with reading(folder) as reader:
+            report = build_report(record, reader, ordinal, read_report(folder))
+            on_file = reader is not None and reader.meta(FINAL) == record.state
+    except sqlite3.DatabaseError as damage:
+        report, on_file = build_report(record, None, ordinal), False
+        error = error or f"the store in {folder} cannot be read: {damage}"
+    return JobDetails(
+        **_fields(record, report["steps"]),
+        spec=msgspec.to_builtins(record.spec),
+        changes=[JobChange(**msgspec.structs.asdict(change)) for change in record.changes],
+        report=report,
+        on_file=on_file,
+        reading_error=error,
+    )
+
+
+def _known_sources(desk: Desk, record: JobRecord) -> set[str]:
+    """Sources that the job file names or that were seen; empty while nothing was seen: then any name is taken."""
+    with reading(desk.runs / record.id) as reader:
+        seen = set(reader.tasks()) - {""} if reader else set()
+    return seen | set(record.spec.sources) if seen else set()

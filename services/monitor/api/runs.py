@@ -1,0 +1,230 @@
+"""A run over REST: its curves, samples, void groups, images and live stream."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+import msgspec
+from fastapi import APIRouter, Header, Query
+from starlette.exceptions import HTTPException
+from starlette.responses import Response, StreamingResponse
+
+from services.monitor.api.jobs import find_job
+from services.monitor.api.shapes import (
+    Catalogue,
+    Findings,
+    FindingShown,
+    SampleList,
+    SeriesDescribed,
+    SeriesList,
+    VoidList,
+)
+from services.monitor.control import Control
+from services.monitor.handlers import Desk
+from services.monitor.history.browse import Wanted, find_diagnostics, find_samples, find_series
+from services.monitor.history.catalog import CATALOG
+from services.monitor.history.diagnostics import Finding
+from services.monitor.history.queries import reading
+from services.monitor.live import Listener, Notice
+from shared.blobs.port import Blobs
+from shared.errors import BlobMissing
+from shared.jobs.record import ENDED
+from shared.messages import BlobRef
+
+ALIVE_S = 15.0
+"""A silent stream says so often that it is alive."""
+REPLAYED_STEPS = 1000
+"""Steps that a stream tells again to a listener who comes back."""
+
+RUNS_REMEMBERED = 64
+"""Runs whose diagnostics are kept."""
+
+Documented = dict[int | str, dict[str, Any]]
+Text = Annotated[str | None, Query(max_length=200)]
+Number = Annotated[int | None, Query(ge=0, le=2**53)]
+
+
+class RunRoutes:
+    """The routes below /v1/jobs/{job_id} that read its run folder."""
+
+    def __init__(self, desk: Desk, control: Control, blobs: Blobs) -> None:
+        self._desk, self._control, self._blobs = desk, control, blobs
+        self._findings: dict[str, tuple[int, list[Finding]]] = {}  # job -> the step they were made at, and they
+        self.router = APIRouter(tags=["runs"])
+        add = self.router.add_api_route
+        add("/v1/series", self.catalogue, methods=["GET"])
+        # Large answers: written by msgspec in a thread, described by their models.
+        add("/v1/jobs/{job_id}/metrics", self.metrics, methods=["GET"], response_model=SeriesList)
+        add("/v1/jobs/{job_id}/samples", self.samples, methods=["GET"], response_model=SampleList)
+        add("/v1/jobs/{job_id}/voids", self.voids, methods=["GET"])
+        add("/v1/jobs/{job_id}/diagnostics", self.diagnostics, methods=["GET"])
+        stream: Documented = {200: {"content": {"text/event-stream": {}}, "description": "server-sent events"}}
+        add(
+            "/v1/jobs/{job_id}/events", self.events, methods=["GET"], response_class=StreamingResponse, responses=stream
+        )
+        image: Documented = {200: {"content": {"image/*": {}}, "description": "the image as it was stored"}}
+        add("/v1/jobs/{job_id}/images/{digest}", self.image, methods=["GET"], response_class=Response, responses=image)
+
+    async def catalogue(self) -> Catalogue:
+        """What every series is."""
+        return Catalogue(series=[SeriesDescribed(**asdict(info)) for info in CATALOG])
+
+    async def metrics(
+        self,
+        job_id: str,
+        name: Text = None,
+        source: Text = None,
+        task: Text = None,
+        from_step: Number = None,
+        to_step: Number = None,
+        max_points: Annotated[int, Query(ge=2, le=20_000)] = 2000,
+    ) -> Response:
+        """Curves by name, source and task; absent: any; empty: of all together. `part/*` names a whole family."""
+        record = await find_job(self._desk, self._control, job_id)
+        folder, wanted, steps = self._desk.runs / record.id, (name, source, task), (from_step, to_step)
+
+        def answer() -> Response:
+            return _json({"job_id": job_id, "series": find_series(folder, wanted, steps, max_points)})
+
+        return await asyncio.to_thread(answer)
+
+    async def samples(
+        self,
+        job_id: str,
+        source: Text = None,
+        limit: Annotated[int, Query(ge=1, le=500)] = 20,
+        kind: Literal["train", "eval"] | None = None,
+        step: Number = None,
+        version: Number = None,
+        ordinal: Number = None,
+        state: Literal["scored", "trained", "void"] | None = None,
+        errors: bool | None = None,
+        min_reward: Annotated[float | None, Query(ge=0, le=1)] = None,
+        max_reward: Annotated[float | None, Query(ge=0, le=1)] = None,
+    ) -> Response:
+        """Groups with their completions, newest first. `step`: trained in it; `version`: evaluated at it."""
+        record = await find_job(self._desk, self._control, job_id)
+        wanted = Wanted(source, kind, step, version, ordinal, state, errors, min_reward, max_reward)
+        folder = self._desk.runs / record.id
+
+        def answer() -> Response:
+            return _json({"job_id": job_id, "samples": find_samples(folder, wanted, limit)})
+
+        return await asyncio.to_thread(answer)
+
+    async def voids(self, job_id: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> VoidList:
+        """Groups that were given up, newest first."""
+        record = await find_job(self._desk, self._control, job_id)
+        return VoidList(job_id=job_id, voids=await asyncio.to_thread(self._void_groups, record.id, limit))
+
+    async def diagnostics(self, job_id: str) -> Findings:
+        """What the curves say, in sentences; docs/diagnostics.md has the formulas."""
+        record = await find_job(self._desk, self._control, job_id)
+        found = await asyncio.to_thread(self._find_diagnostics, record.id)
+        return Findings(job_id=job_id, findings=[FindingShown(**asdict(finding)) for finding in found])
+
+    def _find_diagnostics(self, job_id: str) -> list[Finding]:
+        """Read anew only after a further step."""
+        folder = self._desk.runs / job_id
+        with reading(folder) as reader:
+            step = reader.last_step() if reader else 0
+        made_at, findings = self._findings.get(job_id, (-1, []))
+        if made_at != step:
+            findings = find_diagnostics(folder)
+            if len(self._findings) >= RUNS_REMEMBERED:
+                self._findings.clear()
+            self._findings[job_id] = step, findings
+        return findings
+
+    def _void_groups(self, job_id: str, limit: int) -> list[dict[str, object]]:
+        with reading(self._desk.runs / job_id) as reader:
+            return reader.void_groups(limit) if reader else []
+
+    async def image(self, job_id: str, digest: str) -> Response:
+        """An image of a sample, by its digest."""
+        await find_job(self._desk, self._control, job_id)
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
+            raise HTTPException(404, f"{digest!r} is no digest; expected 64 hex digits")
+        try:
+            data = await asyncio.to_thread(self._blobs.get, BlobRef(digest=digest, size=0))
+        except BlobMissing as error:
+            raise HTTPException(404, str(error)) from error
+        kind = _image_kind(data)
+        if kind is None:
+            raise HTTPException(404, f"blob {digest} is no image")
+        safe = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
+        return Response(data, media_type=kind, headers=safe)
+
+    async def events(
+        self, job_id: str, last_event_id: Annotated[str | None, Header(max_length=20)] = None
+    ) -> StreamingResponse:
+        """What happens in a job, as server-sent events: state, step, evaluation, void, groups; it ends with the job.
+
+        The id of a step is its number; with `Last-Event-ID` the steps after it are told first.
+        """
+        await find_job(self._desk, self._control, job_id)
+        if self._desk.live.is_full:
+            raise HTTPException(503, "too many listeners; try again later")
+        after = int(last_event_id) if last_event_id and last_event_id.isdecimal() else None
+        unbuffered = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(self._stream(job_id, after), media_type="text/event-stream", headers=unbuffered)
+
+    async def _stream(self, job_id: str, after: int | None) -> AsyncIterator[str]:
+        with self._desk.live.listening(job_id) as listener:
+            record = await find_job(self._desk, self._control, job_id)
+            yield _event("state", json.dumps({"state": record.state, "error": record.error}))
+            for notice in await asyncio.to_thread(self._past_steps, job_id, after):
+                yield _sse(notice)
+            while record.state not in ENDED:
+                async for text in _pass_on(listener):
+                    yield text
+                record = self._control.records.get(job_id, record)
+
+    def _past_steps(self, job_id: str, after: int | None) -> list[Notice]:
+        if after is None:
+            return []
+        with reading(self._desk.runs / job_id) as reader:
+            steps = reader.steps(after, REPLAYED_STEPS) if reader else []
+        return [
+            Notice("step", json.dumps({"step": s["step"], "trained": s["groups"], "void": s["void"]})) for s in steps
+        ]
+
+
+async def _pass_on(listener: Listener) -> AsyncIterator[str]:
+    notices = await listener.next(ALIVE_S)
+    for notice in notices:
+        yield _sse(notice)
+    if not notices:
+        yield ": alive\n\n"
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(msgspec.json.encode(document), media_type="application/json")
+
+
+def _sse(notice: Notice) -> str:
+    number = f"id: {json.loads(notice.data)['step']}\n" if notice.event == "step" else ""
+    return number + _event(notice.event, notice.data)
+
+
+def _event(event: str, data: str) -> str:
+    return f"event: {event}\ndata: {data}\n\n"
+
+
+_MAGIC = {
+    b"\x89PNG": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF8": "image/gif",
+    b"BM": "image/bmp",
+    b"II*\x00": "image/tiff",
+    b"MM\x00*": "image/tiff",
+}
+
+
+def _image_kind(data: bytes) -> str | None:
+    """The media type that the first bytes tell; None when it is no image that may be in a data set."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    return next((kind for magic, kind in _MAGIC.items() if data.startswith(magic)), None)

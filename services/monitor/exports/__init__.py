@@ -1,0 +1,1 @@
+"""What leaves the monitor: sinks and the picture of the curves."""

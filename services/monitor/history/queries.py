@@ -1,0 +1,222 @@
+"""Reading a job's store: each `Reader` is a snapshot-free, read-only connection of one caller."""
+
+import contextlib
+import itertools
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from services.monitor.history.schema import open_for_reading
+from services.monitor.history.series import Where
+
+
+class Interval(NamedTuple):
+    """From `start` to `end`, seconds since the epoch."""
+
+    start: float
+    end: float
+
+
+@contextlib.contextmanager
+def reading(folder: Path) -> Iterator["Reader | None"]:
+    """A reader of the store in `folder`; None when there is no store yet."""
+    connection = open_for_reading(folder)
+    if connection is None:
+        yield None
+        return
+    try:
+        yield Reader(connection)
+    finally:
+        connection.close()
+
+
+class Reader:
+    """Questions to a store. Not thread-safe."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    def meta(self, key: str) -> str | None:
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return row["value"] if row else None
+
+    def tasks(self) -> dict[str, str]:
+        """The task of each source that a group was seen of."""
+        return {row["source"]: row["task"] for row in self._db.execute("SELECT * FROM sources ORDER BY source")}
+
+    # ---- groups
+    def train_counts(self) -> dict[str, dict[str, int]]:
+        """By source: `published` (seen in the journal), `trained`, `void`, `duplicates`."""
+        counts: dict[str, dict[str, int]] = {}
+        for row in self._db.execute("SELECT source, state, SUM(n) AS n FROM counts WHERE kind = 'train' GROUP BY 1, 2"):
+            if not row["n"]:
+                continue
+            of_source = counts.setdefault(row["source"], _no_groups())
+            of_source["published"] += row["n"]
+            if row["state"] in of_source:
+                of_source[row["state"]] += row["n"]
+        for row in self._db.execute("SELECT source, n FROM duplicates WHERE kind = 'train'"):
+            counts.setdefault(row["source"], _no_groups())["duplicates"] += row["n"]
+        return counts
+
+    def count_groups(self) -> int:
+        """Groups of both kinds that are in the store."""
+        return int(self._db.execute("SELECT COALESCE(SUM(n), 0) AS n FROM counts").fetchone()["n"])
+
+    def void_reasons(self) -> dict[str, dict[str, int]]:
+        """By source and reason, training groups."""
+        found: dict[str, dict[str, int]] = {}
+        query = "SELECT source, reason, n FROM counts WHERE kind = 'train' AND state = 'void' AND n > 0"
+        for row in self._db.execute(query):
+            found.setdefault(row["source"], {})[row["reason"] or "unknown"] = row["n"]
+        return found
+
+    def void_groups(self, limit: int) -> list[dict[str, Any]]:
+        """The newest void groups first."""
+        query = (
+            "SELECT kind, version, ordinal, source, task, sample_id, reason, stage, detail, step FROM groups "
+            "WHERE state = 'void' ORDER BY id DESC LIMIT ?"
+        )
+        return [dict(row) for row in self._db.execute(query, (limit,))]
+
+    def staleness(self) -> dict[str, float]:
+        """`max` and `mean` over trained groups; 0 when there are none."""
+        row = self._db.execute(
+            "SELECT MAX(staleness) AS max, AVG(staleness) AS mean FROM groups "
+            "WHERE kind = 'train' AND state = 'trained'"
+        ).fetchone()
+        return {"max": int(row["max"] or 0), "mean": float(row["mean"] or 0.0)}
+
+    # ---- steps and evaluations
+    def steps(self, after: int = 0, limit: int = 1_000_000) -> list[dict[str, Any]]:
+        """Training steps past `after`, in order, with `metrics` and `timing` by name."""
+        query = "SELECT * FROM steps WHERE step > ? ORDER BY step LIMIT ?"
+        return [
+            dict(row) | {"metrics": json.loads(row["metrics"]), "timing": json.loads(row["timing"])}
+            for row in self._db.execute(query, (after, limit))
+        ]
+
+    def last_step(self) -> int:
+        return int(self._db.execute("SELECT COALESCE(MAX(step), 0) AS step FROM steps").fetchone()["step"])
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Finished evaluations in order of version."""
+        return [dict(row) for row in self._db.execute("SELECT * FROM evaluations ORDER BY version")]
+
+    # ---- series
+    def find_series(self, name: str | None, source: str | None, task: str | None) -> list[tuple[int, str, str, str]]:
+        """(number, name, source, task) of the series that are as wanted; None: any; a name `part/*`: the family."""
+        query = (
+            "SELECT id, name, source, task FROM series WHERE (?1 IS NULL OR name = ?1 "
+            "OR (substr(?1, -1) = '*' AND substr(name, 1, length(?1) - 1) = substr(?1, 1, length(?1) - 1))) "
+            "AND (?2 IS NULL OR source = ?2) AND (?3 IS NULL OR task = ?3) ORDER BY name, source, task"
+        )
+        return [tuple(row) for row in self._db.execute(query, (name, source, task))]
+
+    def thinned(self, series: int, steps: tuple[int | None, int | None], limit: int) -> list[tuple[int, float, float]]:
+        """(step, time, value) of a series between two steps, both included (None: open), `limit` of them at most.
+
+        Of each of limit / 2 equal stretches the lowest and the highest value stay: no spike is lost.
+        """
+        first, last = (0 if steps[0] is None else steps[0]), (2**53 if steps[1] is None else steps[1])
+        span = (series, first, last)
+        where = "FROM points WHERE series = ?1 AND step BETWEEN ?2 AND ?3"
+        row = self._db.execute(f"SELECT COUNT(*), MIN(step), MAX(step) {where}", span).fetchone()
+        count, low, high = row
+        if count <= limit:
+            return [tuple(p) for p in self._db.execute(f"SELECT step, time, value {where} ORDER BY step, time", span)]
+        stretches = max(1, limit // 2)
+        axis, low, width = "step", low, (high - low + 1) / stretches
+        if high - low < stretches:  # many points at few steps: stretches of time
+            begin, end = self._db.execute(f"SELECT MIN(time), MAX(time) {where}", span).fetchone()
+            axis, low, width = "time", begin, (end - begin + 1e-9) / stretches
+        ends = [
+            f"SELECT step, time, {extreme}(value) {where} GROUP BY CAST(({axis} - ?4) / ?5 AS INTEGER)"
+            for extreme in ("MIN", "MAX")
+        ]
+        return [tuple(p) for p in self._db.execute(f"{' UNION '.join(ends)} ORDER BY 1, 2", (*span, low, width))]
+
+    def find_groups(self, wanted: dict[str, Any], limit: int) -> list[dict[str, Any]]:
+        """The newest groups that are as wanted; None: any. Keys as in `browse.Wanted`."""
+        query = (
+            "SELECT * FROM groups WHERE (:source IS NULL OR source = :source) AND (:kind IS NULL OR kind = :kind) "
+            "AND (:step IS NULL OR (kind = 'train' AND step = :step)) "
+            "AND (:version IS NULL OR (kind = 'eval' AND version = :version)) "
+            "AND (:ordinal IS NULL OR ordinal = :ordinal) AND (:state IS NULL OR state = :state) "
+            "AND (:errors IS NULL OR (errors > 0) = :errors) AND (:min_reward IS NULL OR reward >= :min_reward) "
+            "AND (:max_reward IS NULL OR reward <= :max_reward) ORDER BY id DESC LIMIT :limit"
+        )
+        return [dict(row) for row in self._db.execute(query, wanted | {"limit": limit})]
+
+    def pending_body(self, kind: str, version: int, ordinal: int) -> bytes | None:
+        """The record of a group whose step is not done."""
+        query = "SELECT body FROM pending WHERE kind = ? AND version = ? AND ordinal = ?"
+        row = self._db.execute(query, (kind, version, ordinal)).fetchone()
+        return row["body"] if row else None
+
+    def points(self, name: str, where: Where, limit: int = 2**53) -> list[tuple[int, float, float]]:
+        """(step, time, value) of one series, in order of step and time, thinned to `limit` points."""
+        found = self.find_series(name, where.source, where.task)
+        return self.thinned(found[0][0], (None, None), limit) if found else []
+
+    def all_points(self) -> Iterator[tuple[int, float, str, str, str, float]]:
+        """(step, time, name, source, task, value) of every series."""
+        query = (
+            "SELECT step, time, name, source, task, value FROM points JOIN series ON series.id = points.series "
+            "ORDER BY name, source, task, step, time"
+        )
+        for row in self._db.execute(query):
+            yield tuple(row)
+
+    def step_points(self, step: int, *, evaluated: bool) -> list[tuple[str, Where, float]]:
+        """(name, set, value) of one training step, or of one evaluated version: of all sources, and of each."""
+        query = (
+            "SELECT name, source, task, value FROM points JOIN series ON series.id = points.series "
+            "WHERE step = ? AND (name LIKE 'eval/%') = ? AND task = ''"
+        )
+        found = self._db.execute(query, (step, evaluated))
+        return [(row["name"], Where(row["source"], row["task"]), row["value"]) for row in found]
+
+    def values_at(self, name: str, step: int) -> dict[str, float]:
+        """By source, the value of one series at a step."""
+        query = (
+            "SELECT source, value FROM points JOIN series ON series.id = points.series "
+            "WHERE name = ? AND step = ? AND source != ''"
+        )
+        return {row["source"]: row["value"] for row in self._db.execute(query, (name, step))}
+
+    def newest_values(self, name: str) -> dict[str, float]:
+        """By source, the last value of one series."""
+        query = (
+            "SELECT source, value, MAX(step) FROM points JOIN series ON series.id = points.series "
+            "WHERE name = ? AND source != '' GROUP BY source"
+        )
+        return {row["source"]: row["value"] for row in self._db.execute(query, (name,))}
+
+    # ---- times
+    def generation_times(self, kind: str) -> Iterator[Interval]:
+        """When groups were generated, in order of start."""
+        return self._intervals("started_at", "finished_at", kind)
+
+    def scoring_times(self, kind: str) -> Iterator[Interval]:
+        """When groups were scored, in order of start."""
+        return self._intervals("score_started_at", "score_finished_at", kind)
+
+    def generation_times_by_replica(self) -> Iterator[tuple[str, Iterator[Interval]]]:
+        """When each rollout replica had a training group in hand, in order of start."""
+        query = (
+            "SELECT replica, started_at, finished_at FROM groups WHERE kind = 'train' AND started_at IS NOT NULL "
+            "ORDER BY replica, started_at"
+        )
+        for replica, rows in itertools.groupby(self._db.execute(query), key=lambda row: row["replica"]):
+            yield replica, (Interval(row["started_at"], row["finished_at"]) for row in rows)
+
+    def _intervals(self, start: str, end: str, kind: str) -> Iterator[Interval]:
+        query = f"SELECT {start}, {end} FROM groups WHERE kind = ? AND {start} IS NOT NULL ORDER BY {start}"
+        return (Interval(*row) for row in self._db.execute(query, (kind,)))
+
+
+def _no_groups() -> dict[str, int]:
+    return {"published": 0, "trained": 0, "void": 0, "duplicates": 0}

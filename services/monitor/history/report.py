@@ -1,0 +1,138 @@
+"""The run folder's `report.json` and `metrics.parquet`; each is written whole or not at all."""
+
+import itertools
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from services.monitor.history.queries import Reader
+from services.monitor.history.timing import time_shares, time_sums
+from shared.jobs.record import JobRecord
+
+REPORT_NAME = "report.json"
+METRICS_NAME = "metrics.parquet"
+METRICS_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("time", pa.float64()),  # seconds since the epoch
+        ("name", pa.string()),
+        ("source", pa.string()),  # empty: all sources
+        ("value", pa.float64()),
+        ("task", pa.string()),  # empty: all tasks
+    ]
+)
+FEW_GROUPS = 10_000
+"""So many groups' time stamps are added up for every report that is written; more of them, only now and then."""
+_ROWS_AT_ONCE = 50_000
+
+
+def build_report(
+    record: JobRecord, reader: Reader | None, ordinal: int, earlier: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The report of a job; `ordinal` is the first one that data has not published.
+
+    With `earlier`, a report of the same job, the sums over all time stamps are taken from there: they are the only part
+    that grows dear with the number of groups.
+    """
+    report: dict[str, Any] = {
+        "job_id": record.id,
+        "state": record.state,
+        "error": record.error,
+        "steps": reader.last_step() if reader else 0,
+        "wall_s": _wall_s(record),
+        "sources": {},
+        "groups": {"published": ordinal, "trained": 0, "void": 0, "duplicates": 0},
+        "staleness": {"max": 0, "mean": 0.0, "bound": record.spec.algorithm.max_staleness},
+        "timing": {"learner_wait_s": 0.0, "learner_step_s": 0.0, "rollout_wait_s": 0.0, "weight_sync_s": 0.0},
+        "shares": {},
+        "latest": {},
+        "evaluations": [],
+    }
+    if reader is not None:
+        _fill(report, record, reader, ordinal)
+        times = earlier or {"timing": time_sums(reader), "shares": time_shares(reader)}
+        report |= {"timing": times["timing"], "shares": times["shares"]}
+    return report
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """The report that was last written into `folder`; None when there is none."""
+    try:
+        return json.loads((folder / REPORT_NAME).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def _fill(report: dict[str, Any], record: JobRecord, reader: Reader, ordinal: int) -> None:
+    counts = reader.train_counts()
+    report["sources"] = _sources(reader, counts)
+    totals = {name: sum(of[name] for of in counts.values()) for name in ("published", "trained", "void", "duplicates")}
+    # Data's ordinal counts every prompt; what the journal shows of them can be less while groups are on their way.
+    report["groups"] = totals | {"published": max(ordinal, totals["published"])}
+    report["staleness"] = reader.staleness() | {
+        "bound": max(record.spec.algorithm.max_staleness, int(reader.meta("bound") or 0))
+    }
+    report["latest"] = reader.newest_values("reward")
+    report["evaluations"] = [
+        {"version": done["version"], "total": done["total"], "void": done["void"]}
+        | {"sources": reader.values_at("eval/reward", done["version"])}
+        for done in reader.evaluations()
+    ]
+
+
+def _sources(reader: Reader, counts: dict[str, dict[str, int]]) -> dict[str, dict[str, Any]]:
+    versions = [done["version"] for done in reader.evaluations()]
+    before = reader.values_at("eval/reward", versions[0]) if versions else {}
+    after = reader.values_at("eval/reward", versions[-1]) if versions else {}
+    held_out = reader.values_at("eval/groups", versions[-1]) if versions else {}
+    reasons, tasks = reader.void_reasons(), reader.tasks()
+    none = {"published": 0, "trained": 0, "void": 0, "duplicates": 0}
+    return {
+        name: {
+            "task": tasks.get(name, ""),
+            "before": before.get(name),
+            "after": after.get(name),
+            "n": int(held_out.get(name, 0)),
+            "groups": counts.get(name, none),
+            "void_reasons": reasons.get(name, {}),
+        }
+        for name in sorted((counts.keys() | tasks.keys()) - {""})
+    }
+
+
+def _wall_s(record: JobRecord) -> float:
+    if record.started_at is None:
+        return 0.0
+    return (record.ended_at or time.time()) - record.started_at
+
+
+def write_report(folder: Path, report: dict[str, Any]) -> None:
+    write_whole(folder / REPORT_NAME, json.dumps(report, indent=2, allow_nan=False) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """`text` in `path`, whole or not at all, also after a power loss."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_metrics(folder: Path, reader: Reader) -> None:
+    """Every point of every series in `metrics.parquet`; memory holds one row group at a time."""
+    temporary = folder / f"{METRICS_NAME}.tmp"
+    points = reader.all_points()
+    with pq.ParquetWriter(temporary, METRICS_SCHEMA, compression="zstd") as writer:
+        while rows := list(itertools.islice(points, _ROWS_AT_ONCE)):
+            step, at, name, source, task, value = zip(*rows, strict=True)
+            columns = [step, at, name, source, value, task]
+            writer.write_table(pa.Table.from_arrays([pa.array(c) for c in columns], schema=METRICS_SCHEMA))
+    temporary.replace(folder / METRICS_NAME)

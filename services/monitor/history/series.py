@@ -1,0 +1,148 @@
+"""From the facts of groups to the points of the curves: one value a name and a set of groups.
+
+The sets are each source, each task and all groups together. A mean over nothing has no point (V-Triune writes NaN for
+lengths and 0 for ratios). Names, units and V-Triune's own names are declared in `services.monitor.metrics`.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from services.monitor.history.facts import Answer, GroupFacts
+
+SAME_REWARD = 1e-6
+"""Rewards of a group that differ by less carry no gradient (V-Triune's epsilon in the group normalisation)."""
+
+
+class Where(NamedTuple):
+    """The set of groups a value is of; empty strings: of all sources, of all tasks."""
+
+    source: str = ""
+    task: str = ""
+
+
+ALL = Where()
+
+
+class Placed(NamedTuple):
+    """One group with what places it; `staleness` in versions, None for a held-out group."""
+
+    source: str
+    task: str
+    facts: GroupFacts
+    staleness: int | None = None
+
+
+class Tally:
+    """Means, totals and maxima by name, which can be merged."""
+
+    def __init__(self) -> None:
+        self._means: dict[str, tuple[float, int]] = {}
+        self._totals: dict[str, float] = {}
+        self._maxima: dict[str, float] = {}
+
+    def mean(self, name: str, value: float, weight: int = 1) -> None:
+        total, count = self._means.get(name, (0.0, 0))
+        self._means[name] = (total + value, count + weight)
+
+    def total(self, name: str, value: float) -> None:
+        self._totals[name] = self._totals.get(name, 0.0) + value
+
+    def maximum(self, name: str, value: float) -> None:
+        self._maxima[name] = max(self._maxima.get(name, value), value)
+
+    def merge(self, other: "Tally") -> None:
+        for name, (total, count) in other._means.items():
+            self.mean(name, total, count)
+        for name, value in other._totals.items():
+            self.total(name, value)
+        for name, value in other._maxima.items():
+            self.maximum(name, value)
+
+    def values(self) -> dict[str, float]:
+        means = {name: total / count for name, (total, count) in self._means.items()}
+        return means | self._totals | self._maxima
+
+
+def values_by_set(groups: Iterable[Placed]) -> dict[Where, dict[str, float]]:
+    """Every value of every set that the groups belong to."""
+    by_source: dict[Where, Tally] = {}
+    for group in groups:
+        tally = by_source.setdefault(Where(group.source, group.task), Tally())
+        _tally_group(tally, group)
+    merged: dict[Where, Tally] = {}
+    for where, tally in by_source.items():
+        for wider in {Where(source=where.source), Where(task=where.task), ALL}:
+            merged.setdefault(wider, Tally()).merge(tally)
+    return {where: tally.values() for where, tally in merged.items()}
+
+
+def error_rates(groups: Iterable[Placed]) -> dict[str, float]:
+    """Share of completions without a verdict, by verifier."""
+    counts: dict[str, tuple[int, int]] = {}
+    for group in groups:
+        errors, total = counts.get(group.facts.verifier, (0, 0))
+        failed = sum(not answer.judged for answer in group.facts.answers)
+        counts[group.facts.verifier] = errors + failed, total + len(group.facts.answers)
+    return {verifier: errors / total for verifier, (errors, total) in counts.items() if total}
+
+
+def _tally_group(tally: Tally, group: Placed) -> None:
+    facts = group.facts
+    tally.total("groups", 1)
+    tally.mean("prompt_length", facts.prompt_length)
+    for name, value in _waits(facts):
+        tally.mean(name, value)
+    if group.staleness is not None:
+        tally.mean("staleness", group.staleness)
+        tally.maximum("staleness_max", group.staleness)
+    for answer in facts.answers:
+        _tally_answer(tally, answer)
+    _tally_spread(tally, [answer for answer in facts.answers if answer.judged])
+
+
+def _waits(facts: GroupFacts) -> Iterator[tuple[str, float]]:
+    yield "wait/queue", facts.queue_s
+    yield "wait/generate", facts.generate_s
+    yield "wait/transit", facts.transit_s
+    yield "wait/score", facts.score_s
+
+
+def _tally_answer(tally: Tally, answer: Answer) -> None:
+    tally.mean("response_length", answer.length)
+    tally.mean("truncation", answer.truncated)
+    tally.mean("error_rate", not answer.judged)
+    for word, count in answer.words.items():
+        tally.total(f"reflection_words/{word}", count)
+    if answer.final is None or answer.accuracy is None or answer.format is None:
+        return
+    tally.mean("reward", answer.final)
+    tally.mean("accuracy", answer.accuracy)
+    tally.mean("format", answer.format)
+    for name, value in answer.parts.items():
+        tally.mean(f"part/{name}", value)
+    tally.mean("correct", answer.correct)
+    reflects, kind = bool(answer.words), "correct" if answer.correct else "wrong"
+    tally.mean(f"response_length_{kind}", answer.length)
+    tally.mean(f"truncation_{kind}", answer.truncated)
+    tally.mean("reflection", reflects)
+    tally.mean(f"reflection_{kind}", reflects)
+    tally.mean("correct_with_reflection" if reflects else "correct_without_reflection", answer.correct)
+
+
+def _tally_spread(tally: Tally, judged: list[Answer]) -> None:
+    """How much a group's rewards differ: without a difference a group teaches nothing."""
+    if len(judged) < 2:
+        return
+    rewards = [answer.final or 0.0 for answer in judged]
+    accuracies = [answer.accuracy or 0.0 for answer in judged]
+    varies = max(rewards) - min(rewards) > SAME_REWARD
+    tally.mean("reward_std", _deviation(rewards) if varies else 0.0)
+    tally.mean("zero_variance", not varies)
+    tally.mean("format_only", varies and max(accuracies) - min(accuracies) <= SAME_REWARD)
+
+
+def _deviation(values: list[float]) -> float:
+    """Population standard deviation; `statistics.pstdev` computes in fractions, a hundred times slower."""
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))

@@ -1,0 +1,262 @@
+"""A job's history on disk: series, groups, counters and stream sequences, changed together in one transaction.
+
+`synchronous=NORMAL` in the write-ahead log keeps every commit through a killed process; a power loss may take the last
+commits, and the streams, whose acks follow a commit, give at most those again from their own sequence.
+"""
+
+import contextlib
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from services.monitor.history.facts import GroupFacts
+from services.monitor.history.schema import TRAIN_VERSION, open_for_writing
+from services.monitor.history.series import Where
+from shared.messages import EvalDone, Kind, Scored, StepDone, Voided, encode
+
+_facts_decoder = msgspec.msgpack.Decoder(GroupFacts)
+_GROUP = "kind = ? AND version = ? AND ordinal = ?"
+
+
+class Key(NamedTuple):
+    """What names a group within a job."""
+
+    kind: Kind
+    version: int
+    ordinal: int
+
+
+def key_of(kind: Kind, version: int | None, ordinal: int) -> Key:
+    return Key(kind, TRAIN_VERSION if version is None or kind == "train" else version, ordinal)
+
+
+class Store:
+    """The one writer of a job's store. Not thread-safe: its owner calls it from one thread at a time."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._db = open_for_writing(folder)
+        self._series: dict[tuple[str, Where], int] = {
+            (row["name"], Where(row["source"], row["task"])): row["id"]
+            for row in self._db.execute("SELECT * FROM series")
+        }
+
+    def close(self) -> None:
+        self._db.close()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing of what is written inside."""
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            self._series = {
+                key: number
+                for key, number in self._series.items()
+                if self._one("SELECT 1 FROM series WHERE id = ?", number)
+            }
+            raise
+        self._db.execute("COMMIT")
+
+    # ---- what was read of the streams, and small facts
+    def sequence(self, stream: str) -> int:
+        """The last sequence of `stream` that is in the store; 0 for none."""
+        row = self._one("SELECT sequence FROM streams WHERE name = ?", stream)
+        return int(row["sequence"]) if row else 0
+
+    def set_sequence(self, stream: str, sequence: int) -> None:
+        self._db.execute(
+            "INSERT INTO streams VALUES(?, ?) ON CONFLICT DO UPDATE SET sequence = MAX(sequence, excluded.sequence)",
+            (stream, sequence),
+        )
+
+    def meta(self, key: str) -> str | None:
+        row = self._one("SELECT value FROM meta WHERE key = ?", key)
+        return row["value"] if row else None
+
+    def set_meta(self, key: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+
+    # ---- groups
+    def group(self, key: Key) -> sqlite3.Row | None:
+        return self._one(f"SELECT * FROM groups WHERE {_GROUP}", *key)
+
+    def count_groups(self, kind: Kind, version: int) -> int:
+        row = self._one("SELECT SUM(n) AS n FROM counts WHERE kind = ? AND version = ?", kind, version)
+        return int(row["n"] or 0) if row else 0
+
+    def has_all(self, ordinals: Iterable[int], *, void: bool = False) -> bool:
+        """Whether each of the training groups has its record here; with `void`, one that gave it up."""
+        state = "AND state = 'void'" if void else ""
+        query = f"SELECT 1 FROM groups WHERE {_GROUP} AND sequence IS NOT NULL {state}"
+        return all(self._one(query, "train", TRAIN_VERSION, ordinal) for ordinal in ordinals)
+
+    def add_scored(self, key: Key, sequence: int, scored: Scored, facts: GroupFacts) -> None:
+        """A group whose record was not here yet, with what its sample will be made of."""
+        prompt, group = scored.prompt, scored.group
+        rewards = [answer.final for answer in facts.answers if answer.final is not None]
+        self._upsert(
+            key,
+            sequence=sequence,
+            source=prompt.source,
+            task=prompt.task,
+            sample_id=prompt.sample_id,
+            state="scored",
+            reward=sum(rewards) / len(rewards) if rewards else None,
+            errors=len(facts.answers) - len(rewards),
+            oldest_version=facts.oldest_version,
+            replica=group.replica,
+            scorer=scored.replica,
+            published_at=prompt.published_at,
+            started_at=group.started_at,
+            finished_at=group.finished_at,
+            score_started_at=scored.started_at,
+            score_finished_at=scored.finished_at,
+        )
+        self._db.execute("INSERT OR IGNORE INTO sources VALUES(?, ?)", (prompt.source, prompt.task))
+        row = (*key, msgspec.msgpack.encode(facts), encode(scored))
+        self._db.execute("INSERT OR REPLACE INTO pending VALUES(?, ?, ?, ?, ?)", row)
+
+    def add_void(self, key: Key, sequence: int, void: Voided) -> None:
+        self._upsert(
+            key,
+            sequence=sequence,
+            source=void.source,
+            task=void.task,
+            sample_id=void.sample_id,
+            state="void",
+            reason=void.reason,
+            stage=void.stage,
+            detail=void.detail[:500],
+        )
+        self._db.execute("INSERT OR IGNORE INTO sources VALUES(?, ?)", (void.source, void.task))
+
+    def update_group(self, key: Key, **columns: object) -> None:
+        """Set columns of a group, which is created (without a source) when its record has not come yet."""
+        if self.group(key) is None:
+            self._db.execute(
+                "INSERT INTO groups(kind, version, ordinal, source, task, state) VALUES(?, ?, ?, '', '', 'scored')", key
+            )
+        names = ", ".join(f"{name} = ?" for name in columns)
+        self._db.execute(f"UPDATE groups SET {names} WHERE {_GROUP}", (*columns.values(), *key))
+
+    def add_duplicate(self, kind: Kind, source: str) -> None:
+        self._db.execute("INSERT INTO duplicates VALUES(?, ?, 1) ON CONFLICT DO UPDATE SET n = n + 1", (kind, source))
+
+    def source_and_task(self, key: Key) -> tuple[str, str]:
+        row = self.group(key)
+        return (row["source"], row["task"]) if row else ("", "")
+
+    # ---- groups that wait for their step
+    def pending_facts(self, key: Key) -> GroupFacts | None:
+        row = self._one(f"SELECT facts FROM pending WHERE {_GROUP}", *key)
+        return _facts_decoder.decode(row["facts"]) if row else None
+
+    def pending_body(self, key: Key) -> bytes | None:
+        row = self._one(f"SELECT body FROM pending WHERE {_GROUP}", *key)
+        return row["body"] if row else None
+
+    def pending_keys(self, kind: Kind, version: int | None = None) -> list[Key]:
+        """In order of version and ordinal; of one version, if it is given."""
+        query = "SELECT version, ordinal FROM pending WHERE kind = ? AND (? IS NULL OR version = ?) ORDER BY 1, 2"
+        return [Key(kind, *row) for row in self._db.execute(query, (kind, version, version))]
+
+    def drop_pending(self, keys: Iterable[Key]) -> None:
+        self._db.executemany(f"DELETE FROM pending WHERE {_GROUP}", keys)
+
+    # ---- series
+    def add_points(self, step: int, time: float, values: Mapping[Where, Mapping[str, float]]) -> None:
+        """One point a name and set; one that is there already is replaced, one that is not finite left out."""
+        rows = [
+            (self._series_id(name, where), step, time, float(value))
+            for where, named in values.items()
+            for name, value in named.items()
+            if math.isfinite(value)
+        ]
+        self._db.executemany("INSERT OR REPLACE INTO points VALUES(?, ?, ?, ?)", rows)
+
+    def _series_id(self, name: str, where: Where) -> int:
+        found = self._series.get((name, where))
+        if found is None:
+            cursor = self._db.execute("INSERT INTO series(name, source, task) VALUES(?, ?, ?)", (name, *where))
+            found = self._series[name, where] = int(cursor.lastrowid or 0)
+        return found
+
+    # ---- steps and evaluations
+    def has_step(self, step: int) -> bool:
+        return self._one("SELECT 1 FROM steps WHERE step = ?", step) is not None
+
+    def last_step(self) -> int:
+        row = self._one("SELECT MAX(step) AS step FROM steps")
+        return int(row["step"] or 0) if row else 0
+
+    def step_finished_at(self, step: int, otherwise: float) -> float:
+        """When a step ended, seconds since the epoch; `otherwise` for one that is not here."""
+        row = self._one("SELECT finished_at FROM steps WHERE step = ?", step)
+        return float(row["finished_at"]) if row else otherwise
+
+    def add_step(self, event: StepDone, sequence: int) -> None:
+        row = (event.step, event.incarnation, sequence, event.finished_at, len(event.trained), len(event.voided))
+        documents = (_finite_json(event.metrics), _finite_json(event.timing))
+        self._db.execute("INSERT OR REPLACE INTO steps VALUES(?, ?, ?, ?, ?, ?, ?, ?)", row + documents)
+
+    def has_evaluation(self, version: int) -> bool:
+        return self._one("SELECT 1 FROM evaluations WHERE version = ?", version) is not None
+
+    def add_evaluation(self, event: EvalDone, sequence: int, time: float) -> None:
+        row = (event.version, sequence, event.total, event.void, time)
+        self._db.execute("INSERT OR REPLACE INTO evaluations VALUES(?, ?, ?, ?, ?)", row)
+
+    def newest_time(self, kind: Kind, version: int) -> float:
+        """When the last group of an evaluation was scored, in seconds since the epoch; 0 when none was."""
+        query = "SELECT MAX(score_finished_at) AS time FROM groups WHERE kind = ? AND version = ?"
+        row = self._one(query, kind, version)
+        return float(row["time"] or 0.0) if row else 0.0
+
+    def groups_of(self, kind: Kind, version: int) -> list[sqlite3.Row]:
+        query = "SELECT * FROM groups WHERE kind = ? AND version = ? ORDER BY ordinal"
+        return list(self._db.execute(query, (kind, version)))
+
+    def unconsumed(self) -> list[Key]:
+        """Training groups that no step has consumed, in order."""
+        query = "SELECT ordinal FROM groups WHERE kind = 'train' AND step IS NULL ORDER BY ordinal"
+        return [Key("train", TRAIN_VERSION, row["ordinal"]) for row in self._db.execute(query)]
+
+    def queued_staleness(self) -> dict[str, float]:
+        """How many versions behind the newest the scored groups are that wait for their step; nothing without any."""
+        version = self.meta("version")
+        row = self._one(
+            "SELECT AVG(oldest_version) AS mean FROM groups WHERE kind = 'train' AND step IS NULL AND state = 'scored'"
+        )
+        if version is None or row is None or row["mean"] is None:
+            return {}
+        return {"staleness_in_queue": max(0.0, int(version) - float(row["mean"]))}
+
+    # ---- helpers
+    def _upsert(self, key: Key, **columns: object) -> None:
+        names = ", ".join(columns)
+        marks = ", ".join("?" * (len(columns) + 3))
+        changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in ("state", "reason"))
+        # A step may have named the group before its record came: what the step said of its state stays.
+        if "reason" in columns:
+            changes += ", reason = CASE WHEN state = 'void' THEN excluded.reason ELSE reason END"
+        self._db.execute(
+            f"INSERT INTO groups(kind, version, ordinal, {names}) VALUES({marks}) "
+            f"ON CONFLICT(kind, version, ordinal) DO UPDATE SET {changes}",
+            (*key, *columns.values()),
+        )
+
+    def _one(self, query: str, *values: object) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._db.execute(query, values).fetchone()
+        return row
+
+
+def _finite_json(values: Mapping[str, float]) -> str:
+    return json.dumps({name: value for name, value in values.items() if math.isfinite(value)})

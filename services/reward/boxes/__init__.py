@@ -1,0 +1,1 @@
+"""Boxes compared: geometry, matching, the thresholds of the dynamic IoU."""

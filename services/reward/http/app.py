@@ -1,0 +1,109 @@
+"""The reward service over HTTP: V-Triune's `/judge` and batches at `/v1/score`."""
+
+import json
+from collections.abc import Awaitable
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp
+
+from services.reward import vtriune
+from services.reward.config import RewardConfig
+from services.reward.http.bodies import BodyGate
+from services.reward.judging import Judging, TooMany
+from services.reward.scoring import Scorer
+from services.reward.workers.pool import Overloaded
+from services.reward.workers.wire import ScoreRequest
+from shared.errors import Unavailable
+from shared.runtime.http import add_health_routes
+from shared.samples.verifiers import known_verifiers
+
+_MSGPACK = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
+
+
+def create_app(scorer: Scorer, config: RewardConfig) -> ASGIApp:
+    """The whole application; ready while the pool's workers run."""
+    judging = Judging(scorer, config)
+    quick = QuickRoutes(judging)
+    app = FastAPI(title="triune reward", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    add_health_routes(app, lambda: scorer.pool.ready)
+
+    @app.get("/")
+    async def root() -> dict[str, str]:
+        return {"message": "Reward Judge Server"}
+
+    @app.get("/v1/verifiers")
+    async def verifiers() -> dict[str, list[dict[str, str]]]:
+        return {"verifiers": [{"name": name, "judges": text} for name, text in sorted(known_verifiers().items())]}
+
+    @app.post("/judge")
+    async def judge(payload: vtriune.JudgePayload) -> Response:
+        return await _answer(judging.judge(payload))
+
+    @app.post("/v1/score")
+    async def score(request: Request) -> Response:
+        return await quick.score(request.headers.get("content-type", ""), await request.body())
+
+    gate = BodyGate(
+        app,
+        {"/judge": quick.judge, "/v1/score": quick.score},
+        largest=config.body_bytes,
+        together=config.bodies_bytes,
+    )
+    return CORSMiddleware(gate, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+
+
+class QuickRoutes:
+    """The two routes that trainers load, from body to response, without FastAPI's way there."""
+
+    def __init__(self, judging: Judging) -> None:
+        self._judging = judging
+        self._plain = msgspec.json.Decoder(vtriune.PlainPayload)
+        self._json = msgspec.json.Decoder(ScoreRequest)
+        self._msgpack = msgspec.msgpack.Decoder(ScoreRequest)
+
+    async def judge(self, content_type: str, body: bytes) -> Response | None:
+        """The answer to a plain body; None for any other: FastAPI's coercions and 422s are V-Triune's contract."""
+        if not content_type.startswith("application/json"):
+            return None
+        try:
+            payload = self._plain.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return await _answer(self._judging.judge(payload))
+
+    async def score(self, content_type: str, body: bytes) -> Response:
+        """Three-valued results in the encoding of the request; 422 with the place of a mistake."""
+        packed = content_type.partition(";")[0].strip() in _MSGPACK
+        try:
+            request = (self._msgpack if packed else self._json).decode(body)
+            return await _answer(self._judging.score(request), packed=packed)
+        except (msgspec.DecodeError, ValueError) as error:
+            return JSONResponse({"detail": f"the body is wrong: {error}"}, 422)
+
+
+async def _answer(work: Awaitable[object], *, packed: bool = False) -> Response:
+    """What `work` returns as a body; 413 for too many samples, 429 for a full queue, 503 without workers."""
+    try:
+        result = await work
+    except Overloaded as error:
+        return JSONResponse({"detail": str(error)}, 429, {"Retry-After": f"{error.retry_after_s:.0f}"})
+    except TooMany as error:
+        return JSONResponse({"detail": str(error)}, 413)
+    except Unavailable as error:
+        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
+    if packed:
+        return Response(msgspec.msgpack.encode(result), media_type=_MSGPACK[0])
+    return Response(msgspec.json.encode(result), media_type="application/json")
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """FastAPI's own answer, in ASCII: it repeats the input, which may hold half a character."""
+    errors = error.errors() if isinstance(error, RequestValidationError) else []
+    return Response(json.dumps({"detail": jsonable_encoder(errors)}), 422, media_type="application/json")

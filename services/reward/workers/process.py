@@ -1,0 +1,125 @@
+"""A worker process seen from its parent: start it, give it batches, see where it is, end it."""
+
+import asyncio
+import contextlib
+import mmap
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from services.reward.workers.worker import HEADER, PROGRESS, Reply
+from shared.errors import Unavailable
+
+START_S = 60.0
+"""How long a worker may take to start."""
+_MAX_REPLY_BYTES = 256 * 1024 * 1024
+_MODULE = "services.reward.workers.worker"
+_ROOT = Path(__file__).parents[3]  # so that a checkout that is not installed works from anywhere
+
+
+class WorkerDied(Exception):
+    """The worker process ended; `place` is the sample it was at (-1: none yet), `reason` how it ended."""
+
+    def __init__(self, place: int, reason: str) -> None:
+        self.place = place
+        self.reason = reason
+        super().__init__(reason)
+
+
+class Worker:
+    """A running worker process and the two ways to it: a socket for batches, a shared page for its progress."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        board: mmap.mmap,
+    ) -> None:
+        self._process, self._reader, self._writer, self._board = process, reader, writer, board
+        self._decoder = msgspec.msgpack.Decoder(Reply)
+
+    @classmethod
+    async def start(cls, memory_bytes: int) -> "Worker":
+        """A new process, ready to work; raises Unavailable when it does not start within `START_S`."""
+        ours, theirs = socket.socketpair()
+        with theirs, tempfile.TemporaryFile() as page:
+            page.truncate(PROGRESS.size)
+            board = mmap.mmap(page.fileno(), PROGRESS.size)
+            descriptors = (theirs.fileno(), page.fileno())
+            process = subprocess.Popen(  # noqa: ASYNC220 — vfork and exec: a millisecond
+                [sys.executable, "-m", _MODULE, *map(str, (*descriptors, memory_bytes, os.getpid()))],
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
+                cwd=_ROOT,
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        worker = cls(process, reader, writer, board)
+        try:
+            await asyncio.wait_for(worker.receive(), START_S)
+        except (TimeoutError, WorkerDied) as error:
+            await worker.close()
+            raise Unavailable(f"a reward worker did not start: {error or f'no answer within {START_S:g} s'}") from error
+        except asyncio.CancelledError:
+            await worker.close()
+            raise
+        return worker
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def progress(self) -> tuple[int, float]:
+        """The place of the sample it is at (-1: none) and since when (monotonic seconds)."""
+        place, since = PROGRESS.unpack_from(self._board)
+        return place, since
+
+    async def send(self, samples: Sequence[msgspec.Raw]) -> None:
+        """Give it a batch of encoded samples; raises WorkerDied."""
+        frame = msgspec.msgpack.encode(samples)
+        try:
+            self._writer.write(HEADER.pack(len(frame)))
+            self._writer.write(frame)
+            await self._writer.drain()
+        except OSError:
+            raise await self.died() from None
+
+    async def receive(self) -> Reply:
+        """Its answer to the last batch; raises WorkerDied."""
+        try:
+            (size,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
+            if size > _MAX_REPLY_BYTES:
+                raise await self.died()
+            return self._decoder.decode(await self._reader.readexactly(size))
+        except (asyncio.IncompleteReadError, OSError):
+            raise await self.died() from None
+
+    async def died(self) -> WorkerDied:
+        """The error that says how it ended; it is made to end where it has not."""
+        place, _ = self.progress
+        await self.close()
+        code = self._process.returncode
+        return WorkerDied(place, f"was ended by signal {-code}" if code < 0 else f"ended with code {code}")
+
+    async def close(self) -> None:
+        """Kill the process and wait for it; safe to call twice."""
+        self._process.kill()
+        self._writer.close()
+        await asyncio.to_thread(self._process.wait)  # milliseconds: it has been killed
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+
+def _has_descriptor(stream: object) -> bool:
+    try:
+        return stream.fileno() >= 0  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):
+        return False

@@ -1,0 +1,166 @@
+"""A worker process: judges batches of samples that its parent sends over a socket, one sample at a time.
+
+It dies with its parent, ignores the terminal's Ctrl-C (its parent decides), has a limit on its memory, and ends a
+sample that takes too long by an alarm of its own. Where no alarm reaches it (inside a C call), its parent kills it.
+Verifiers run in this process's main thread.
+"""
+
+import ctypes
+import mmap
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import msgspec
+import psutil
+
+from services.reward.judge import failed, judge
+from services.reward.registry import discover
+from services.reward.verdict import Sample
+from shared.errors import UserError
+from shared.messages import Reward, RewardSpec
+
+HEADER = struct.Struct("<Q")
+"""Length of the frame that follows, in bytes."""
+PROGRESS = struct.Struct("<qd")
+"""What the worker is at: the place in the batch (-1: none yet), and since when (monotonic seconds)."""
+BUDGET_S = 0.05
+"""A worker that has worked so long on a batch returns what it has; the rest is given out again."""
+SOFT = 0.9
+"""The share of a sample's deadline after which the worker ends it by itself."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """The rewards of the first samples of a batch; with `retire` the worker has become too large and has ended."""
+
+    rewards: list[Reward]
+    retire: bool = False
+
+
+class _TimeUp(BaseException):
+    """The alarm; no Exception, so that no verifier takes it for one of its own."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """`python -m services.reward.workers.worker SOCKET_FD PROGRESS_FD MEMORY_BYTES PARENT_PID`."""
+    descriptor, progress, memory, parent = (int(text) for text in argv)
+    _die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, _raise_time_up)
+    try:
+        discover()
+    except UserError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    for sample in _WARM_UP:
+        judge(sample)
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    with socket.socket(fileno=descriptor) as channel, mmap.mmap(progress, PROGRESS.size) as board:
+        _serve(channel, board, memory)
+    return 0
+
+
+# The library's parser learns its grammar as it goes; the first formula of a kind costs tens of milliseconds.
+_WARM_UP = tuple(
+    Sample(
+        completion=f"\\boxed{{{answer}}}",
+        spec=RewardSpec(verifier="mathverify", answer="", ground_truth=f"\\boxed{{{truth}}}"),
+    )
+    for answer, truth in (
+        ("2x+1", "\\frac{x}{2}-3"),
+        ("2\\sqrt{3}", "3^2\\pi"),
+        ("(1, 2)", "[1, 2)"),
+        ("\\text{a tree}", "new truck 24"),
+        ("x=3", "x<\\frac{1}{2}"),
+    )
+)
+
+
+def _serve(channel: socket.socket, board: mmap.mmap, memory: int) -> None:
+    decoder, encoder = msgspec.msgpack.Decoder(list[Sample]), msgspec.msgpack.Encoder()
+    process = psutil.Process()
+    PROGRESS.pack_into(board, 0, -1, 0.0)
+    _send(channel, encoder.encode(Reply([])))
+    while (frame := _receive(channel)) is not None:
+        rewards = list(_work(decoder.decode(frame), board))
+        del frame
+        retire = process.memory_info().rss > memory // 2
+        PROGRESS.pack_into(board, 0, -1, 0.0)
+        _send(channel, encoder.encode(Reply(rewards, retire)))
+        if retire:
+            return
+
+
+def _work(samples: Sequence[Sample], board: mmap.mmap) -> Iterator[Reward]:
+    until = time.monotonic() + BUDGET_S
+    for place, sample in enumerate(samples):
+        now = time.monotonic()
+        if place and now > until:
+            return
+        PROGRESS.pack_into(board, 0, place, now)
+        yield _judge_in_time(sample)
+
+
+def _judge_in_time(sample: Sample) -> Reward:
+    try:
+        with _alarm(sample.deadline_s * SOFT):
+            return judge(sample)
+    except _TimeUp:
+        return failed(
+            f"verifier {sample.spec.verifier!r} did not finish within its deadline of {sample.deadline_s:g} s"
+        )
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    # Again every 50 ms: a bare `except:` in a library may swallow the first one.
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), 0.05)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+
+
+def _raise_time_up(number: int, frame: object) -> None:
+    raise _TimeUp
+
+
+def _die_with(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent ends, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
+
+
+def _receive(channel: socket.socket) -> bytearray | None:
+    """The next frame; None when the parent has closed."""
+    header = _receive_exactly(channel, HEADER.size)
+    return None if header is None else _receive_exactly(channel, HEADER.unpack(header)[0])
+
+
+def _receive_exactly(channel: socket.socket, size: int) -> bytearray | None:
+    data = bytearray(size)
+    view, place = memoryview(data), 0
+    while place < size:
+        count = channel.recv_into(view[place:])
+        if not count:
+            return None
+        place += count
+    return data
+
+
+def _send(channel: socket.socket, frame: bytes) -> None:
+    channel.sendall(HEADER.pack(len(frame)) + frame)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

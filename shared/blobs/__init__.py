@@ -1,0 +1,1 @@
+"""Large bytes under their digest: images, weights, message bodies."""

@@ -1,0 +1,171 @@
+"""The blob store: one URI opened with pyarrow.fs, `file:///…` on one host or a shared volume, `s3://…` across hosts.
+
+A blob lies under `<first two digits>/<digest>`. On a file system it is written under `tmp/` and renamed, so a killed
+writer leaves nothing under a digest; an object store shows an object only when it is whole.
+"""
+
+import contextlib
+import errno
+import os
+import time
+import uuid
+from dataclasses import dataclass
+
+from blake3 import blake3
+from pyarrow import ArrowException
+from pyarrow import fs as arrow_fs
+
+from shared.errors import BlobMissing, Unavailable, UserError
+from shared.messages import BlobRef
+
+TEMPORARY_S = 3600.0
+"""A temporary file older than this was left by a killed writer."""
+_MANY_BYTES = 1 << 20
+"""From this size on hashing uses several threads."""
+
+
+@dataclass(frozen=True)
+class BlobUsage:
+    """How many blobs there are, and their bytes together."""
+
+    blobs: int
+    bytes: int
+
+
+class BlobStore:
+    """`shared.blobs.port.Blobs`; with `durable` a blob is on disk, not only in the page cache, when `put` returns.
+
+    Raises UserError for a URI that names no store, Unavailable when it cannot be reached.
+    """
+
+    def __init__(self, uri: str, *, durable: bool = False) -> None:
+        self._place = _place(uri)
+        try:
+            self._fs, self._root = arrow_fs.FileSystem.from_uri(uri)
+        except (ValueError, ArrowException):
+            raise UserError(
+                f"blob store {self._place!r} is no address that pyarrow.fs opens, expected file:///… or s3://…"
+            ) from None  # the cause quotes the whole address, keys included
+        self._is_local = isinstance(self._fs, arrow_fs.LocalFileSystem)
+        self._durable = durable and self._is_local
+        self._folders: set[str] = set()
+        try:
+            self._fs.create_dir(self._root, recursive=True)
+            self._clean()
+        except OSError as error:
+            raise Unavailable(f"blob store {self._place} cannot be opened: {_sentence(error)}") from error
+
+    def put(self, data: bytes | memoryview) -> BlobRef:
+        ref = BlobRef(digest=_digest(data), size=len(data))
+        path = self._path(ref)
+        try:
+            if self._size(path) == ref.size:
+                return ref
+            self._make_folder(path.rsplit("/", 1)[0])
+            self._write(path, data)
+        except OSError as error:
+            raise Unavailable(
+                f"blob store {self._place} cannot take {ref.size} bytes ({path}): {_sentence(error)}"
+            ) from error
+        return ref
+
+    def get(self, ref: BlobRef) -> bytes:
+        path = self._path(ref)
+        try:
+            with self._fs.open_input_file(path) as source:
+                data: bytes = source.read()
+        except FileNotFoundError:
+            raise BlobMissing(f"blob {ref.digest} is not in {self._place}") from None
+        except OSError as error:
+            raise Unavailable(f"blob store {self._place} cannot be read ({path}): {_sentence(error)}") from error
+        if _digest(data) != ref.digest:
+            self.delete(ref)  # else the next `put` would take it for a sound copy
+            raise BlobMissing(f"blob {ref.digest} in {self._place} is torn: {len(data)} bytes, expected {ref.size}")
+        return data
+
+    def has(self, ref: BlobRef) -> bool:
+        try:
+            return self._size(self._path(ref)) == ref.size
+        except OSError as error:
+            raise Unavailable(f"blob store {self._place} cannot be read: {_sentence(error)}") from error
+
+    def delete(self, ref: BlobRef) -> None:
+        try:
+            self._fs.delete_file(self._path(ref))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise Unavailable(f"blob store {self._place} cannot delete {ref.digest}: {_sentence(error)}") from error
+
+    def usage(self) -> BlobUsage:
+        """Count the blobs; it lists the whole store, so not often."""
+        selector = arrow_fs.FileSelector(self._root, recursive=True)
+        files = [info for info in self._fs.get_file_info(selector) if info.type == arrow_fs.FileType.File]
+        blobs = [info for info in files if not info.path.startswith(f"{self._root}/tmp/")]
+        return BlobUsage(len(blobs), sum(info.size for info in blobs))
+
+    def _path(self, ref: BlobRef) -> str:
+        if len(ref.digest) != 64 or not ref.digest.isalnum():
+            raise BlobMissing(f"{ref.digest!r} is no digest, expected 64 hexadecimal digits")
+        return f"{self._root}/{ref.digest[:2]}/{ref.digest}"
+
+    def _size(self, path: str) -> int | None:
+        info = self._fs.get_file_info(path)
+        return info.size if info.type == arrow_fs.FileType.File else None
+
+    def _make_folder(self, folder: str) -> None:
+        if folder not in self._folders:
+            self._fs.create_dir(folder, recursive=True)
+            self._folders.add(folder)
+
+    def _write(self, path: str, data: bytes | memoryview) -> None:
+        if not self._is_local:
+            with self._fs.open_output_stream(path) as target:
+                target.write(data)
+            return
+        self._make_folder(f"{self._root}/tmp")
+        temporary = f"{self._root}/tmp/{uuid.uuid4().hex}"
+        try:
+            with self._fs.open_output_stream(temporary) as target:
+                target.write(data)
+            if self._durable:
+                _sync(temporary)
+            self._fs.move(temporary, path)
+            if self._durable:
+                _sync(path.rsplit("/", 1)[0])
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._fs.delete_file(temporary)
+            raise
+
+    def _clean(self) -> None:
+        """Remove what writers that were killed long ago have left."""
+        selector = arrow_fs.FileSelector(f"{self._root}/tmp", allow_not_found=True)
+        for info in self._fs.get_file_info(selector):
+            if info.mtime is not None and info.mtime.timestamp() < time.time() - TEMPORARY_S:
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.delete_file(info.path)
+
+
+def _place(uri: str) -> str:
+    """The address for people: without the keys and options that a URI may carry."""
+    address, _, _ = uri.partition("?")
+    scheme, mark, rest = address.partition("://")
+    return scheme + mark + rest.rpartition("@")[2]
+
+
+def _digest(data: bytes | memoryview) -> str:
+    threads = blake3.AUTO if len(data) >= _MANY_BYTES else 1
+    return blake3(data, max_threads=threads).hexdigest()
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sentence(error: OSError) -> str:
+    return "no space left on the device" if error.errno == errno.ENOSPC else str(error)

@@ -1,0 +1,296 @@
+"""The bus in memory: the same promises as `shared.bus.nats.bus`, for tests and for the whole loop in one process.
+
+One `MemoryServer` is what the servers hold; every service gets its own `MemoryBus` on it. The contract tests
+(`tests/shared/test_bus.py`) run on both adapters. All handles of a server live in one event loop.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast, get_args
+
+from opentelemetry import propagate
+
+from shared.bus.memory_streams import MemoryConsumer, MemoryStream, Stored
+from shared.bus.port import (
+    ACK_WAIT_S,
+    FULL_LIMIT_S,
+    STREAMS,
+    WORK_STREAMS,
+    JournalEntry,
+    Record,
+    StreamState,
+)
+from shared.errors import Corrupt, Refused, Unavailable
+from shared.messages import (
+    AnyMessage,
+    Event,
+    Heartbeat,
+    Kind,
+    Message,
+    decode,
+    encode,
+    event_subject,
+)
+
+_LOOK_S = 0.01
+"""How often a waiting fetch looks at the injected clock again, in seconds of real time."""
+_HEARTBEATS_KEPT = 1000
+
+
+def _trace() -> dict[str, str]:
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return headers
+
+
+@dataclass
+class MemoryServer:
+    """What several `MemoryBus` handles share: streams, records, and the clock that redelivery goes by.
+
+    `max_bytes` limits single streams (absent: unlimited); `clock` gives seconds and only ever rises.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    ack_wait_s: float = ACK_WAIT_S
+    full_limit_s: float = FULL_LIMIT_S
+    max_bytes: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.streams = {name: MemoryStream(name, self.max_bytes.get(name)) for name in STREAMS}
+        self.consumers: dict[str, MemoryConsumer] = {}  # by subject
+        self.floors: dict[tuple[str, str], int] = {}  # (subject, durable reader) -> acked up to
+        self.records: dict[str, Record] = {}
+        self.revision = 0
+        self.listeners: list[asyncio.Queue[Heartbeat]] = []
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """Wake everybody who waits for something new."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait_change(self, limit_s: float) -> None:
+        """Return at the next change, or after `limit_s` seconds."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def drain(self, limit_s: float = 10.0) -> None:
+        """Return when no prompt and no completion is left, handed out or not; Unavailable after `limit_s`."""
+        until = time.monotonic() + limit_s
+        while any(self.streams[name].entries for name in WORK_STREAMS):
+            if time.monotonic() >= until:
+                left = {name: len(self.streams[name].entries) for name in WORK_STREAMS}
+                raise Unavailable(f"work is left in memory after {limit_s} s: {left}, expected none")
+            await self.wait_change(_LOOK_S)
+
+
+class MemoryDelivery:
+    """One message in hand (`shared.bus.port.Delivery`)."""
+
+    def __init__(self, server: MemoryServer, consumer: MemoryConsumer, stored: Stored, deliveries: int) -> None:
+        self._server, self._consumer = server, consumer
+        self.message: AnyMessage = decode(stored.body)
+        self.subject = stored.subject
+        self.sequence = stored.sequence
+        self.deliveries = deliveries
+        self.trace = stored.trace
+
+    async def ack(self) -> None:
+        self._consumer.ack(self.sequence)
+        self._server.changed()
+
+    async def keep(self) -> None:
+        self._consumer.due_at(self.sequence, self._server.clock() + self._server.ack_wait_s)
+
+    async def hand_back(self, delay_s: float = 0.0) -> None:
+        self._consumer.due_at(self.sequence, self._server.clock() + delay_s)
+        self._server.changed()
+
+
+class MemoryWorkQueue:
+    """A durable consumer of one subject (`shared.bus.port.WorkQueue`)."""
+
+    def __init__(self, server: MemoryServer, subject: str) -> None:
+        self._server, self._subject = server, subject
+
+    async def fetch(self, max_messages: int, wait_s: float) -> Sequence[MemoryDelivery]:
+        server, until = self._server, time.monotonic() + wait_s
+        while True:
+            consumer = server.consumers.get(self._subject)  # absent: the job was forgotten, nothing comes
+            if consumer is not None:
+                now = server.clock()
+                taken = consumer.take(max_messages, now, now + server.ack_wait_s)
+                if taken:
+                    return [MemoryDelivery(server, consumer, stored, count) for stored, count in taken]
+            left = until - time.monotonic()
+            if left <= 0:
+                return []
+            await server.wait_change(min(left, _LOOK_S))
+
+
+class MemoryJournalReader:
+    """Reads one subject of the journal in order (`shared.bus.port.JournalReader`)."""
+
+    def __init__(self, server: MemoryServer, subject: str, start: int, durable: str | None) -> None:
+        self._server, self._subject, self._durable = server, subject, durable
+        self._next = start
+
+    async def fetch(self, max_messages: int, wait_s: float) -> Sequence[JournalEntry]:
+        stream, until = self._server.streams["scored"], time.monotonic() + wait_s
+        while True:
+            stream.check_start(self._subject, self._next)
+            found = stream.after(self._next - 1, lambda subject: subject == self._subject, max_messages)
+            if found:
+                self._next = found[-1].sequence + 1
+                return [JournalEntry(stored.sequence, decode(stored.body), stored.trace) for stored in found]
+            left = until - time.monotonic()
+            if left <= 0:
+                return []
+            await self._server.wait_change(left)
+
+    async def ack(self, sequence: int) -> None:
+        if self._durable is not None:
+            key = (self._subject, self._durable)
+            self._server.floors[key] = max(sequence, self._server.floors.get(key, 0))
+
+    async def close(self) -> None:
+        return
+
+
+class MemoryBus:
+    """One service's handle on a `MemoryServer` (`shared.bus.port.Bus`)."""
+
+    def __init__(self, server: MemoryServer | None = None) -> None:
+        self.server = server or MemoryServer()
+
+    # ---- publish
+    async def publish(self, stream: str, job: str, kind: Kind, message: Message, message_id: str) -> int:
+        server, target = self.server, self.server.streams[stream]
+        body, until = encode(message), time.monotonic() + self.server.full_limit_s
+        while target.is_full(len(body)) and message_id not in target.ids:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise Unavailable(
+                    f"stream {stream} is full ({target.bytes} of {target.max_bytes} bytes) and took no message "
+                    f"within {server.full_limit_s} s"
+                )
+            await server.wait_change(left)
+        sequence = target.append(f"{stream}.{job}.{kind}", body, message_id, _trace())
+        server.changed()
+        return sequence
+
+    async def announce(self, event: Event, *, expected_last: int | None = None) -> int:
+        target, subject = self.server.streams["events"], event_subject(event)
+        newest = target.last(subject)
+        sequence = newest.sequence if newest else 0
+        if expected_last is not None and sequence != expected_last:
+            raise Refused(f"{subject} is at sequence {sequence}, expected {expected_last}: another instance wrote it")
+        sequence = target.append(subject, encode(event), None, _trace())
+        self.server.changed()
+        return sequence
+
+    # ---- work
+    async def work(self, stream: str, job: str, kind: Kind) -> MemoryWorkQueue:
+        subject = f"{stream}.{job}.{kind}"
+        self.server.consumers.setdefault(subject, MemoryConsumer(self.server.streams[stream], subject))
+        return MemoryWorkQueue(self.server, subject)
+
+    async def waiting(self, stream: str, job: str, kind: Kind) -> tuple[int, int]:
+        subject = f"{stream}.{job}.{kind}"
+        stored = self.server.streams[stream].count(subject)
+        consumer = self.server.consumers.get(subject)
+        in_hand = len(consumer.due) if consumer else 0
+        return stored - in_hand, in_hand
+
+    async def forget_job(self, job: str) -> None:
+        for stream in WORK_STREAMS:
+            for kind in get_args(Kind):
+                await self.purge(stream, job, kind)
+                self.server.consumers.pop(f"{stream}.{job}.{kind}", None)
+
+    # ---- journal
+    async def read_journal(
+        self, job: str, kind: Kind, *, start: int = 1, durable: str | None = None
+    ) -> MemoryJournalReader:
+        subject, stream = f"scored.{job}.{kind}", self.server.streams["scored"]
+        if durable is not None:
+            start = max(start, self.server.floors.get((subject, durable), 0) + 1)
+        if start > stream.last_sequence + 1:
+            raise Corrupt(
+                f"the journal of {subject} ends at sequence {stream.last_sequence}, expected at least {start - 1}: "
+                f"its stream was lost or recreated"
+            )
+        stream.check_start(subject, start)
+        return MemoryJournalReader(self.server, subject, start, durable)
+
+    async def journal_floor(self, job: str, kind: Kind, durable: str) -> int:
+        return self.server.floors.get((f"scored.{job}.{kind}", durable), 0)
+
+    async def purge(self, stream: str, job: str, kind: Kind, *, below: int | None = None) -> None:
+        subject = f"{stream}.{job}.{kind}"
+        gone = self.server.streams[stream].purge(subject, below)
+        consumer = self.server.consumers.get(subject)
+        if consumer:
+            consumer.drop(gone)
+        self.server.changed()
+
+    # ---- events
+    async def last_event(self, job: str, name: str) -> tuple[Event, int] | None:
+        stored = self.server.streams["events"].last(f"events.{job}.{name}")
+        return (cast(Event, decode(stored.body)), stored.sequence) if stored else None
+
+    async def events(self, job: str, *names: str, after: int = 0) -> AsyncIterator[tuple[Event, int]]:
+        wanted = {f"events.{job}.{name}" for name in names}
+        stream = self.server.streams["events"]
+        while True:
+            found = stream.after(
+                after, lambda subject: subject in wanted if wanted else subject.startswith(f"events.{job}."), 1
+            )
+            for stored in found:
+                after = stored.sequence
+                yield cast(Event, decode(stored.body)), stored.sequence
+            if not found:
+                await self.server.wait_change(60.0)
+
+    # ---- records
+    async def get(self, key: str) -> Record | None:
+        return self.server.records.get(key)
+
+    async def put(self, key: str, value: bytes, *, revision: int | None = None) -> int:
+        server, newest = self.server, self.server.records.get(key)
+        found = newest.revision if newest else 0
+        if revision is not None and revision != found:
+            raise Refused(f"record {key!r} is at revision {found}, expected {revision}: another instance wrote it")
+        server.revision += 1
+        server.records[key] = Record(value, server.revision)
+        server.changed()
+        return server.revision
+
+    async def keys(self, prefix: str = "") -> list[str]:
+        return sorted(key for key in self.server.records if key.startswith(prefix))
+
+    # ---- life
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        for queue in self.server.listeners:
+            if not queue.full():  # core NATS drops what a slow listener does not take; so does this
+                queue.put_nowait(heartbeat)
+
+    async def heartbeats(self) -> AsyncIterator[Heartbeat]:
+        queue: asyncio.Queue[Heartbeat] = asyncio.Queue(_HEARTBEATS_KEPT)
+        self.server.listeners.append(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self.server.listeners.remove(queue)
+
+    async def stream_state(self, stream: str) -> StreamState:
+        return self.server.streams[stream].state()
+
+    async def close(self) -> None:
+        return

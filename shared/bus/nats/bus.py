@@ -1,0 +1,275 @@
+"""The bus over NATS JetStream (`shared.bus.port.Bus`); the only modules that know NATS are `shared.bus.nats`."""
+
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, cast, get_args
+
+import msgspec
+from nats.js import api
+from nats.js.errors import BadRequestError, NotFoundError
+
+from shared.blobs.port import Blobs
+from shared.bus.nats.link import ANSWER_S, BUCKET, LOST, Link, is_wrong_sequence
+from shared.bus.nats.log import NatsJournalReader, OrderedReader, floor_key, purged_key, read_number
+from shared.bus.nats.pull import Puller, sequences
+from shared.bus.nats.wire import ID_HEADER, Unreadable, seal, unseal, void_of
+from shared.bus.nats.work import NatsWorkQueue
+from shared.bus.port import ACK_WAIT_S, FULL_LIMIT_S, WORK_STREAMS, Record, StreamState
+from shared.errors import Refused
+from shared.messages import DeadLetter, Event, Heartbeat, Kind, Message, decode, encode, event_subject
+from shared.runtime.logging import get_logger
+
+MAX_IN_HAND = 4096
+"""What all replicas together may hold of one job's prompts or completions."""
+_EXPECTED_HEADER = "Nats-Expected-Last-Subject-Sequence"
+_HEARTBEAT_SUBJECT = "heartbeat"
+_EVENTS_A_FETCH, _EVENTS_WAIT_S = 64, 5.0
+
+
+class NatsBus:
+    """One process's connection to the bus."""
+
+    def __init__(
+        self, link: Link, blobs: Blobs | None, ack_wait_s: float, publish_limit_s: float, full_limit_s: float
+    ) -> None:
+        self._link, self._blobs = link, blobs
+        self._ack_wait_s, self._publish_limit_s, self._full_limit_s = ack_wait_s, publish_limit_s, full_limit_s
+
+    @classmethod
+    async def connect(
+        cls,
+        url: str,
+        *,
+        name: str = "triune",
+        blobs: Blobs | None = None,
+        user: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        ack_wait_s: float = ACK_WAIT_S,
+        connect_limit_s: float = 60.0,
+        publish_limit_s: float = 60.0,
+        full_limit_s: float = FULL_LIMIT_S,
+        call_limit_s: float = 10.0,
+        stream_bytes: Mapping[str, int] | None = None,
+        copies: int = 1,
+    ) -> "NatsBus":
+        """Connect and set the streams up; `stream_bytes` replaces limits of `shared.bus.nats.link.STREAM_BYTES`.
+
+        `url` may name several servers of a cluster, separated by commas, and each stream has `copies` in it.
+
+        Raises Unavailable when no server answers within `connect_limit_s`, UserError when it refuses us.
+        """
+        link = await Link.open(
+            url,
+            limit_s=connect_limit_s,
+            call_limit_s=call_limit_s,
+            name=name,
+            user=user,
+            password=password,
+            token=token,
+        )
+        try:
+            await link.set_up(stream_bytes or {}, copies)
+        except BaseException:
+            await link.close()
+            raise
+        return cls(link, blobs, ack_wait_s, publish_limit_s, full_limit_s)
+
+    # ---- publish
+    async def publish(self, stream: str, job: str, kind: Kind, message: Message, message_id: str) -> int:
+        body, headers = await seal(message, message_id, self._blobs)
+        return await self._store(f"{stream}.{job}.{kind}", body, headers)
+
+    async def announce(self, event: Event, *, expected_last: int | None = None) -> int:
+        body, headers = await seal(event, uuid.uuid4().hex, self._blobs)
+        return await self._compare_and_store("events", event_subject(event), body, headers, expected_last)
+
+    async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> int:
+        """Publish until it is acknowledged; the id in the headers keeps a repeated one from being stored twice."""
+        streams = self._link.streams
+        acked = await self._link.call(
+            f"publish {subject}",
+            lambda: streams.publish(subject, body, timeout=ANSWER_S, headers=dict(headers)),
+            self._publish_limit_s,
+            self._full_limit_s,
+        )
+        return int(acked.seq)
+
+    async def _compare_and_store(
+        self, stream: str, subject: str, body: bytes, headers: dict[str, str], expected: int | None
+    ) -> int:
+        if expected is None:
+            return await self._store(subject, body, headers)
+        try:
+            return await self._store(subject, body, headers | {_EXPECTED_HEADER: str(expected)})
+        except BadRequestError as error:
+            if not is_wrong_sequence(error):
+                raise
+            newest = await self._link.last(stream, subject)
+            # The server looks at the sequence before the id: our own first try, whose answer was lost, also ends here.
+            if newest is not None and (newest.headers or {}).get(ID_HEADER) == headers[ID_HEADER]:
+                return int(newest.seq)
+            found = newest.seq if newest else 0
+            raise Refused(f"{subject} is at sequence {found}, expected {expected}: another instance wrote it") from None
+
+    # ---- work
+    async def work(self, stream: str, job: str, kind: Kind) -> NatsWorkQueue:
+        consumer = f"{job}-{kind}"
+        config = api.ConsumerConfig(
+            durable_name=consumer,
+            filter_subject=f"{stream}.{job}.{kind}",
+            ack_policy=api.AckPolicy.EXPLICIT,
+            ack_wait=self._ack_wait_s,
+            max_deliver=-1,
+            max_ack_pending=MAX_IN_HAND,
+        )
+        await self._link.call(f"work on {stream}", lambda: self._link.streams.add_consumer(stream, config))
+        puller = Puller(self._link, stream, consumer, stale_after_s=self._ack_wait_s)
+        return NatsWorkQueue(self._link, puller, self._blobs, self._give_up)
+
+    async def _give_up(self, raw: Any, error: Unreadable) -> None:
+        """Void the group of a work message that nobody can read, and put the message on record."""
+        stream, job, kind = raw.subject.split(".")
+        sequence, _, deliveries = sequences(raw)
+        void = void_of(raw, error)
+        if void is not None:
+            await self.publish("scored", void.job, void.kind, void, raw.headers[ID_HEADER])
+        letter = DeadLetter(
+            job=job,
+            subject=raw.subject,
+            ordinal=void.ordinal if void else -1,
+            deliveries=deliveries,
+            reason=str(error),
+            service="bus",
+        )
+        await self.publish("dead", job, kind, letter, f"unreadable/{stream}/{sequence}")
+
+    async def waiting(self, stream: str, job: str, kind: Kind) -> tuple[int, int]:
+        subject = f"{stream}.{job}.{kind}"
+        try:
+            info = await self._link.call(
+                f"count {subject}", lambda: self._link.streams.consumer_info(stream, f"{job}-{kind}")
+            )
+        except NotFoundError:
+            return (await self._link.subjects(stream, subject)).get(subject, 0), 0
+        return info.num_pending or 0, info.num_ack_pending or 0
+
+    async def forget_job(self, job: str) -> None:
+        for stream in WORK_STREAMS:
+            for kind in get_args(Kind):
+                await self.purge(stream, job, kind)
+                await self._delete_consumer(stream, f"{job}-{kind}")
+
+    async def _delete_consumer(self, stream: str, consumer: str) -> None:
+        try:
+            await self._link.call(
+                f"delete consumer {consumer}", lambda: self._link.streams.delete_consumer(stream, consumer)
+            )
+        except NotFoundError:
+            return
+
+    # ---- journal
+    async def read_journal(
+        self, job: str, kind: Kind, *, start: int = 1, durable: str | None = None
+    ) -> NatsJournalReader:
+        if durable is not None:
+            start = max(start, await self.journal_floor(job, kind, durable) + 1)
+        reader = NatsJournalReader(self._link, job, kind, start, self._blobs, durable)
+        await reader.open()
+        return reader
+
+    async def journal_floor(self, job: str, kind: Kind, durable: str) -> int:
+        return await read_number(self._link, floor_key(job, kind, durable))
+
+    async def purge(self, stream: str, job: str, kind: Kind, *, below: int | None = None) -> None:
+        subject = f"{stream}.{job}.{kind}"
+        if stream == "scored":
+            await self._note_purge(job, kind, below)
+        await self._link.call(
+            f"purge {subject}", lambda: self._link.streams.purge_stream(stream, seq=below, subject=subject)
+        )
+
+    async def _note_purge(self, job: str, kind: Kind, below: int | None) -> None:
+        """Put the purge on record before it happens: a reader that is behind must hear of it."""
+        end = below if below is not None else (await self.stream_state("scored")).last_sequence + 1
+        key = purged_key(job, kind)
+        if end > await read_number(self._link, key):
+            await self.put(key, str(end).encode())
+
+    # ---- events
+    async def last_event(self, job: str, name: str) -> tuple[Event, int] | None:
+        found = await self._link.last("events", f"events.{job}.{name}")
+        if found is None:
+            return None
+        return cast(Event, await unseal(found, self._blobs)), int(found.seq)
+
+    async def events(self, job: str, *names: str, after: int = 0) -> AsyncIterator[tuple[Event, int]]:
+        subjects = [f"events.{job}.{name}" for name in names] or [f"events.{job}.*"]
+        reader = OrderedReader(self._link, "events", subjects, after + 1)
+        try:
+            while True:
+                for raw in await reader.fetch(_EVENTS_A_FETCH, _EVENTS_WAIT_S):
+                    sequence, _, _ = sequences(raw)
+                    reader.advance(sequence)
+                    try:
+                        event = cast(Event, await unseal(raw, self._blobs))
+                    except Unreadable as error:
+                        get_logger().error("an event cannot be read", sequence=sequence, error=str(error))
+                        continue
+                    yield event, sequence
+        finally:
+            await reader.close()
+
+    # ---- records
+    async def get(self, key: str) -> Record | None:
+        found = await self._link.last(f"KV_{BUCKET}", f"$KV.{BUCKET}.{key}")
+        return None if found is None else Record(found.data or b"", int(found.seq))
+
+    async def put(self, key: str, value: bytes, *, revision: int | None = None) -> int:
+        headers = {ID_HEADER: uuid.uuid4().hex}
+        return await self._compare_and_store(f"KV_{BUCKET}", f"$KV.{BUCKET}.{key}", value, headers, revision)
+
+    async def keys(self, prefix: str = "") -> list[str]:
+        found = await self._link.subjects(f"KV_{BUCKET}", f"$KV.{BUCKET}.>")
+        keys = (subject.removeprefix(f"$KV.{BUCKET}.") for subject in found)
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    # ---- life
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        if not self._link.client.is_connected:
+            return  # an old heartbeat tells nothing
+        try:
+            await self._link.client.publish(_HEARTBEAT_SUBJECT, encode(heartbeat))
+        except LOST as error:
+            get_logger().debug("a heartbeat was lost", error=repr(error))
+
+    async def heartbeats(self) -> AsyncIterator[Heartbeat]:
+        subscription = await self._link.client.subscribe(_HEARTBEAT_SUBJECT)
+        try:
+            async for raw in subscription.messages:
+                try:
+                    found = decode(raw.data)
+                except (msgspec.MsgspecError, ValueError) as error:
+                    get_logger().warning("a heartbeat cannot be read", error=str(error))
+                    continue
+                if isinstance(found, Heartbeat):
+                    yield found
+        finally:
+            if not self._link.client.is_closed:
+                with contextlib.suppress(*LOST):
+                    await subscription.unsubscribe()
+
+    async def stream_state(self, stream: str) -> StreamState:
+        info = await self._link.call(f"look at {stream}", lambda: self._link.streams.stream_info(stream))
+        return StreamState(
+            first_sequence=info.state.first_seq,
+            last_sequence=info.state.last_seq,
+            messages=info.state.messages,
+            bytes=info.state.bytes,
+            max_bytes=info.config.max_bytes,
+            created=info.created.isoformat(),
+        )
+
+    async def close(self) -> None:
+        await self._link.close()

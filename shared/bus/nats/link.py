@@ -1,0 +1,285 @@
+"""The connection to nats-server: opened within a limit, kept for ever, its calls tried again within theirs."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+from weakref import WeakSet
+
+import nats
+from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError, OutboundBufferLimitError, StaleConnectionError
+from nats.js import api
+from nats.js.errors import (
+    BadRequestError,
+    NoStreamResponseError,
+    NotFoundError,
+    ServerError,
+    ServiceUnavailableError,
+)
+
+from shared.bus.port import KEPT_PER_SUBJECT, STREAMS, WORK_STREAMS
+from shared.errors import Unavailable, UserError
+from shared.runtime.logging import get_logger
+
+OLDEST_SERVER = (2, 12)
+ANSWER_S = 1.0
+"""How long one request may take before it is sent again."""
+BUCKET = "jobs"
+STREAM_BYTES: Mapping[str, int] = {"prompts": 128 << 20, "completions": 512 << 20, "scored": 2 << 30}
+"""Limits of the streams that refuse when full, in bytes."""
+DUPLICATE_WINDOW_S = 300.0
+_BUFFER_BYTES = 64 << 20
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
+_FULL_PAUSE_S, _TELL_FULL_S = 5.0, 60.0  # the longest pause before a full stream is tried again; how often it is logged
+_WRONG_LIMITS = 10058  # add_stream: the stream exists with another configuration
+_NO_ROOM = 10047  # the server's storage cannot hold the limits
+_WRONG_LAST_SEQUENCE = (10071, 10164)
+_FULL = 10077  # a stream that discards new messages has reached its limits
+
+_SCHEMES = ("nats", "tls", "ws", "wss")
+
+T = TypeVar("T")
+
+
+class Away(Exception):
+    """There is no connection now; the call is worth another try."""
+
+
+LOST = (NatsError, ConnectionError)
+"""What nats-py raises when the connection breaks under a call; the second is asyncio's, which it lets through."""
+_TEMPORARY = (
+    Away,
+    TimeoutError,
+    ConnectionError,
+    NoRespondersError,
+    OutboundBufferLimitError,
+    StaleConnectionError,
+    NoStreamResponseError,
+    ServiceUnavailableError,
+    ServerError,
+)
+
+
+def is_missing(error: Exception) -> bool:
+    """Whether the server said that a stream, consumer or message does not exist."""
+    return isinstance(error, NotFoundError)
+
+
+def is_wrong_sequence(error: Exception) -> bool:
+    """Whether a compare-and-set named a sequence that is not the newest."""
+    return isinstance(error, BadRequestError) and error.err_code in _WRONG_LAST_SEQUENCE
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a publish was refused because its stream is full."""
+    return isinstance(error, ServiceUnavailableError) and error.err_code == _FULL
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__} {error}"
+
+
+class _Patience:
+    """How long a call is tried again: `away_s` past the server's last answer, `full_s` while that is "full"."""
+
+    def __init__(self, away_s: float, full_s: float | None) -> None:
+        self.limit_s = away_s
+        """The limit that holds now."""
+        self._away_s, self._full_s = away_s, full_s
+        self._began = self._heard = time.monotonic()
+        self._pause = _FIRST_PAUSE_S
+
+    def next_pause(self, error: Exception) -> float | None:
+        """Seconds until the try after `error`; None when the limit is over."""
+        now, pause = time.monotonic(), self._pause
+        if self._full_s is not None and is_full(error):
+            self._heard, self.limit_s = now, self._full_s
+            until, longest = self._began + self._full_s, _FULL_PAUSE_S
+        else:
+            self.limit_s = self._away_s
+            until, longest = self._heard + self._away_s, _LONGEST_PAUSE_S
+        self._pause = min(pause * 2, longest)
+        return pause if now + pause <= until else None
+
+
+class Link:
+    """One connection with JetStream; everything that is sent goes through `call`."""
+
+    def __init__(self, place: str, call_limit_s: float) -> None:
+        self.client = nats.NATS()
+        self.url, self.call_limit_s = place, call_limit_s
+        self.streams = self.client.jetstream(timeout=ANSWER_S)
+        self.epoch = 0
+        """How often the connection came back: what was asked for in an earlier epoch may be forgotten."""
+        self.bells: WeakSet[asyncio.Event] = WeakSet()
+        """Set whenever the epoch changes."""
+        self._state: Literal["opening", "open", "closing"] = "opening"
+        self._tell_full_at = 0.0
+        self._log = get_logger(nats=place)
+
+    @classmethod
+    async def open(cls, url: str, *, limit_s: float, call_limit_s: float, **options: Any) -> "Link":
+        """Connect within `limit_s`. Raises Unavailable (no answer) or UserError (refused, too old a server)."""
+        link = cls(",".join(_place(one) for one in url.split(",")), call_limit_s)
+        try:
+            await link._connect(url, limit_s, options)
+        except BaseException:
+            await link._close()
+            raise
+        link._state = "open"
+        return link
+
+    async def _connect(self, url: str, limit_s: float, options: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                await self.client.connect(
+                    url.split(","),
+                    error_cb=self._on_error,
+                    disconnected_cb=self._on_away,
+                    reconnected_cb=self._on_back,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=0.2,
+                    connect_timeout=2,
+                    pending_size=_BUFFER_BYTES,
+                    **options,
+                )
+        except TimeoutError:
+            raise Unavailable(f"no nats-server answered at {self.url} within {limit_s:g} s") from None
+        except (NatsError, OSError, ValueError) as error:
+            raise UserError(f"nats-server at {self.url} refused the connection: {error}") from error
+        version = self.client.connected_server_version
+        if (version.major, version.minor) < OLDEST_SERVER:
+            raise UserError(f"nats-server at {self.url} is {version.major}.{version.minor}, expected 2.12 or newer")
+
+    async def _on_error(self, error: Exception) -> None:
+        self._log.debug("bus error", error=repr(error))
+        if self._state == "opening" and "authorization" in str(error).lower():
+            raise UserError(f"nats-server at {self.url} refuses our user, password or token")  # out of `connect`
+
+    async def _on_away(self) -> None:
+        if self._state == "open":
+            self._log.warning("the bus is away")
+
+    async def _on_back(self) -> None:
+        self._log.info("the bus is back")
+        self.epoch += 1
+        for bell in self.bells:
+            bell.set()
+
+    async def call(
+        self,
+        what: str,
+        send: Callable[[], Awaitable[T]],
+        limit_s: float | None = None,
+        full_limit_s: float | None = None,
+    ) -> T:
+        """`send()`, again with back-off while the server is away or refuses, for at most `limit_s`; then Unavailable.
+
+        With `full_limit_s` a stream that is full is waited for so long instead. An answer that another try cannot
+        change (missing, wrong sequence) is raised as it is.
+        """
+        patience = _Patience(self.call_limit_s if limit_s is None else limit_s, full_limit_s)
+        while True:
+            try:
+                if not self.client.is_connected:
+                    raise Away("not connected")  # nothing is buffered: it would be sent late, after its retry
+                return await send()
+            except (Away, TimeoutError, *LOST) as error:
+                if not isinstance(error, _TEMPORARY):
+                    self._reraise(what, error)
+                pause = None if self.client.is_closed else patience.next_pause(error)
+                if pause is None:
+                    raise Unavailable(
+                        f"{what}: {self.url} did not take it within {patience.limit_s:g} s: {_text(error)}"
+                    ) from error
+                self._tell_full(what, error)
+            await asyncio.sleep(pause)
+
+    def _tell_full(self, what: str, error: Exception) -> None:
+        """Log that a stream is full, at most once a minute for all that waits."""
+        if is_full(error) and time.monotonic() >= self._tell_full_at:
+            self._tell_full_at = time.monotonic() + _TELL_FULL_S
+            self._log.warning("a stream is full, trying again", what=what, error=str(error))
+
+    def _reraise(self, what: str, error: Exception) -> None:
+        if is_missing(error) or is_wrong_sequence(error):
+            raise error
+        raise Unavailable(f"{what}: {self.url} answered {_text(error)}") from error
+
+    async def last(self, stream: str, subject: str) -> Any | None:
+        """The newest message of `subject`, with `data`, `seq` and `headers`; None when there is none."""
+        try:
+            return await self.call(f"read {subject}", lambda: self.streams.get_last_msg(stream, subject))
+        except NotFoundError:
+            return None
+
+    async def subjects(self, stream: str, pattern: str) -> dict[str, int]:
+        """How many messages each subject that matches `pattern` has."""
+        info = await self.call(f"list {pattern}", lambda: self.streams.stream_info(stream, subjects_filter=pattern))
+        return dict(info.state.subjects or {})
+
+    async def set_up(self, stream_bytes: Mapping[str, int], copies: int) -> None:
+        """Create the streams and the bucket, or give existing ones the wanted limits."""
+        for name in STREAMS:
+            await self._set_up_stream(_stream_config(name, stream_bytes.get(name, STREAM_BYTES.get(name, -1)), copies))
+        bucket = api.KeyValueConfig(bucket=BUCKET, replicas=copies)
+        await self.call(f"create bucket {BUCKET}", lambda: self.streams.create_key_value(bucket))
+
+    async def _set_up_stream(self, config: api.StreamConfig) -> None:
+        async def create() -> None:
+            try:
+                await self.streams.add_stream(config)
+            except (BadRequestError, ServerError) as error:
+                if error.err_code == _NO_ROOM:
+                    raise Unavailable(
+                        f"nats-server at {self.url} has no room for stream {config.name} of {config.max_bytes} bytes; "
+                        f"free disk space or raise its max_file_store"
+                    ) from error
+                if error.err_code != _WRONG_LIMITS:
+                    raise
+                await self.streams.update_stream(config)
+
+        await self.call(f"create stream {config.name}", create)
+
+    async def close(self) -> None:
+        """Close the connection; what was not acknowledged is the caller's to send again."""
+        self._state = "closing"
+        with contextlib.suppress(TimeoutError, *LOST):
+            async with asyncio.timeout(ANSWER_S):
+                await self.client.flush()
+        await self._close()
+
+    async def _close(self) -> None:
+        with contextlib.suppress(TimeoutError, *LOST):  # a server that is gone needs no farewell
+            async with asyncio.timeout(ANSWER_S):
+                await self.client.close()
+
+
+def _place(url: str) -> str:
+    """The address without user and password; raises UserError when it is none of NATS."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UserError(f"NATS_URL is no address ({error}), expected nats://host:port") from error
+    if parts.scheme not in _SCHEMES or not host:
+        raise UserError(f"NATS_URL has scheme {parts.scheme!r} and host {host!r}, expected nats://host:port")
+    return f"{parts.scheme}://{host}:{port or 4222}"
+
+
+def _stream_config(name: str, max_bytes: int, copies: int) -> api.StreamConfig:
+    kept = KEPT_PER_SUBJECT.get(name)
+    return api.StreamConfig(
+        name=name,
+        subjects=[f"{name}.*.*"],
+        retention=api.RetentionPolicy.WORK_QUEUE if name in WORK_STREAMS else api.RetentionPolicy.LIMITS,
+        discard=api.DiscardPolicy.NEW if kept is None else api.DiscardPolicy.OLD,
+        max_bytes=max_bytes,
+        max_msgs_per_subject=-1 if kept is None else kept,
+        storage=api.StorageType.FILE,
+        num_replicas=copies,
+        duplicate_window=DUPLICATE_WINDOW_S,
+    )

@@ -1,0 +1,218 @@
+"""Reading a stream in order from a sequence without ever skipping a message: the journal and the events."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from nats.js import api
+from nats.js.errors import NotFoundError
+
+from shared.blobs.port import Blobs
+from shared.bus.nats.link import ANSWER_S, BUCKET, LOST, Link
+from shared.bus.nats.pull import Puller, sequences
+from shared.bus.nats.wire import Unreadable, trace_of, unseal, void_of
+from shared.bus.port import JournalEntry
+from shared.errors import Corrupt, Unavailable
+from shared.messages import AnyMessage
+from shared.runtime.logging import get_logger
+
+_FORGET_S = 3600.0
+"""The server removes the consumer of a reader that was silent for so long; the reader makes another."""
+_AWAY_S = 0.2
+"""Pause after a try that found the server or the blob store away."""
+
+
+class OrderedReader:
+    """Messages of a stream whose subject is one of `subjects`, from sequence `start` on.
+
+    The consumer is file-backed and numbers what it delivers; when a number is missing (a cut connection, a restart of
+    the server), reading goes on with a new consumer at the first message that did not arrive.
+    """
+
+    def __init__(self, link: Link, stream: str, subjects: Sequence[str], start: int) -> None:
+        self._link, self._stream, self._subjects = link, stream, list(subjects)
+        self.next = start
+        self._name = ""
+        self._puller: Puller | None = None
+        self._delivered = 0  # by the present consumer
+
+    async def fetch(self, limit: int, wait_s: float) -> list[Any]:
+        """At most `limit` messages as soon as there is one; none after `wait_s`. Call `advance` past each one used."""
+        until = time.monotonic() + wait_s
+        while True:
+            left = max(until - time.monotonic(), 0.0)
+            found = await self._whole(await self._pull(limit, left))
+            if found or left <= 0:
+                return found
+
+    def advance(self, sequence: int) -> None:
+        """The message of that sequence is used: reading goes on behind it, whatever happens."""
+        self.next = sequence + 1
+
+    async def rewind(self) -> None:
+        """Read again from the first message that `advance` has not passed."""
+        await self.close()
+
+    async def _pull(self, limit: int, wait_s: float) -> list[Any]:
+        try:
+            puller = self._puller or await self.open(max(wait_s, ANSWER_S))
+            found = await puller.pull(limit, wait_s)
+            if not found and not await self._exists():
+                await self.close()
+        except Unavailable:
+            if self._link.client.is_closed:
+                raise
+            await asyncio.sleep(min(wait_s, _AWAY_S))
+            return []  # the server is away, which is waited for
+        return found
+
+    async def _whole(self, raws: list[Any]) -> list[Any]:
+        """The messages up to the first missing number; behind it, reading starts again."""
+        for place, raw in enumerate(raws):
+            _, number, _ = sequences(raw)
+            if number != self._delivered + 1:
+                get_logger().warning("messages were lost on the way, reading again", stream=self._stream)
+                await self.close()
+                return raws[:place]
+            self._delivered = number
+        return raws
+
+    async def open(self, limit_s: float) -> Puller:
+        """Make the consumer; raises Corrupt when the stream ends before the first wanted message."""
+        streams, name = self._link.streams, self._link.client.new_inbox().rsplit(".", 1)[-1]
+        info = await self._link.call(f"look at {self._stream}", lambda: streams.stream_info(self._stream), limit_s)
+        if self.next > info.state.last_seq + 1:
+            raise Corrupt(
+                f"stream {self._stream} ends at sequence {info.state.last_seq}, expected at least {self.next - 1}: "
+                f"it was lost or recreated"
+            )
+        config = api.ConsumerConfig(
+            name=name,
+            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=self.next,
+            ack_policy=api.AckPolicy.NONE,
+            inactive_threshold=_FORGET_S,
+            mem_storage=False,
+        )
+        if len(self._subjects) == 1:
+            config.filter_subject = self._subjects[0]
+        else:
+            config.filter_subjects = self._subjects
+        await self._link.call(f"read {self._stream}", lambda: streams.add_consumer(self._stream, config), limit_s)
+        self._name, self._delivered = name, 0
+        self._puller = Puller(self._link, self._stream, name)
+        return self._puller
+
+    async def _exists(self) -> bool:
+        streams = self._link.streams
+        try:
+            await self._link.call(
+                f"look at {self._name}", lambda: streams.consumer_info(self._stream, self._name), ANSWER_S
+            )
+        except NotFoundError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Forget the consumer, here and (when it answers) at the server."""
+        puller, self._puller = self._puller, None
+        if puller is None or self._link.client.is_closed:
+            return
+        await puller.close()
+        with contextlib.suppress(TimeoutError, *LOST):
+            if self._link.client.is_connected:
+                await self._link.streams.delete_consumer(self._stream, self._name)
+
+
+def purged_key(job: str, kind: str) -> str:
+    """Record of the sequence below which a job's journal was purged."""
+    return f"journal.{job}.{kind}.purged"
+
+
+def floor_key(job: str, kind: str, durable: str) -> str:
+    """Record of the sequence up to which a durable reader has acked."""
+    return f"journal.{job}.{kind}.floor.{durable}"
+
+
+async def read_number(link: Link, key: str) -> int:
+    """The number in a record; 0 when there is none."""
+    found = await link.last(f"KV_{BUCKET}", f"$KV.{BUCKET}.{key}")
+    return int(found.data) if found and found.data else 0
+
+
+class NatsJournalReader:
+    """Reads one subject of the journal in order (`shared.bus.port.JournalReader`).
+
+    JetStream skips silently over what was purged, so every purge is on record and looked up at each fetch.
+    """
+
+    def __init__(self, link: Link, job: str, kind: str, start: int, blobs: Blobs | None, durable: str | None) -> None:
+        self._link, self._job, self._kind, self._blobs, self._durable = link, job, kind, blobs, durable
+        self._reader = OrderedReader(link, "scored", [f"scored.{job}.{kind}"], start)
+
+    async def open(self) -> None:
+        """Check that nothing from the start on is missing, as far as the stream can tell."""
+        await self._check_purges()
+        await self._check_first()
+        await self._reader.open(self._link.call_limit_s)
+
+    async def fetch(self, max_messages: int, wait_s: float) -> Sequence[JournalEntry]:
+        raws = await self._reader.fetch(max_messages, wait_s)
+        entries: list[JournalEntry] = []
+        try:
+            if raws:
+                await self._check_purges()
+            for raw in raws:
+                sequence, _, _ = sequences(raw)
+                record = await self._record(raw, sequence)
+                if record is not None:
+                    entries.append(JournalEntry(sequence, record, trace_of(raw)))
+                self._reader.advance(sequence)
+        except Unavailable as error:
+            get_logger().warning("the journal waits", error=str(error))
+            await self._reader.rewind()
+            await asyncio.sleep(_AWAY_S)
+        return entries
+
+    async def ack(self, sequence: int) -> None:
+        if self._durable is not None:
+            subject = f"$KV.{BUCKET}.{floor_key(self._job, self._kind, self._durable)}"
+            await self._link.call(
+                f"ack the journal of {self._job}",
+                lambda: self._link.streams.publish(subject, str(sequence).encode()),
+            )
+
+    async def close(self) -> None:
+        await self._reader.close()
+
+    async def _record(self, raw: Any, sequence: int) -> AnyMessage | None:
+        """The record; in place of one that cannot be read its void, None when it is not even a group's."""
+        try:
+            return await unseal(raw, self._blobs)
+        except Unreadable as error:
+            get_logger().error("a journal record cannot be read", sequence=sequence, error=str(error))
+            return void_of(raw, error)
+
+    async def _check_purges(self) -> None:
+        purged = await read_number(self._link, purged_key(self._job, self._kind))
+        if self._reader.next < purged:
+            raise Corrupt(
+                f"the journal of scored.{self._job}.{self._kind} was purged below sequence {purged}, "
+                f"expected it from {self._reader.next}"
+            )
+
+    async def _check_first(self) -> None:
+        """A start whose message is gone, though no purge on record explains it, is a foreign hand's doing."""
+        start = self._reader.next
+        info = await self._link.call("ask for stream scored", lambda: self._link.streams.stream_info("scored"))
+        if start == 1 or start >= info.state.first_seq:
+            return
+        keys = await self._link.subjects(f"KV_{BUCKET}", f"$KV.{BUCKET}.journal.*.*.purged")
+        purges = [await read_number(self._link, key.removeprefix(f"$KV.{BUCKET}.")) for key in keys]
+        if max(purges, default=0) < info.state.first_seq:
+            raise Corrupt(
+                f"the journal starts at sequence {info.state.first_seq}, expected {start} of "
+                f"scored.{self._job}.{self._kind}: it was purged behind our back"
+            )

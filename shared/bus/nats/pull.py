@@ -1,0 +1,150 @@
+"""Pulling from a JetStream consumer: what is there at once, else the first message that comes.
+
+nats-py's own `fetch(n)` waits until n messages came or the time is up; here a message is in hand within a millisecond.
+"""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections import deque
+from typing import Any
+
+from shared.bus.nats.link import LOST, Link
+from shared.errors import Unavailable
+
+FETCH_BYTES = 16 * 1024 * 1024
+"""A larger answer may get a slow client cut off by the server."""
+_LINGER_S = 1.0
+"""A request waits so long at the server, then it is sent anew."""
+_GRACE_S = 0.5
+_PAUSE_S = 0.05
+_NO_RESPONDERS = "503"
+
+
+class Puller:
+    """Requests messages of one consumer, one request at a time.
+
+    A message that arrives after its request was given up is kept for the next `pull`, but not longer than
+    `stale_after_s` (a work queue's ack_wait: by then it was delivered to somebody else).
+    """
+
+    def __init__(self, link: Link, stream: str, consumer: str, stale_after_s: float | None = None) -> None:
+        self._link, self._stale_after_s = link, stale_after_s
+        self._next_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._subscription: Any = None
+        self._inbox = ""
+        self._requests = 0
+        self._arrived: deque[tuple[float, Any]] = deque()
+        self._hand: list[Any] = []  # taken by the pull that is going on; a cancelled one leaves it here
+        self._bell = asyncio.Event()
+        link.bells.add(self._bell)
+        self._epoch = link.epoch  # in which the present request was sent
+        self._turn = asyncio.Lock()
+
+    async def pull(self, limit: int, wait_s: float) -> list[Any]:
+        """At most `limit` messages as soon as there is one, in the consumer's order; none after `wait_s`.
+
+        Raises Unavailable when the connection was closed for good.
+        """
+        async with self._turn:
+            until = time.monotonic() + wait_s
+            self._take_left_over(limit)
+            while not self._hand:
+                if self._link.client.is_closed:
+                    raise Unavailable(f"the connection to {self._link.url} is closed")
+                left = max(until - time.monotonic(), 0.0)
+                await self._ask(limit, min(left, _LINGER_S))
+                if left <= 0:
+                    break
+            taken, self._hand = self._hand, []
+            return taken
+
+    async def close(self) -> list[Any]:
+        """Drop the requests at the server; returns what had arrived and was not taken."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None and not self._link.client.is_closed:
+            with contextlib.suppress(*LOST):
+                await subscription.unsubscribe()
+        left = self._hand + [message for _, message in self._arrived if not _status(message)]
+        self._hand = []
+        self._arrived.clear()
+        return left
+
+    def _take_left_over(self, limit: int) -> None:
+        oldest = time.monotonic() - self._stale_after_s if self._stale_after_s is not None else 0.0
+        while self._arrived and len(self._hand) < limit:
+            at, message = self._arrived.popleft()
+            if not _status(message) and at >= oldest:
+                self._hand.append(message)
+
+    async def _ask(self, limit: int, linger_s: float) -> None:
+        """Take what is there now, else the first message within `linger_s` and what came with it."""
+        if not self._link.client.is_connected:
+            await asyncio.sleep(min(_PAUSE_S, linger_s))
+            return
+        if limit > 1 or linger_s <= 0:
+            await self._request(limit, 0.0)
+        if not self._hand and linger_s > 0:
+            await self._request(1, linger_s)
+            if self._hand and limit > 1:
+                await self._request(limit - 1, 0.0)
+
+    async def _request(self, batch: int, linger_s: float) -> None:
+        """One request into `_hand`: ends when the batch is full, with the server's status, or past its time."""
+        self._requests += 1
+        wish: dict[str, object] = {"batch": batch, "max_bytes": FETCH_BYTES}
+        wish |= {"expires": int(linger_s * 1e9)} if linger_s > 0 else {"no_wait": True}
+        until, self._epoch = time.monotonic() + linger_s + _GRACE_S, self._link.epoch
+        try:
+            reply = f"{await self._inbox_subject()}.{self._requests}"
+            await self._link.client.publish(self._next_subject, json.dumps(wish).encode(), reply)
+        except LOST:
+            await asyncio.sleep(_PAUSE_S)
+            return
+        await self._collect(reply, len(self._hand) + batch, until)
+
+    async def _collect(self, reply: str, count: int, until: float) -> None:
+        while len(self._hand) < count and await self._wait(until):
+            _, message = self._arrived.popleft()
+            status = _status(message)
+            if not status:
+                self._hand.append(message)
+            elif message.subject == reply:
+                if status == _NO_RESPONDERS:  # the server is starting, or the consumer is gone
+                    await asyncio.sleep(_PAUSE_S)
+                break
+
+    async def _wait(self, until: float) -> bool:
+        """Whether something has arrived before `until`, and before the server was away."""
+        while not self._arrived:
+            if self._epoch != self._link.epoch:
+                return False
+            self._bell.clear()
+            try:
+                async with asyncio.timeout(max(until - time.monotonic(), 0.0)):
+                    await self._bell.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    async def _inbox_subject(self) -> str:
+        if self._subscription is None:
+            self._inbox = self._link.client.new_inbox()
+            self._subscription = await self._link.client.subscribe(f"{self._inbox}.*", cb=self._on_message)
+        return self._inbox
+
+    async def _on_message(self, message: Any) -> None:
+        self._arrived.append((time.monotonic(), message))
+        self._bell.set()
+
+
+def _status(message: Any) -> str | None:
+    """The status of an answer that is no message."""
+    return message.headers.get("Status") if message.headers and not message.reply else None
+
+
+def sequences(message: Any) -> tuple[int, int, int]:
+    """The message's sequence in the stream, in the consumer, and how often it was delivered (each from 1)."""
+    metadata = message.metadata
+    return metadata.sequence.stream, metadata.sequence.consumer, metadata.num_delivered

@@ -1,0 +1,200 @@
+"""What services may ask of the bus; `shared.bus.nats.bus` and `shared.bus.memory` are the two that answer.
+
+Four shapes of traffic, no more:
+
+- work      prompts and completions: each message goes to one replica, and stays until it is acked
+- journal   scored: an append-only log, read in order from a sequence, purged behind a checkpoint
+- events    the last state of each subject and what follows it
+- records   a key-value bucket with compare-and-set (jobs, leases)
+
+Every call has a limit and raises `Unavailable` past it; nothing here waits for ever. A message is acked only after its
+result is durably published.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from shared.messages import AnyMessage, Event, Heartbeat, Kind, Message
+
+ACK_WAIT_S = 5.0
+"""A message that is neither acked nor kept alive for so long is delivered again."""
+HEARTBEAT_S = 1.0
+"""How often work in hand is kept alive, and how often a service says that it is alive."""
+DELIVERY_BUDGET = 5
+"""A message delivered more often than this is given up: its group is void, its letter dead."""
+MAX_BODY_BYTES = 512 * 1024
+"""A larger body goes to the blob store; the message carries its digest."""
+FULL_LIMIT_S = 3600.0
+"""How long a publish waits for room in a full stream: whoever empties it may have to be brought back by hand."""
+WORK_STREAMS = ("prompts", "completions")
+STREAMS = (*WORK_STREAMS, "scored", "events", "dead")
+KEPT_PER_SUBJECT = {"events": 1_000, "dead": 10_000}
+"""These two drop their oldest message of a subject; the others refuse when full, so that they push back."""
+
+
+class Delivery(Protocol):
+    """One message in hand."""
+
+    @property
+    def message(self) -> AnyMessage: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def sequence(self) -> int:
+        """Its sequence in the stream, from 1."""
+        ...
+
+    @property
+    def deliveries(self) -> int:
+        """How often it was delivered, this time included."""
+        ...
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """W3C trace headers that it came with, for `opentelemetry.propagate.extract`."""
+        ...
+
+    async def ack(self) -> None:
+        """Done: its result is durably published."""
+        ...
+
+    async def keep(self) -> None:
+        """Still at work: starts `ACK_WAIT_S` anew."""
+        ...
+
+    async def hand_back(self, delay_s: float = 0.0) -> None:
+        """Give it to another replica, after `delay_s`."""
+        ...
+
+
+class WorkQueue(Protocol):
+    """A durable consumer of one job's prompts or completions of one kind, shared by all replicas."""
+
+    async def fetch(self, max_messages: int, wait_s: float) -> Sequence[Delivery]:
+        """At most `max_messages`, as soon as there is one; none after `wait_s`.
+
+        A server that is away is waited for (within `wait_s`), not an error.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """One record of the journal with its sequence in the stream (from 1, increasing, gaps only between jobs)."""
+
+    sequence: int
+    message: AnyMessage
+    trace: Mapping[str, str] = field(default_factory=dict)
+    """W3C trace headers that it came with."""
+
+
+class JournalReader(Protocol):
+    """Reads a job's records in order, from a sequence, without ever skipping one."""
+
+    async def fetch(self, max_messages: int, wait_s: float) -> Sequence[JournalEntry]:
+        """At most `max_messages`, as soon as there is one; none after `wait_s`. Raises Corrupt at a gap."""
+        ...
+
+    async def ack(self, sequence: int) -> None:
+        """Everything up to `sequence` is safely stored: the floor below which a purge may go."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """A stream's numbers: sequences, bytes, and its creation time (a recreated stream is another one)."""
+
+    first_sequence: int
+    last_sequence: int
+    messages: int
+    bytes: int
+    max_bytes: int
+    created: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A value of the key-value bucket with the revision that a compare-and-set names."""
+
+    value: bytes
+    revision: int
+
+
+class Bus(Protocol):
+    """The message bus; `stream` is one of prompts, completions, scored, events, dead, and `job` a job id."""
+
+    # ---- publish
+    async def publish(self, stream: str, job: str, kind: Kind, message: Message, message_id: str) -> int:
+        """Store `message` under `<stream>.<job>.<kind>`; returns its sequence. A known id stores nothing new.
+
+        A refused or timed-out publish is tried again with the same id and back-off; `Unavailable` after the bus's own
+        limits: 60 s without a server, `FULL_LIMIT_S` while the server says that the stream is full. The caller keeps
+        its own work in hand alive meanwhile.
+        """
+        ...
+
+    async def announce(self, event: Event, *, expected_last: int | None = None) -> int:
+        """Store an event under `events.<job>.<name>`; returns its sequence.
+
+        With `expected_last` (the sequence of that subject's newest message; 0: none) it raises `Refused` when somebody
+        else has written since: the fence against a woken zombie.
+        """
+        ...
+
+    # ---- work
+    async def work(self, stream: str, job: str, kind: Kind) -> WorkQueue:
+        """The durable consumer of `<stream>.<job>.<kind>`, created when it is missing."""
+        ...
+
+    # ---- journal
+    async def read_journal(self, job: str, kind: Kind, *, start: int = 1, durable: str | None = None) -> JournalReader:
+        """Records of `scored.<job>.<kind>` from sequence `start`; with `durable`, from where its acks ended."""
+        ...
+
+    async def purge(self, stream: str, job: str, kind: Kind, *, below: int | None = None) -> None:
+        """Remove the job's messages (with `below`: those with a smaller sequence)."""
+        ...
+
+    async def journal_floor(self, job: str, kind: Kind, durable: str) -> int:
+        """The highest sequence that the durable reader has acked; 0 when it has none."""
+        ...
+
+    # ---- events
+    async def last_event(self, job: str, name: str) -> tuple[Event, int] | None:
+        """The newest `events.<job>.<name>` and its sequence; None when there is none."""
+        ...
+
+    def events(self, job: str, *names: str, after: int = 0) -> AsyncIterator[tuple[Event, int]]:
+        """Events of the job with those names (none: all) with a sequence above `after`, then new ones as they come."""
+        ...
+
+    # ---- records
+    async def get(self, key: str) -> Record | None: ...
+    async def put(self, key: str, value: bytes, *, revision: int | None = None) -> int:
+        """Write `key`; returns the new revision.
+
+        With `revision` (0: must not exist) it raises `Refused` when the key's newest revision is another.
+        """
+        ...
+
+    async def keys(self, prefix: str = "") -> list[str]: ...
+
+    # ---- life
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """Tell the monitor (core NATS: not stored, not waited for)."""
+        ...
+
+    def heartbeats(self) -> AsyncIterator[Heartbeat]: ...
+    async def stream_state(self, stream: str) -> StreamState: ...
+    async def waiting(self, stream: str, job: str, kind: Kind) -> tuple[int, int]:
+        """Messages of that job not yet delivered, and delivered but not acked."""
+        ...
+
+    async def forget_job(self, job: str) -> None:
+        """Delete the job's consumers and purge its prompts and completions."""
+        ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,1 @@
+"""Jobs: the file that describes one, its record, who works on it."""

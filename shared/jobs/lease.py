@@ -1,0 +1,73 @@
+"""The one active instance of data, learner or monitor: whoever holds the key `lease.<service>`."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from shared.bus.port import Bus
+from shared.errors import Refused, TriuneError, Unavailable
+from shared.messages import Message
+
+LEASE_S = 5.0
+POLL_S = 0.5
+
+
+class Lease(Message, frozen=True, kw_only=True):
+    """Who is the one active instance of a service, and until when (seconds since the epoch)."""
+
+    owner: str
+    until: float
+
+
+async def while_leading(bus: Bus, service: str, owner: str, work: Callable[[], Awaitable[None]]) -> None:
+    """Run `work` as the one active instance of `service`: wait for the lease, renew it, give it back at the end.
+
+    Raises Refused when another instance took the lease (this one slept past it): the process must end.
+    """
+    revision = await _take_lease(bus, service, owner)
+    renewing = asyncio.ensure_future(_renew(bus, service, owner, revision))
+    working = asyncio.ensure_future(work())
+    try:
+        await asyncio.wait({renewing, working}, return_when=asyncio.FIRST_COMPLETED)
+        for one in (renewing, working):
+            if one.done():
+                one.result()
+    finally:
+        for one in (renewing, working):
+            one.cancel()
+        await asyncio.wait({renewing, working})
+        with contextlib.suppress(TriuneError):
+            await bus.put(f"lease.{service}", b"", revision=await _revision(bus, service, owner))
+
+
+async def _renew(bus: Bus, service: str, owner: str, revision: int) -> None:
+    while True:
+        await asyncio.sleep(LEASE_S / 5)
+        with contextlib.suppress(Unavailable):
+            revision = await bus.put(f"lease.{service}", _lease(owner), revision=revision)
+
+
+async def _revision(bus: Bus, service: str, owner: str) -> int:
+    """The revision of our own lease; raises Refused when it is another's."""
+    found = await bus.get(f"lease.{service}")
+    if found is None or not found.value or msgspec.msgpack.decode(found.value, type=Lease).owner != owner:
+        raise Refused(f"the lease of {service} is not held by {owner}")
+    return found.revision
+
+
+async def _take_lease(bus: Bus, service: str, owner: str) -> int:
+    """Wait until the lease is free or has run out, then take it; returns the record's revision."""
+    while True:
+        found = await bus.get(f"lease.{service}")
+        lease = msgspec.msgpack.decode(found.value, type=Lease) if found and found.value else None
+        if lease is None or lease.until < time.time() or lease.owner == owner:
+            with contextlib.suppress(Refused):
+                return await bus.put(f"lease.{service}", _lease(owner), revision=found.revision if found else 0)
+        await asyncio.sleep(POLL_S)
+
+
+def _lease(owner: str) -> bytes:
+    return msgspec.msgpack.encode(Lease(owner=owner, until=time.time() + LEASE_S))

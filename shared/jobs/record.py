@@ -1,0 +1,139 @@
+"""The truth on jobs: records in the bus's key-value bucket, written by compare-and-set.
+
+Keys: `job.<id>` the record, `ordinal.<id>` data's next ordinal, `active` the id of the one job that is worked on.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from shared.bus.port import Bus
+from shared.errors import Refused, TriuneError, Unavailable
+from shared.jobs.spec import JobSpec
+from shared.messages import JOB_ID_PATTERN, JobChanged, Message
+
+State = Literal["queued", "running", "paused", "stopping", "stopped", "done", "failed"]
+
+MOVES: dict[State, tuple[State, ...]] = {
+    "queued": ("running", "stopped", "failed"),
+    "running": ("paused", "stopping", "done", "failed"),
+    "paused": ("running", "stopping", "failed"),
+    "stopping": ("stopped", "failed"),
+    "failed": ("queued",),
+    "stopped": (),
+    "done": (),
+}
+"""The legal moves; `failed → queued` is resume: the job continues from its last checkpoint."""
+ACTIVE: tuple[State, ...] = ("running", "paused", "stopping")
+ENDED: tuple[State, ...] = ("stopped", "done", "failed")
+
+
+class IllegalMove(TriuneError):
+    """A job cannot go from its state to the wanted one."""
+
+
+class Change(Message, frozen=True, kw_only=True):
+    """A PATCH. `since` is the first ordinal (source weights) or step (the others) that it holds for.
+
+    None until the service that it concerns (data: source weights; learner: the others) has fixed it, which it does
+    before the change takes effect; so a replay applies it at the same place.
+    """
+
+    key: str
+    value: float
+    requested_at: float
+    since: int | None = None
+
+
+class JobRecord(Message, frozen=True, kw_only=True):
+    """One job."""
+
+    id: str
+    spec: JobSpec
+    state: State
+    created_at: float
+    started_at: float | None = None
+    ended_at: float | None = None
+    changes: list[Change] = []
+    error: str = ""
+    seal_wanted: bool = False  # the learner ends early: data seals the order as at a stop
+    sealed: int | None = None  # data publishes no ordinal at or past it; written by data when it is asked to seal
+    checkpoint_wanted: int = 0  # counts the requests; the learner remembers how many it has answered
+
+
+def _move(record: JobRecord, state: State, error: str) -> JobRecord:
+    if state not in MOVES[record.state]:
+        raise IllegalMove(f"job {record.id} is {record.state}; it cannot become {state}")
+    now = time.time()
+    changes: dict[str, object] = {"state": state, "error": error}
+    if state == "running" and record.started_at is None:
+        changes["started_at"] = now
+    if state in ENDED:
+        changes["ended_at"] = now
+    return msgspec.structs.replace(record, **changes)
+
+
+class JobStore:
+    """Reads and writes job records. Raises Unavailable when the bus does not answer."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._bus = bus
+
+    async def create(self, record: JobRecord) -> None:
+        """Raises Refused when the id is taken: ids are never used twice."""
+        await self._bus.put(f"job.{record.id}", msgspec.msgpack.encode(record), revision=0)
+        await self._bus.announce(JobChanged(job=record.id, state=record.state))
+
+    async def get(self, job: str) -> JobRecord | None:
+        """The job's record; None for an unknown id, or for what is no id at all (a wildcard, say)."""
+        if not re.match(JOB_ID_PATTERN, job):
+            return None
+        found = await self._bus.get(f"job.{job}")
+        return None if found is None else msgspec.msgpack.decode(found.value, type=JobRecord)
+
+    async def update(self, job: str, change: Callable[[JobRecord], JobRecord]) -> JobRecord:
+        """Apply `change` to the newest record, again if somebody wrote in between; raises KeyError (unknown id)."""
+        for _ in range(100):
+            found = await self._bus.get(f"job.{job}") if re.match(JOB_ID_PATTERN, job) else None
+            if found is None:
+                raise KeyError(job)
+            old = msgspec.msgpack.decode(found.value, type=JobRecord)
+            new = change(old)
+            if new == old:
+                return old
+            with contextlib.suppress(Refused):
+                await self._bus.put(f"job.{job}", msgspec.msgpack.encode(new), revision=found.revision)
+                await self._bus.announce(JobChanged(job=job, state=new.state))
+                return new
+        raise Unavailable(f"job {job} was written by others 100 times in a row")
+
+    async def move(self, job: str, state: State, error: str = "") -> JobRecord:
+        """Take the job to `state`; raises IllegalMove (to its own state: nothing happens)."""
+        return await self.update(job, lambda record: record if record.state == state else _move(record, state, error))
+
+    async def list(self) -> list[JobRecord]:
+        """All jobs, oldest first."""
+        records = [await self.get(key.removeprefix("job.")) for key in await self._bus.keys("job.")]
+        return sorted((r for r in records if r is not None), key=lambda r: (r.created_at, r.id))
+
+    async def active(self) -> JobRecord | None:
+        """The one job that is worked on."""
+        found = await self._bus.get("active")
+        return await self.get(found.value.decode()) if found and found.value else None
+
+    async def set_active(self, job: str | None) -> None:
+        """The monitor alone calls it."""
+        await self._bus.put("active", (job or "").encode())
+
+    async def ordinal(self, job: str) -> int:
+        """The first ordinal that data has not published."""
+        found = await self._bus.get(f"ordinal.{job}")
+        return int(found.value) if found else 0
+
+    async def set_ordinal(self, job: str, ordinal: int) -> None:
+        """Data alone calls it, after the publish is acknowledged."""
+        await self._bus.put(f"ordinal.{job}", str(ordinal).encode())

@@ -1,0 +1,1 @@
+"""The staleness ledger: versions, windows, what is in flight; a view in Redis."""

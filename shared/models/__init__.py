@@ -1,0 +1,1 @@
+"""What sampler and learner must treat alike in a vision-language model."""
