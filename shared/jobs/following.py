@@ -74,12 +74,14 @@ async def _work_on(jobs: JobStore, job: ActiveJob, work: Callable[[ActiveJob], A
 
 
 async def _watch(jobs: JobStore, job: ActiveJob) -> None:
-    """Keep `job.record` fresh until the job is not active any more."""
+    """Keep `job.record` fresh until the job is not active any more; another job's record is never taken for it."""
     while True:
         record = await _active_or_none(jobs)
         if record is not None:
+            if record.id != job.id:
+                return
             job.update(record)
-            if record.id != job.id or record.state not in ACTIVE:
+            if record.state not in ACTIVE:
                 return
         await asyncio.sleep(POLL_S)
 

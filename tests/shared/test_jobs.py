@@ -96,6 +96,30 @@ async def test_work_follows_the_active_job_and_is_cancelled_when_it_ends(jobs: J
     assert seen == ["a", "a over", "b", "b over"]
 
 
+async def test_a_job_that_becomes_active_between_two_looks_is_worked_on(jobs: JobStore) -> None:
+    """The end of the job before it was never seen: two jobs in a queue stood still."""
+    seen: list[str] = []
+
+    async def work(job: ActiveJob) -> None:
+        seen.append(job.id)
+        await asyncio.Event().wait()
+
+    async def has(text: str) -> bool:
+        return text in seen
+
+    await jobs.create(record("a", "running"))
+    await jobs.create(record("b", "running"))
+    await jobs.set_active("a")
+    following = asyncio.create_task(follow_active(jobs, work))
+    await eventually(lambda: has("a"))
+    await jobs.move("a", "done")
+    await jobs.set_active("b")  # no look at the records in between
+    await eventually(lambda: has("b"))
+    following.cancel()
+    await asyncio.wait({following})
+    assert seen == ["a", "b"]
+
+
 async def test_a_sentence_raised_on_purpose_fails_the_job_and_not_the_service(jobs: JobStore) -> None:
     async def work(job: ActiveJob) -> None:
         raise Corrupt("the journal has a gap at 5")
