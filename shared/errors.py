@@ -8,6 +8,7 @@ TriuneError
 ├── Unavailable        a server, peer or disk did not answer in time: tried again
 │   └── BlobMissing    a blob is absent or torn: its source writes it again, else the group is void
 ├── Refused            the bus refused a write that names an older state: another instance took over
+├── WorkFault          a fault of ours in the work on a job: the process ends and is started again
 └── Corrupt            stored state contradicts itself: fatal, never skipped
 """
 
@@ -49,6 +50,10 @@ class BlobMissing(Unavailable):
 
 class Refused(TriuneError):
     """A write named an expected state that is no longer the newest: another instance took over."""
+
+
+class WorkFault(TriuneError):
+    """A fault of ours in the work on a job; the service ends with exit code 3, to be started again."""
 
 
 class Corrupt(TriuneError):

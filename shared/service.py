@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from shared.blobs.port import Blobs
 from shared.bus.port import HEARTBEAT_S, Bus
-from shared.errors import TriuneError, UserError, one_error
+from shared.errors import TriuneError, UserError, WorkFault, one_error
 from shared.jobs.record import JobStore
 from shared.ledger.port import Ledger
 from shared.messages import Heartbeat
@@ -28,6 +28,7 @@ from shared.runtime.logging import get_logger, set_up_logging
 from shared.runtime.settings import Settings, read_settings
 from shared.runtime.telemetry import set_up_telemetry
 
+FAULT = 3
 STOP_S = 10.0
 """How long the loops may take to hand back their work after a signal."""
 
@@ -67,7 +68,10 @@ class Service:
 
 
 def run(name: str, build: Callable[[Ports], Service]) -> int:
-    """A service's process from start to end; returns its exit code (0 stopped, 1 failed, 2 bad input)."""
+    """A service's process from start to end; returns its exit code.
+
+    0 stopped, 1 failed, 2 bad input, 3 (`FAULT`) a fault in the work on a job: the job answers for it, not the service.
+    """
     try:
         settings = read_settings()
         set_up_logging(name, settings.replica)
@@ -77,7 +81,7 @@ def run(name: str, build: Callable[[Ports], Service]) -> int:
         return 2
     except TriuneError as error:
         get_logger().error("the service failed", error=str(error))
-        return 1
+        return FAULT if isinstance(error, WorkFault) else 1
 
 
 async def _main(name: str, settings: Settings, build: Callable[[Ports], Service]) -> int:

@@ -19,7 +19,7 @@ def build(ports: Ports, config: LearnerConfig | None = None) -> Service:
 
     async def lead() -> None:
         status.state = "idle"
-        await follow_active(ports.jobs, train)
+        await follow_active(ports.jobs, train, service="learner")
 
     async def main_loop() -> None:
         await while_leading(ports.bus, "learner", ports.settings.replica, lead)

@@ -1,6 +1,6 @@
 """Which job runs, and whose streams are read: one job is active, the others wait in order.
 
-The monitor alone promotes (queued → running) and names the active job. A job is read while it is active, and after its
+The monitor alone promotes (queued → running). A job is read while it is active, and after its
 end until everything is on file.
 """
 
@@ -12,17 +12,17 @@ from services.monitor.handlers import Desk, JobReading
 from services.monitor.history.fold import FINAL
 from services.monitor.history.queries import reading
 from shared.errors import Corrupt, Refused, TriuneError, Unavailable
-from shared.jobs.record import ACTIVE, ENDED, IllegalMove, JobRecord
+from shared.jobs.record import ACTIVE, ENDED, IllegalMove, JobRecord, active_of, by_age
 from shared.messages import Kind
 from shared.runtime.logging import get_logger
 
 
-def next_active(records: Iterable[JobRecord]) -> JobRecord | None:
-    """The job to work on: one that is active already, else the oldest that waits; `records` oldest first."""
+def next_to_start(records: Iterable[JobRecord]) -> JobRecord | None:
+    """The job to start: the oldest that waits, if none is active."""
     listed = list(records)
-    active = [record for record in listed if record.state in ACTIVE]
-    waiting = [record for record in listed if record.state == "queued"]
-    return next(iter(active + waiting), None)
+    if active_of(listed) is not None:
+        return None
+    return min((record for record in listed if record.state == "queued"), key=by_age, default=None)
 
 
 class Control:
@@ -32,7 +32,6 @@ class Control:
         self._desk = desk
         self.records: dict[str, JobRecord] = {}
         self.errors: dict[str, str] = {}  # job -> why its streams cannot be read
-        self._active: str | None = None
         self._readings: dict[str, tuple[JobReading, asyncio.Task[None]]] = {}
         self._on_file: set[str] = set()
         self._log = get_logger()
@@ -40,7 +39,7 @@ class Control:
     @property
     def active(self) -> JobRecord | None:
         """The job that is worked on."""
-        return next((record for record in self.records.values() if record.state in ACTIVE), None)
+        return active_of(self.records.values())
 
     def reading_of(self, job: str) -> JobReading | None:
         held = self._readings.get(job)
@@ -73,7 +72,7 @@ class Control:
             record = seen if is_over else await self._desk.jobs.get(key.removeprefix("job."))
             if record is not None:
                 records.append(record)
-        return sorted(records, key=lambda record: (record.created_at, record.id))
+        return sorted(records, key=by_age)
 
     def _tell_change(self, record: JobRecord) -> None:
         before = self.records.get(record.id)
@@ -81,17 +80,12 @@ class Control:
             self._desk.live.tell(record.id, "state", {"state": record.state, "error": record.error})
 
     async def _promote(self, listed: list[JobRecord]) -> None:
-        chosen = next_active(listed)
-        if chosen is None:
+        waiting = next_to_start(listed)
+        if waiting is None:
             return
-        if chosen.state == "queued":
-            with contextlib.suppress(IllegalMove):
-                chosen = await self._desk.jobs.move(chosen.id, "running")
-                self.records[chosen.id] = chosen
-                self._log.info("a job was started", job=chosen.id)
-        if chosen.state in ACTIVE and self._active != chosen.id:
-            await self._desk.jobs.set_active(chosen.id)
-            self._active = chosen.id
+        with contextlib.suppress(IllegalMove, KeyError):  # it was stopped or forgotten in between
+            self.records[waiting.id] = await self._desk.jobs.move(waiting.id, "running")
+            self._log.info("a job was started", job=waiting.id)
 
     async def _attend(self, group: asyncio.TaskGroup, record: JobRecord) -> None:
         job = record.id

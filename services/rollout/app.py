@@ -29,7 +29,7 @@ def build(ports: Ports, config: RolloutConfig | None = None) -> Service:
         await Replica(job, ports, open_engine, config, status, metrics).run()
 
     async def follow() -> None:
-        await follow_active(ports.jobs, work)
+        await follow_active(ports.jobs, work, service="rollout")
 
     return Service("rollout", [follow], status)
 

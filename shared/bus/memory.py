@@ -274,6 +274,17 @@ class MemoryBus:
     async def keys(self, prefix: str = "") -> list[str]:
         return sorted(key for key in self.server.records if key.startswith(prefix))
 
+    async def records(self, prefix: str) -> AsyncIterator[tuple[str, Record]]:
+        after = 0
+        while True:
+            matching = [(found.revision, key) for key, found in self.server.records.items() if key.startswith(prefix)]
+            revision, key = min((one for one in matching if one[0] > after), default=(0, ""))
+            if not key:
+                await self.server.wait_change(60.0)
+                continue
+            after = revision
+            yield key, self.server.records[key]
+
     # ---- life
     async def beat(self, heartbeat: Heartbeat) -> None:
         for queue in self.server.listeners:

@@ -181,6 +181,13 @@ class Bus(Protocol):
         ...
 
     async def keys(self, prefix: str = "") -> list[str]: ...
+    def records(self, prefix: str) -> AsyncIterator[tuple[str, Record]]:
+        """Every key that starts with `prefix` (it ends with a dot) and its record, then each newer one when written.
+
+        Of records written in between only the newest comes. A server that is away is waited for; raises Corrupt when
+        the bucket was lost.
+        """
+        ...
 
     # ---- life
     async def beat(self, heartbeat: Heartbeat) -> None:

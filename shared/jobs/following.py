@@ -1,15 +1,32 @@
-"""A service works on the active job, and on nothing else: `follow_active`."""
+"""A service works on the active job, and on nothing else: `follow_active`.
+
+What the active job is follows from the records alone (`active_of`), which the bus tells as they are written; so a
+record can be missed between two looks, and the service still ends up at the job that is active now.
+"""
 
 import asyncio
 import contextlib
+import os
+import time
+import traceback
 from collections.abc import Awaitable, Callable
 
-from shared.errors import Refused, TriuneError, Unavailable, one_error
-from shared.jobs.record import ACTIVE, IllegalMove, JobRecord, JobStore
+import msgspec
+
+from shared.errors import Refused, TriuneError, Unavailable, WorkFault
+from shared.jobs.record import Fault, IllegalMove, JobRecord, JobStore, active_of
 from shared.jobs.spec import JobSpec
 from shared.runtime.logging import get_logger
 
-POLL_S = 0.5
+FAULTS_TO_FAIL = 3
+"""A job that ends a service so often in the same way is failed: starting the service again would not help."""
+FAULT_WINDOW_S = 6 * 3600.0
+FAULTS_KEPT = 10
+ASTRAY_S = 30.0
+"""A service that works on another than the active job for so long ends; its supervisor starts it."""
+_GUARD_S = 5.0
+
+Work = Callable[["ActiveJob"], Awaitable[None]]
 
 
 class ActiveJob:
@@ -28,6 +45,7 @@ class ActiveJob:
         return self.record.spec
 
     def update(self, record: JobRecord) -> None:
+        assert record.id == self.id, f"the record of {record.id} is not that of {self.id}"
         if record != self.record:
             self.record = record
             self.ring()
@@ -44,63 +62,161 @@ class ActiveJob:
         self._bell.clear()
 
 
-async def follow_active(jobs: JobStore, work: Callable[[ActiveJob], Awaitable[None]]) -> None:
-    """Run `work` for the active job, for ever; cancel it when another job becomes active or the job has ended.
+def end_process(at: str | None, wanted: str | None) -> None:
+    """End this process at once; the work that hangs would not let an orderly end happen either."""
+    get_logger().critical("this service works on another than the active job", at=at, active=wanted)
+    os._exit(1)
 
-    A TriuneError of `work` fails the job with its sentence, not the service; Refused, Unavailable and any other error
-    end the service, which its supervisor starts again. A bus that is away while nothing is at work is waited for.
+
+async def follow_active(
+    jobs: JobStore, work: Work, *, service: str, end: Callable[[str | None, str | None], None] = end_process
+) -> None:
+    """Run `work` for the active job, for ever; cancel it when the job has ended or another one is active.
+
+    A TriuneError of `work` fails the job with its sentence, not the service. Refused, Unavailable and any other error
+    (as WorkFault) end the service, which its supervisor starts again; the third fault of the same kind within
+    `FAULT_WINDOW_S` fails the job instead. A bus that is away is waited for. `end` is called with the job at work and
+    the active one when they differ for `ASTRAY_S`.
     """
-    while True:
-        record = await _active_or_none(jobs)
-        if record is None or record.state not in ACTIVE:
-            await asyncio.sleep(POLL_S)
-            continue
-        await _work_on(jobs, ActiveJob(record), work)
-
-
-async def _work_on(jobs: JobStore, job: ActiveJob, work: Callable[[ActiveJob], Awaitable[None]]) -> None:
-    """`work` and the watch over the job's record, side by side, until the job ends or its work fails."""
-    watch = asyncio.ensure_future(_watch(jobs, job))
-    task = asyncio.ensure_future(work(job))
+    follower = _Follower(jobs, work, service, end)
+    tasks = [asyncio.ensure_future(each) for each in (follower.watch(), follower.guard(), follower.run())]
     try:
-        await asyncio.wait({watch, task}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            await _settle(jobs, job.id, task)
-            await watch
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
     finally:
-        for one in (task, watch):
-            one.cancel()
-        await asyncio.wait({task, watch})
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
-async def _watch(jobs: JobStore, job: ActiveJob) -> None:
-    """Keep `job.record` fresh until the job is not active any more; another job's record is never taken for it."""
-    while True:
-        record = await _active_or_none(jobs)
-        if record is not None:
-            if record.id != job.id:
+class _Follower:
+    """The records as last heard, and the work on the job that is active by them."""
+
+    def __init__(self, jobs: JobStore, work: Work, service: str, end: Callable[[str | None, str | None], None]) -> None:
+        self._jobs, self._work, self._service, self._end = jobs, work, service, end
+        self._records: dict[str, JobRecord] = {}
+        self._heard = asyncio.Event()
+        self._at: str | None = None  # the job at work
+
+    async def watch(self) -> None:
+        """Hear of every record."""
+        async for job, record in self._jobs.watch():
+            if record is None:
+                self._records.pop(job, None)
+            else:
+                self._records[job] = record
+            self._heard.set()
+
+    async def run(self) -> None:
+        """Work on one active job after the other."""
+        while True:
+            active = active_of(self._records.values())
+            if active is None:
+                await self._next()
+                continue
+            self._at = active.id
+            try:
+                await self._work_on(ActiveJob(active))
+            finally:
+                self._at = None
+
+    async def _next(self) -> None:
+        """Return when a record was heard of since the last call."""
+        await self._heard.wait()
+        self._heard.clear()
+
+    async def _work_on(self, job: ActiveJob) -> None:
+        """Run the work beside the news of its job, until another job, or none, is the active one."""
+        task = asyncio.ensure_future(self._work(job))
+        leaving = asyncio.ensure_future(self._leave(job))
+        try:
+            await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await self._settle(job.id, task)
+                await leaving
+        finally:
+            for one in (task, leaving):
+                one.cancel()
+            await asyncio.wait({task, leaving})
+
+    async def _leave(self, job: ActiveJob) -> None:
+        """Keep the job's record fresh; return when it is not the active one any more."""
+        while True:
+            newest, active = self._records.get(job.id), active_of(self._records.values())
+            if newest is not None:
+                job.update(newest)
+            if active is None or active.id != job.id:
                 return
-            job.update(record)
-            if record.state not in ACTIVE:
+            await self._next()
+
+    async def _settle(self, job: str, task: "asyncio.Future[None]") -> None:
+        """The job's work has ended: a sentence raised on purpose fails the job; a fault of ours ends the service."""
+        error = _first(task.exception())
+        match error:
+            case None:
                 return
-        await asyncio.sleep(POLL_S)
+            case Refused() | Unavailable():
+                raise error
+            case TriuneError():
+                await self._fail(job, str(error))
+            case _:
+                get_logger().error("a fault in the work on a job", job=job, exc_info=error)
+                if not await self._note_fault(job, error):
+                    raise WorkFault(f"{self._service} ended by a fault in the work on job {job}: {_sentence(error)}")
+
+    async def _fail(self, job: str, sentence: str) -> None:
+        get_logger().error("the job failed", job=job, error=sentence)
+        with contextlib.suppress(IllegalMove, KeyError):
+            await self._jobs.move(job, "failed", sentence)
+
+    async def _note_fault(self, job: str, error: BaseException) -> bool:
+        """Put the fault on the job's record; at the third of its kind the job fails, and True is returned."""
+        now = time.time()
+        fault = Fault(service=self._service, error=_sentence(error), where=_where(error), at=now)
+
+        def add(record: JobRecord) -> JobRecord:
+            return msgspec.structs.replace(record, faults=[*record.faults, fault][-FAULTS_KEPT:])
+
+        record = await self._jobs.update(job, add)
+        same = [
+            one
+            for one in record.faults
+            if (one.service, one.where) == (fault.service, fault.where) and now - one.at < FAULT_WINDOW_S
+        ]
+        if len(same) < FAULTS_TO_FAIL:
+            return False
+        await self._fail(job, f"{self._service} ended {len(same)} times in the same way: {fault.error}")
+        return True
+
+    async def guard(self) -> None:
+        """End the process when its work is not that of the active job for long: nothing else would notice."""
+        astray_since: float | None = None
+        while True:
+            await asyncio.sleep(_GUARD_S)
+            with contextlib.suppress(Unavailable):
+                record = await self._jobs.active()
+                wanted, now = None if record is None else record.id, time.monotonic()
+                if wanted == self._at:
+                    astray_since = None
+                elif astray_since is None:
+                    astray_since = now
+                elif now - astray_since >= ASTRAY_S:
+                    self._end(self._at, wanted)
 
 
-async def _settle(jobs: JobStore, job: str, task: "asyncio.Future[None]") -> None:
-    """The job's work has ended: a sentence raised on purpose fails the job; a fault of ours is raised."""
-    try:
-        with one_error():
-            task.result()
-    except (Refused, Unavailable):
-        raise
-    except TriuneError as error:
-        get_logger().error("the job failed", job=job, error=str(error))
-        with contextlib.suppress(IllegalMove):
-            await jobs.move(job, "failed", str(error))
+def _first(error: BaseException | None) -> BaseException | None:
+    """The first error of a task group's; the error itself when it is no group."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
-async def _active_or_none(jobs: JobStore) -> JobRecord | None:
-    try:
-        return await jobs.active()
-    except Unavailable:
-        return None
+def _sentence(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _where(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__

@@ -1,12 +1,13 @@
 """The truth on jobs: records in the bus's key-value bucket, written by compare-and-set.
 
-Keys: `job.<id>` the record, `ordinal.<id>` data's next ordinal, `active` the id of the one job that is worked on.
+Keys: `job.<id>` the record, `ordinal.<id>` data's next ordinal. Which job is worked on is nowhere written: `active_of`
+says it of the records.
 """
 
 import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Literal
 
 import msgspec
@@ -49,6 +50,15 @@ class Change(Message, frozen=True, kw_only=True):
     since: int | None = None
 
 
+class Fault(Message, frozen=True, kw_only=True):
+    """An error of ours that ended a service while it worked on the job."""
+
+    service: str
+    error: str  # one sentence: the type and its text
+    where: str  # file and line that raised it
+    at: float
+
+
 class JobRecord(Message, frozen=True, kw_only=True):
     """One job."""
 
@@ -63,6 +73,8 @@ class JobRecord(Message, frozen=True, kw_only=True):
     seal_wanted: bool = False  # the learner ends early: data seals the order as at a stop
     sealed: int | None = None  # data publishes no ordinal at or past it; written by data when it is asked to seal
     checkpoint_wanted: int = 0  # counts the requests; the learner remembers how many it has answered
+    faults: list[Fault] = []  # the newest ones
+    abandoned: bool = False  # to be forgotten as soon as it has ended
 
 
 def _move(record: JobRecord, state: State, error: str) -> JobRecord:
@@ -74,7 +86,19 @@ def _move(record: JobRecord, state: State, error: str) -> JobRecord:
         changes["started_at"] = now
     if state in ENDED:
         changes["ended_at"] = now
+    if state == "queued":
+        changes["faults"] = []  # resumed by hand: its count starts anew
     return msgspec.structs.replace(record, **changes)
+
+
+def active_of(records: Iterable[JobRecord]) -> JobRecord | None:
+    """The one job to work on: the oldest that has started and not ended."""
+    return min((record for record in records if record.state in ACTIVE), key=by_age, default=None)
+
+
+def by_age(record: JobRecord) -> tuple[float, str]:
+    """The order of the queue."""
+    return record.created_at, record.id
 
 
 class JobStore:
@@ -82,6 +106,7 @@ class JobStore:
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus
+        self._over: set[str] = set()  # ids of jobs whose state never changes again
 
     async def create(self, record: JobRecord) -> None:
         """Raises Refused when the id is taken: ids are never used twice."""
@@ -93,15 +118,15 @@ class JobStore:
         if not re.match(JOB_ID_PATTERN, job):
             return None
         found = await self._bus.get(f"job.{job}")
-        return None if found is None else msgspec.msgpack.decode(found.value, type=JobRecord)
+        return None if found is None else _decode(found.value)
 
     async def update(self, job: str, change: Callable[[JobRecord], JobRecord]) -> JobRecord:
         """Apply `change` to the newest record, again if somebody wrote in between; raises KeyError (unknown id)."""
         for _ in range(100):
             found = await self._bus.get(f"job.{job}") if re.match(JOB_ID_PATTERN, job) else None
-            if found is None:
+            old = None if found is None else _decode(found.value)
+            if found is None or old is None:
                 raise KeyError(job)
-            old = msgspec.msgpack.decode(found.value, type=JobRecord)
             new = change(old)
             if new == old:
                 return old
@@ -118,16 +143,29 @@ class JobStore:
     async def list(self) -> list[JobRecord]:
         """All jobs, oldest first."""
         records = [await self.get(key.removeprefix("job.")) for key in await self._bus.keys("job.")]
-        return sorted((r for r in records if r is not None), key=lambda r: (r.created_at, r.id))
+        return sorted((record for record in records if record is not None), key=by_age)
 
     async def active(self) -> JobRecord | None:
-        """The one job that is worked on."""
-        found = await self._bus.get("active")
-        return await self.get(found.value.decode()) if found and found.value else None
+        """The one job that is worked on, asked of the bus; jobs that are over for good are asked for once."""
+        live: list[JobRecord] = []
+        for job in (key.removeprefix("job.") for key in await self._bus.keys("job.")):
+            record = None if job in self._over else await self.get(job)
+            if record is not None and MOVES[record.state]:
+                live.append(record)
+            else:
+                self._over.add(job)
+        return active_of(live)
 
-    async def set_active(self, job: str | None) -> None:
-        """The monitor alone calls it."""
-        await self._bus.put("active", (job or "").encode())
+    async def watch(self) -> AsyncIterator[tuple[str, JobRecord | None]]:
+        """Every job with its record (None: it was forgotten), then each newer record as it is written."""
+        async for key, found in self._bus.records("job."):
+            yield key.removeprefix("job."), _decode(found.value)
+
+    async def forget(self, job: str) -> None:
+        """Remove the record for good; its id stays taken. Raises KeyError (unknown id)."""
+        if await self.get(job) is None:
+            raise KeyError(job)
+        await self._bus.put(f"job.{job}", b"")
 
     async def ordinal(self, job: str) -> int:
         """The first ordinal that data has not published."""
@@ -137,3 +175,8 @@ class JobStore:
     async def set_ordinal(self, job: str, ordinal: int) -> None:
         """Data alone calls it, after the publish is acknowledged."""
         await self._bus.put(f"ordinal.{job}", str(ordinal).encode())
+
+
+def _decode(value: bytes) -> JobRecord | None:
+    """The record in a key's value; None for one that was forgotten."""
+    return msgspec.msgpack.decode(value, type=JobRecord) if value else None

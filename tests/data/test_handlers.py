@@ -259,7 +259,6 @@ def test_events_heard_again_from_the_first_one_do_not_replace_the_newest() -> No
 
 async def test_a_failed_job_that_is_resumed_goes_on_where_it_was_and_is_not_sealed(world: World) -> None:
     await world.start()
-    await world.jobs.set_active("job")
     ended = asyncio.Event()
 
     async def serve(job: ActiveJob) -> None:
@@ -268,7 +267,7 @@ async def test_a_failed_job_that_is_resumed_goes_on_where_it_was_and_is_not_seal
         finally:
             ended.set()
 
-    following = asyncio.ensure_future(follow_active(world.jobs, serve))
+    following = asyncio.ensure_future(follow_active(world.jobs, serve, service="data"))
     try:
         await world.open_window(0, 0, 4)
         await world.until(lambda: len(world.groups()) == 4)

@@ -111,6 +111,15 @@ async def test_a_service_that_dies_again_and_again_ends_the_watch_with_its_last_
             await s.wait_ready(LIMIT_S)
 
 
+async def test_faults_in_the_work_on_a_job_do_not_end_the_watch(tmp_path: Path) -> None:
+    faulty = f"import pathlib, sys\nlives = pathlib.Path({str(tmp_path / 'lives')!r})\n" + (
+        "lives.touch()\nlives.write_text(lives.read_text() + 'x')\nif len(lives.read_text()) < 4: sys.exit(3)\n" + READY
+    )
+    async with supervisor(tmp_path, {"learner": 1}, faulty, quick_deaths=2) as s:
+        await s.wait_ready(LIMIT_S)
+    assert (tmp_path / "lives").read_text() == "xxxx"
+
+
 async def test_bad_input_is_not_tried_again(tmp_path: Path) -> None:
     async with supervisor(tmp_path, {"data": 1}, MISCONFIGURED) as s:
         with pytest.raises(UserError, match="data-0 refused to start: NATS_URL is empty"):

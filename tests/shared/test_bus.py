@@ -350,6 +350,21 @@ async def test_keys_are_listed_by_prefix(bus: Bus, job: str) -> None:
     assert f"ordinal.{job}" in await bus.keys()
 
 
+async def test_records_are_told_as_they_are_written_each_with_its_newest_value(bus: Bus, job: str) -> None:
+    await bus.put(f"job.{job}.a", b"old")
+    await bus.put(f"job.{job}.a", b"new")
+    await bus.put(f"lease.{job}.x", b"other")
+    async with contextlib.aclosing(bus.records(f"job.{job}.")) as told:
+        key, found = await anext(told)
+        assert (key, found.value) == (f"job.{job}.a", b"new")
+        revision = await bus.put(f"job.{job}.b", b"later")
+        key, found = await anext(told)
+        assert (key, found.value, found.revision) == (f"job.{job}.b", b"later", revision)
+        await bus.put(f"job.{job}.a", b"")
+        key, found = await anext(told)
+        assert (key, found.value) == (f"job.{job}.a", b"")
+
+
 async def test_heartbeats_reach_who_listens(connect: Connect, job: str) -> None:
     service, monitor = await connect(), await connect()
     beat = Heartbeat(service="reward", replica=job, pid=1, state="idle", sent_at=3.0)

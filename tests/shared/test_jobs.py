@@ -1,12 +1,11 @@
-"""Job records: legal moves, compare-and-set, the lease, and following the active job."""
+"""Job records: legal moves, compare-and-set, and the lease."""
 
 import asyncio
 
 import pytest
 
 from shared.bus.memory import MemoryBus, MemoryServer
-from shared.errors import Corrupt, Refused
-from shared.jobs.following import ActiveJob, follow_active
+from shared.errors import Refused
 from shared.jobs.lease import while_leading
 from shared.jobs.record import MOVES, IllegalMove, JobRecord, JobStore
 from shared.jobs.spec import parse_job
@@ -67,84 +66,6 @@ async def test_the_ordinal_starts_at_zero_and_is_kept(jobs: JobStore) -> None:
     assert await jobs.ordinal("a") == 0
     await jobs.set_ordinal("a", 17)
     assert await jobs.ordinal("a") == 17
-
-
-async def test_work_follows_the_active_job_and_is_cancelled_when_it_ends(jobs: JobStore) -> None:
-    seen: list[str] = []
-
-    async def work(job: ActiveJob) -> None:
-        seen.append(job.id)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            seen.append(f"{job.id} over")
-
-    async def has(text: str) -> bool:
-        return text in seen
-
-    following = asyncio.create_task(follow_active(jobs, work))
-    await jobs.create(record("a", "running"))
-    await jobs.set_active("a")
-    await eventually(lambda: has("a"))
-    await jobs.move("a", "done")
-    await eventually(lambda: has("a over"))
-    await jobs.create(record("b", "running"))
-    await jobs.set_active("b")
-    await eventually(lambda: has("b"))
-    following.cancel()
-    await asyncio.wait({following})
-    assert seen == ["a", "a over", "b", "b over"]
-
-
-async def test_a_job_that_becomes_active_between_two_looks_is_worked_on(jobs: JobStore) -> None:
-    """The end of the job before it was never seen: two jobs in a queue stood still."""
-    seen: list[str] = []
-
-    async def work(job: ActiveJob) -> None:
-        seen.append(job.id)
-        await asyncio.Event().wait()
-
-    async def has(text: str) -> bool:
-        return text in seen
-
-    await jobs.create(record("a", "running"))
-    await jobs.create(record("b", "running"))
-    await jobs.set_active("a")
-    following = asyncio.create_task(follow_active(jobs, work))
-    await eventually(lambda: has("a"))
-    await jobs.move("a", "done")
-    await jobs.set_active("b")  # no look at the records in between
-    await eventually(lambda: has("b"))
-    following.cancel()
-    await asyncio.wait({following})
-    assert seen == ["a", "b"]
-
-
-async def test_a_sentence_raised_on_purpose_fails_the_job_and_not_the_service(jobs: JobStore) -> None:
-    async def work(job: ActiveJob) -> None:
-        raise Corrupt("the journal has a gap at 5")
-
-    async def failed() -> bool:
-        found = await jobs.get("a")
-        return found is not None and found.state == "failed" and found.error == "the journal has a gap at 5"
-
-    await jobs.create(record("a", "running"))
-    await jobs.set_active("a")
-    following = asyncio.create_task(follow_active(jobs, work))
-    await eventually(failed)
-    assert not following.done()
-    following.cancel()
-    await asyncio.wait({following})
-
-
-async def test_a_fault_of_ours_ends_the_service(jobs: JobStore) -> None:
-    async def work(job: ActiveJob) -> None:
-        raise ZeroDivisionError
-
-    await jobs.create(record("a", "running"))
-    await jobs.set_active("a")
-    with pytest.raises(ZeroDivisionError):
-        await follow_active(jobs, work)
 
 
 async def test_a_second_instance_waits_until_the_first_gives_its_lease_back(bus: MemoryBus) -> None:

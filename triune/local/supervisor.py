@@ -17,6 +17,7 @@ import httpx
 
 from shared.errors import TriuneError, Unavailable, UserError
 from shared.runtime.logging import get_logger
+from shared.service import FAULT
 from triune.local.process import end_group, free_port, last_lines, spawn
 from triune.local.servers import LocalServers
 
@@ -166,7 +167,8 @@ class Supervisor:
         end_group(process, signal.SIGKILL)
         code, lived_s = process.wait(), time.monotonic() - child.started_at
         child.process = None
-        child.quick_deaths = child.quick_deaths + 1 if lived_s < QUICK_S else 0
+        if code != FAULT:  # a job's fault: the third one fails the job, and the service is as good as before
+            child.quick_deaths = child.quick_deaths + 1 if lived_s < QUICK_S else 0
         get_logger().warning("a service died", name=child.name, code=code, lived_s=round(lived_s, 1))
         if code == _BAD_INPUT:
             raise UserError(f"{child.name} refused to start: {child.said()}")

@@ -235,6 +235,18 @@ class NatsBus:
         keys = (subject.removeprefix(f"$KV.{BUCKET}.") for subject in found)
         return sorted(key for key in keys if key.startswith(prefix))
 
+    async def records(self, prefix: str) -> AsyncIterator[tuple[str, Record]]:
+        bucket = f"$KV.{BUCKET}."
+        reader = OrderedReader(self._link, f"KV_{BUCKET}", [f"{bucket}{prefix}>"], 1)
+        try:
+            while True:
+                for raw in await reader.fetch(_EVENTS_A_FETCH, _EVENTS_WAIT_S):
+                    sequence, _, _ = sequences(raw)
+                    reader.advance(sequence)
+                    yield raw.subject.removeprefix(bucket), Record(raw.data or b"", sequence)
+        finally:
+            await reader.close()
+
     # ---- life
     async def beat(self, heartbeat: Heartbeat) -> None:
         if not self._link.client.is_connected:
