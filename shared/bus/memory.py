@@ -16,6 +16,7 @@ from shared.bus.memory_streams import MemoryConsumer, MemoryStream, Stored
 from shared.bus.port import (
     ACK_WAIT_S,
     FULL_LIMIT_S,
+    MAX_IN_HAND,
     STREAMS,
     WORK_STREAMS,
     JournalEntry,
@@ -45,26 +46,53 @@ def _trace() -> dict[str, str]:
     return headers
 
 
+class _Streams(dict[str, MemoryStream]):
+    """Streams by name; one that is gone is told as on a real server."""
+
+    def __missing__(self, name: str) -> MemoryStream:
+        raise Corrupt(f"stream {name} is gone: the server in memory has lost its data")
+
+
 @dataclass
 class MemoryServer:
     """What several `MemoryBus` handles share: streams, records, and the clock that redelivery goes by.
 
-    `max_bytes` limits single streams (absent: unlimited); `clock` gives seconds and only ever rises.
+    `max_bytes` limits single streams (absent: unlimited); `max_in_hand` what one consumer has handed out; `clock` gives
+    seconds and only ever rises.
     """
 
     clock: Callable[[], float] = time.monotonic
     ack_wait_s: float = ACK_WAIT_S
     full_limit_s: float = FULL_LIMIT_S
     max_bytes: Mapping[str, int] = field(default_factory=dict)
+    max_in_hand: int = MAX_IN_HAND
 
     def __post_init__(self) -> None:
-        self.streams = {name: MemoryStream(name, self.max_bytes.get(name)) for name in STREAMS}
+        self._changed = asyncio.Event()
+        self.listeners: list[asyncio.Queue[Heartbeat]] = []
+        self.wipe()
+        self.set_up()
+
+    def wipe(self) -> None:
+        """It comes back without its data: streams, consumers and records are gone until somebody sets them up."""
+        self.streams = _Streams()
         self.consumers: dict[str, MemoryConsumer] = {}  # by subject
         self.floors: dict[tuple[str, str], int] = {}  # (subject, durable reader) -> acked up to
         self.records: dict[str, Record] = {}
         self.revision = 0
-        self.listeners: list[asyncio.Queue[Heartbeat]] = []
-        self._changed = asyncio.Event()
+        self.changed()
+
+    def set_up(self) -> None:
+        """Create the streams that are missing."""
+        for name in STREAMS:
+            if name not in self.streams:
+                self.streams[name] = MemoryStream(name, self.max_bytes.get(name), self.clock)
+
+    def restart(self) -> None:
+        """It comes back with its data: ids of messages that are gone are forgotten, what was handed out is not."""
+        for stream in self.streams.values():
+            stream.forget_ids()
+        self.changed()
 
     def changed(self) -> None:
         """Wake everybody who waits for something new."""
@@ -167,12 +195,13 @@ class MemoryBus:
 
     def __init__(self, server: MemoryServer | None = None) -> None:
         self.server = server or MemoryServer()
+        self.server.set_up()
 
     # ---- publish
     async def publish(self, stream: str, job: str, kind: Kind, message: Message, message_id: str) -> int:
         server, target = self.server, self.server.streams[stream]
         body, until = encode(message), time.monotonic() + self.server.full_limit_s
-        while target.is_full(len(body)) and message_id not in target.ids:
+        while target.is_full(len(body)) and target.known(message_id) is None:
             left = until - time.monotonic()
             if left <= 0:
                 raise Unavailable(
@@ -197,7 +226,8 @@ class MemoryBus:
     # ---- work
     async def work(self, stream: str, job: str, kind: Kind) -> MemoryWorkQueue:
         subject = f"{stream}.{job}.{kind}"
-        self.server.consumers.setdefault(subject, MemoryConsumer(self.server.streams[stream], subject))
+        server = self.server
+        server.consumers.setdefault(subject, MemoryConsumer(server.streams[stream], subject, server.max_in_hand))
         return MemoryWorkQueue(self.server, subject)
 
     async def waiting(self, stream: str, job: str, kind: Kind) -> tuple[int, int]:
@@ -259,10 +289,10 @@ class MemoryBus:
 
     # ---- records
     async def get(self, key: str) -> Record | None:
-        return self.server.records.get(key)
+        return self._bucket.get(key)
 
     async def put(self, key: str, value: bytes, *, revision: int | None = None) -> int:
-        server, newest = self.server, self.server.records.get(key)
+        server, newest = self.server, self._bucket.get(key)
         found = newest.revision if newest else 0
         if revision is not None and revision != found:
             raise Refused(f"record {key!r} is at revision {found}, expected {revision}: another instance wrote it")
@@ -272,7 +302,13 @@ class MemoryBus:
         return server.revision
 
     async def keys(self, prefix: str = "") -> list[str]:
-        return sorted(key for key in self.server.records if key.startswith(prefix))
+        return sorted(key for key in self._bucket if key.startswith(prefix))
+
+    @property
+    def _bucket(self) -> dict[str, Record]:
+        if not self.server.streams:
+            raise Corrupt("the bucket of records is gone: the server in memory has lost its data")
+        return self.server.records
 
     async def records(self, prefix: str) -> AsyncIterator[tuple[str, Record]]:
         after = 0

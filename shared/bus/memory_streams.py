@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from shared.bus.port import KEPT_PER_SUBJECT, StreamState
+from shared.bus.port import ID_WINDOW_S, KEPT_PER_SUBJECT, StreamState
 from shared.errors import Corrupt
 
 
@@ -20,12 +20,12 @@ class Stored:
 
 
 class MemoryStream:
-    """Messages by sequence; `ids` outlive the messages, so a known id is never stored twice."""
+    """Messages by sequence; an id outlives its message, but only for `ID_WINDOW_S` on `clock`."""
 
-    def __init__(self, name: str, max_bytes: int | None) -> None:
-        self.name, self.max_bytes = name, max_bytes
+    def __init__(self, name: str, max_bytes: int | None, clock: Callable[[], float]) -> None:
+        self.name, self.max_bytes, self._clock = name, max_bytes, clock
         self.entries: dict[int, Stored] = {}
-        self.ids: dict[str, int] = {}
+        self._ids: dict[str, tuple[int, float]] = {}  # -> sequence, when it was stored
         self.last_sequence = 0
         self.bytes = 0
         self.purged: dict[str, int] = {}  # subject -> the smallest sequence that was not purged
@@ -35,16 +35,26 @@ class MemoryStream:
     def is_full(self, size: int) -> bool:
         return self.max_bytes is not None and self.bytes + size > self.max_bytes
 
+    def known(self, message_id: str) -> int | None:
+        """The sequence that was stored under this id within the window."""
+        sequence, at = self._ids.get(message_id, (None, 0.0))
+        return sequence if sequence is not None and self._clock() - at < ID_WINDOW_S else None
+
+    def forget_ids(self) -> None:
+        """As a server that is started again: of messages that are gone it knows no id any more."""
+        self._ids = {name: found for name, found in self._ids.items() if found[0] in self.entries}
+
     def append(self, subject: str, body: bytes, message_id: str | None, trace: Mapping[str, str]) -> int:
         """Store it and return its sequence; a known id returns the sequence that it had."""
-        if message_id is not None and message_id in self.ids:
-            return self.ids[message_id]
+        known = None if message_id is None else self.known(message_id)
+        if known is not None:
+            return known
         self.last_sequence += 1
         self.entries[self.last_sequence] = Stored(self.last_sequence, subject, body, trace)
         self.bytes += len(body)
         self._counts[subject] += 1
         if message_id is not None:
-            self.ids[message_id] = self.last_sequence
+            self._ids[message_id] = self.last_sequence, self._clock()
         kept = KEPT_PER_SUBJECT.get(self.name)
         if kept is not None and self._counts[subject] > kept:
             self.remove(next(entry.sequence for entry in self.entries.values() if entry.subject == subject))
@@ -107,18 +117,22 @@ class MemoryStream:
 class MemoryConsumer:
     """A work queue's place: what was handed out, how often, and when it is due again if nobody acks it."""
 
-    def __init__(self, stream: MemoryStream, subject: str) -> None:
-        self._stream, self._subject = stream, subject
+    def __init__(self, stream: MemoryStream, subject: str, max_in_hand: int) -> None:
+        self._stream, self._subject, self._max_in_hand = stream, subject, max_in_hand
         self._next = 1
         self._deliveries: Counter[int] = Counter()
         self.due: dict[int, float] = {}  # sequence -> clock time of the next delivery
 
     def take(self, limit: int, now: float, due: float) -> list[tuple[Stored, int]]:
-        """At most `limit` messages with their delivery counts: those due again first, then new ones."""
+        """At most `limit` messages with their delivery counts: those due again first, then new ones.
+
+        No new one while `max_in_hand` are handed out and not acked, to whomever.
+        """
         again = [sequence for sequence, at in sorted(self.due.items(), key=lambda item: item[1]) if at <= now]
         taken = [self._stream.entries[sequence] for sequence in again[:limit]]
-        if len(taken) < limit:
-            fresh = self._stream.after(self._next - 1, lambda subject: subject == self._subject, limit - len(taken))
+        room = min(limit - len(taken), self._max_in_hand - len(self.due))
+        if room > 0:
+            fresh = self._stream.after(self._next - 1, lambda subject: subject == self._subject, room)
             if fresh:
                 self._next = fresh[-1].sequence + 1
             taken += fresh

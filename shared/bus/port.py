@@ -23,6 +23,10 @@ HEARTBEAT_S = 1.0
 """How often work in hand is kept alive, and how often a service says that it is alive."""
 DELIVERY_BUDGET = 5
 """A message delivered more often than this is given up: its group is void, its letter dead."""
+ID_WINDOW_S = 300.0
+"""A message id is known to the server for so long; a server that was started again knows those of stored messages."""
+MAX_IN_HAND = 4096
+"""What all replicas together may hold of one job's prompts or completions of one kind."""
 MAX_BODY_BYTES = 512 * 1024
 """A larger body goes to the blob store; the message carries its digest."""
 FULL_LIMIT_S = 3600.0

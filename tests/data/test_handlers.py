@@ -22,8 +22,10 @@ from shared.jobs.spec import parse_job
 from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, JobChanged, Prompt, Voided, WeightsPublished, decode
 from shared.service import Status
 from tests.data.rows import boxes_row, broken_row, math_row, write
+from tests.weather import through_weather, under
 
 LIMIT_S = 10.0
+weather = under("sent again")
 
 
 @dataclass
@@ -47,7 +49,8 @@ class World:
     def deps(self) -> Deps:
         blobs = BlobStore((self.tmp_path / "blobs").as_uri())
         config = DataConfig(drafts_ahead=8, drafts_at_once=3, publish_at_once=3)
-        return Deps(self.bus, blobs, self.jobs, instruments(), Status(), config)
+        mine = through_weather(self.bus)
+        return Deps(mine, blobs, JobStore(mine), instruments(), Status(), config)
 
     async def open_window(self, version: int, cursor: int, end: int, total_steps: int = 5) -> None:
         await self.bus.announce(

@@ -26,6 +26,7 @@ from shared.messages import Completion, EndOfOrder, Kind, Scored, StepDone, Void
 from shared.runtime.settings import Settings
 from shared.service import Ports, Status
 from tests.fakes import make_scored, make_voided
+from tests.weather import through_weather
 
 JOB = "flow"
 
@@ -81,10 +82,11 @@ class World:
         self.server = MemoryServer()
         self.bus = MemoryBus(self.server)
         self.jobs = JobStore(self.bus)
+        mine = through_weather(self.bus)  # the learner's handle
         self.ledger = MemoryLedger()
         self.settings = Settings(runs=runs)
         self.blobs = BlobStore((runs / "blobs").as_uri())
-        self.ports = Ports(self.settings, self.bus, self.ledger, self.blobs, self.jobs)
+        self.ports = Ports(self.settings, mine, self.ledger, self.blobs, JobStore(mine))
         self.status = Status()
         self.published = 0
         self._rng, self._voids, self._uniform, self._held_out = random.Random(seed), voids, uniform, 3

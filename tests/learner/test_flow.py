@@ -14,6 +14,9 @@ from shared.ledger.memory import MemoryLedger
 from shared.ledger.port import Window
 from tests.fakes import eventually
 from tests.learner.flow_world import JOB, CountingEngine, World
+from tests.weather import under
+
+weather = under("slow", "stored twice")
 
 
 async def test_every_published_ordinal_is_trained_exactly_once_in_order(tmp_path: Path) -> None:

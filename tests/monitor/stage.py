@@ -23,6 +23,7 @@ from shared.runtime.settings import Settings
 from shared.samples.schema import SCHEMA
 from shared.service import Ports
 from tests.fakes import eventually
+from tests.weather import through_weather
 
 CONFIG = MonitorConfig(read_s=0.01, promote_s=0.01, report_s=0.0, sample_s=0.2)
 
@@ -48,7 +49,8 @@ class Stage:
         self.ledger = MemoryLedger()
         self.blobs = DictBlobs()
         settings = Settings(runs=folder / "runs", replica="monitor-a", api_token=token)
-        ports = Ports(settings, self.bus, self.ledger, self.blobs, self.jobs)
+        mine = through_weather(self.bus)
+        ports = Ports(settings, mine, self.ledger, self.blobs, JobStore(mine))
         self.monitor = Monitor(ports, CONFIG)
         transport = httpx.ASGITransport(self.monitor.api)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
@@ -81,7 +83,7 @@ class Stage:
         for message in messages:
             record = of_job(message, job)
             prompt = getattr(record, "prompt", record)
-            attempt = len(self.bus.server.streams["scored"].ids)
+            attempt = self.bus.server.streams["scored"].last_sequence
             number = message_id(job, prompt.kind, prompt.version, prompt.ordinal, attempt)
             await self.bus.publish("scored", job, prompt.kind, record, number)
 

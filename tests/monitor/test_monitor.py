@@ -16,6 +16,9 @@ from shared.runtime.settings import Settings
 from tests.fakes import eventually
 from tests.monitor import runs
 from tests.monitor.stage import CONFIG, Stage, running
+from tests.weather import under
+
+weather = under("stored twice")
 
 
 @pytest.fixture

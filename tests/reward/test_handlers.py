@@ -13,10 +13,12 @@ from services.reward.metrics import instruments
 from services.reward.scoring import Scorer
 from services.reward.workers.pool import Pool
 from shared.bus.memory import MemoryBus, MemoryServer
-from shared.bus.port import DELIVERY_BUDGET
+from shared.bus.port import DELIVERY_BUDGET, Bus
 from shared.messages import Completed, DeadLetter, RewardSpec, Scored, Voided, decode, message_id
 from tests.reward.groups import group
+from tests.weather import through_weather, under
 
+weather = under("empty answers", "lost acks")
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 RIGHT, WRONG = "\\boxed{4}", "\\boxed{5}"
@@ -24,7 +26,7 @@ RIGHT, WRONG = "\\boxed{4}", "\\boxed{5}"
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def server() -> MemoryServer:
-    return MemoryServer()
+    return MemoryServer(ack_wait_s=2.0)
 
 
 async def _publish(server: MemoryServer, *groups: Completed) -> None:
@@ -36,8 +38,8 @@ async def _publish(server: MemoryServer, *groups: Completed) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _replica(server: MemoryServer, pool: Pool, kind: str = "train") -> AsyncIterator[MemoryBus]:
-    bus = MemoryBus(server)
+async def _replica(server: MemoryServer, pool: Pool, kind: str = "train") -> AsyncIterator[Bus]:
+    bus = through_weather(MemoryBus(server))
     counters = instruments()
     deps = Deps(bus, Scorer(pool, counters), counters, "reward-1")
     task = asyncio.ensure_future(consume(await bus.work("completions", "job-1", kind), deps, groups_in_flight=4))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -32,6 +33,9 @@ from shared.messages import (
 from shared.service import Ports, Status
 from tests.rollout.fakes import FakeEngine, make_ports, make_record, weights_blob
 from tests.rollout.helpers import make_prompt
+from tests.weather import through_weather, under
+
+weather = under("lost acks", "sent again")
 
 CONFIG = RolloutConfig(fetch_wait_s=0.05, linger_s=0.01, hand_back_s=0.02, weights_limit_s=5.0, grace_s=5.0)
 
@@ -45,7 +49,8 @@ class World:
 
     def replica(self, record: JobRecord | None = None, config: RolloutConfig = CONFIG) -> Replica:
         job = ActiveJob(record or make_record())
-        return Replica(job, self.ports, lambda _: self.engine, config, self.status, RolloutMetrics())
+        ports = dataclasses.replace(self.ports, bus=through_weather(self.ports.bus))
+        return Replica(job, ports, lambda _: self.engine, config, self.status, RolloutMetrics())
 
     def blob(self, *names: str, value: float = 0.0) -> BlobRef:
         return self.ports.blobs.put(weights_blob(*names, value=value))

@@ -15,13 +15,11 @@ from shared.bus.nats.log import NatsJournalReader, OrderedReader, floor_key, pur
 from shared.bus.nats.pull import Puller, sequences
 from shared.bus.nats.wire import ID_HEADER, Unreadable, seal, unseal, void_of
 from shared.bus.nats.work import NatsWorkQueue
-from shared.bus.port import ACK_WAIT_S, FULL_LIMIT_S, WORK_STREAMS, Record, StreamState
+from shared.bus.port import ACK_WAIT_S, FULL_LIMIT_S, MAX_IN_HAND, WORK_STREAMS, Record, StreamState
 from shared.errors import Refused
 from shared.messages import DeadLetter, Event, Heartbeat, Kind, Message, decode, encode, event_subject
 from shared.runtime.logging import get_logger
 
-MAX_IN_HAND = 4096
-"""What all replicas together may hold of one job's prompts or completions."""
 _EXPECTED_HEADER = "Nats-Expected-Last-Subject-Sequence"
 _HEARTBEAT_SUBJECT = "heartbeat"
 _EVENTS_A_FETCH, _EVENTS_WAIT_S = 64, 5.0

@@ -20,7 +20,7 @@ from nats.js.errors import (
     ServiceUnavailableError,
 )
 
-from shared.bus.port import KEPT_PER_SUBJECT, STREAMS, WORK_STREAMS
+from shared.bus.port import ID_WINDOW_S, KEPT_PER_SUBJECT, STREAMS, WORK_STREAMS
 from shared.errors import Unavailable, UserError
 from shared.runtime.logging import get_logger
 
@@ -30,7 +30,6 @@ ANSWER_S = 1.0
 BUCKET = "jobs"
 STREAM_BYTES: Mapping[str, int] = {"prompts": 128 << 20, "completions": 512 << 20, "scored": 2 << 30}
 """Limits of the streams that refuse when full, in bytes."""
-DUPLICATE_WINDOW_S = 300.0
 _BUFFER_BYTES = 64 << 20
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
 _FULL_PAUSE_S, _TELL_FULL_S = 5.0, 60.0  # the longest pause before a full stream is tried again; how often it is logged
@@ -281,5 +280,5 @@ def _stream_config(name: str, max_bytes: int, copies: int) -> api.StreamConfig:
         max_msgs_per_subject=-1 if kept is None else kept,
         storage=api.StorageType.FILE,
         num_replicas=copies,
-        duplicate_window=DUPLICATE_WINDOW_S,
+        duplicate_window=ID_WINDOW_S,
     )
