@@ -24,7 +24,10 @@ from transformers import AutoModelForImageTextToText
 
 from services.learner.algorithms.losses import Clip, policy_loss
 from services.learner.attention.batch import Ready
+from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
+from services.learner.ingest import Frame, GroupIngest
+from services.learner.pixels import PixelCache
 from shared.jobs.spec import JobSpec, parse_job
 from shared.messages import (
     BlobRef,
@@ -87,15 +90,16 @@ def main() -> None:
 def measure(case: Case, folder: str, repeats: int) -> dict[str, object]:
     """Median seconds of both updates after one unmeasured round, and their ratio."""
     spec = job(case, folder)
-    engine = TorchEngine()
-    facts = engine.load(spec)
-    groups = [engine.ingest(*scored_group(case, ordinal, engine)) for ordinal in range(case.groups)]
-    plain = Plain(spec, groups, engine)
+    ingest = GroupIngest(spec)
+    engine = TorchEngine(ingest.pixels)
+    facts = engine.open(spec, None)
+    groups = [ingest.ready(*scored_group(case, ordinal, ingest.frame)) for ordinal in range(case.groups)]
+    plain = Plain(spec, groups, ingest.pixels)
     ours = [0]
 
     def shared() -> None:
         ours[0] += 1
-        engine.step(groups, step=ours[0], total_steps=1000, importance=False)
+        engine.step(StepWork(ours[0], 1000, False, groups))
 
     times = take_turns([plain.update, shared], repeats)
     return {
@@ -128,7 +132,7 @@ def take_turns(calls: Sequence[Callable[[], None]], repeats: int) -> list[float]
 class Plain:
     """The same update by transformers' forward: one row a completion, with its own copy of prompt and image."""
 
-    def __init__(self, spec: JobSpec, groups: Sequence[Ready], engine: TorchEngine) -> None:
+    def __init__(self, spec: JobSpec, groups: Sequence[Ready], pixels: PixelCache) -> None:
         self.model: Any = AutoModelForImageTextToText.from_pretrained(spec.model, dtype=torch.float32)
         for name, parameter in self.model.named_parameters():
             frozen = "llm"
@@ -142,10 +146,10 @@ class Plain:
             ((group, row) for group in groups for row in group.responses), key=lambda pair: len(pair[1].token_ids)
         )
         size = -(-len(rows) // BUCKETS)
-        self.buckets = [self._bucket(rows[start : start + size], engine) for start in range(0, len(rows), size)]
+        self.buckets = [self._bucket(rows[start : start + size], pixels) for start in range(0, len(rows), size)]
         self.tokens = sum(len(row.token_ids) for _, row in rows)
 
-    def _bucket(self, rows: Sequence[tuple[Ready, Any]], engine: TorchEngine) -> dict[str, Any]:
+    def _bucket(self, rows: Sequence[tuple[Ready, Any]], pixels: PixelCache) -> dict[str, Any]:
         prompt = len(rows[0][0].prompt_ids)
         longest = max(len(row.token_ids) for _, row in rows)
         ids = torch.zeros(len(rows), prompt + longest, dtype=torch.long)
@@ -162,7 +166,7 @@ class Plain:
                 "input_ids": ids,
                 "attention_mask": mask,
                 "mm_token_type_ids": (ids == image_token).long(),
-                "pixel_values": torch.cat([engine.pixels.pixels(group.images[0]) for group, _ in rows]),
+                "pixel_values": torch.cat([pixels.pixels(group.images[0]) for group, _ in rows]),
                 "image_grid_thw": torch.tensor([group.images[0].grid for group, _ in rows]),
             },
             "prompt": prompt,
@@ -197,15 +201,15 @@ def job(case: Case, folder: str) -> JobSpec:
     )
 
 
-def scored_group(case: Case, ordinal: int, engine: TorchEngine) -> tuple[Scored, list[bytes]]:
+def scored_group(case: Case, ordinal: int, frame: Frame) -> tuple[Scored, list[bytes]]:
     """A drawn group: noise for an image, random text tokens, alternating rewards."""
     random = np.random.default_rng(ordinal)
     buffer = BytesIO()
     Image.fromarray(random.integers(0, 256, (case.side, case.side, 3), dtype=np.uint8)).save(buffer, "PNG")
     data = buffer.getvalue()
-    banned = set(engine.model.banned)
-    text = [token for token in range(engine.model.vocab_size) if token not in banned]
-    ids = [engine.model.image_token_id] * case.image_tokens + random.choice(text, case.text).tolist()
+    banned = set(frame.banned)
+    text = [token for token in range(frame.vocab_size) if token not in banned]
+    ids = [frame.image_token_id] * case.image_tokens + random.choice(text, case.text).tolist()
     completions = []
     for length in random.integers(case.lengths[0], case.lengths[1] + 1, N).tolist():
         tokens, log_probs = random.choice(text, length), np.full(length, -3.0)

@@ -1,7 +1,10 @@
 """Builds the learner: the one active instance trains the active job."""
 
+import asyncio
+
 from services.learner.config import LearnerConfig
 from services.learner.engines.torch import TorchEngine
+from services.learner.ingest import GroupIngest
 from services.learner.metrics import LearnerMetrics
 from services.learner.training import Training
 from shared.jobs.following import ActiveJob, follow_active
@@ -15,7 +18,9 @@ def build(ports: Ports, config: LearnerConfig | None = None) -> Service:
     status, metrics = Status(state="standby", ready=True), LearnerMetrics()
 
     async def train(job: ActiveJob) -> None:
-        await Training(job, ports, TorchEngine(), config, status, metrics).run()
+        status.state = "loading"
+        ingest = await asyncio.to_thread(GroupIngest, job.spec)
+        await Training(job, ports, ingest, TorchEngine(ingest.pixels), config, status, metrics).run()
 
     async def lead() -> None:
         status.state = "idle"

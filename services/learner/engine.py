@@ -3,13 +3,41 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
 from services.learner.attention.batch import Ready
+from shared.errors import TriuneError
 from shared.jobs.spec import JobSpec
 from shared.messages import Scored
+
+Scope = Literal["all", "trained"]
+"""Every tensor of the model, or only those that training changes."""
+Facts = dict[str, object]
+"""For the log: device, type, attention, trained parameters, ranks."""
+
+
+class Ingest(Protocol):
+    """Checks groups and turns them into arrays; knows the model's configuration, not its weights."""
+
+    def ready(self, group: Scored, image_bytes: Sequence[bytes]) -> Ready:
+        """`group` as arrays; may run in another thread beside a step.
+
+        `image_bytes` are the encoded images in the order of the prompt's. Raises BadSample when the group can never
+        be trained on: an image that cannot be decoded, placeholders that do not match the images, a banned token.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class StepWork:
+    """All that a training step is made from; `step` counts from 1, `importance` turns importance weights on."""
+
+    step: int
+    total_steps: int
+    importance: bool
+    groups: Sequence[Ready]
 
 
 @dataclass(frozen=True)
@@ -23,40 +51,43 @@ class StepResult:
     skipped: int
 
 
+class TensorSink(Protocol):
+    """Where an export goes, tensor by tensor."""
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Take a contiguous CPU tensor in the published type; it is the sink's to keep."""
+        ...
+
+
 class Engine(Protocol):
-    """A model under training; everything but `ingest` is called from one thread at a time."""
+    """A model under training; called from one thread at a time, `open` first."""
 
-    def load(self, spec: JobSpec) -> dict[str, object]:
-        """Load the job's model; facts for the log come back (device, type, attention, trained parameters).
+    def open(self, spec: JobSpec, checkpoint: Path | None) -> Facts:
+        """Load the job's model, or continue with the bits that `save` wrote into `checkpoint`.
 
-        Raises BadJob: no such model, or one that this engine cannot train.
+        Raises BadJob: no such model, or one that this engine cannot train; Corrupt: the checkpoint is not this job's.
         """
         ...
 
-    def ingest(self, group: Scored, image_bytes: Sequence[bytes]) -> Ready:
-        """Check a group and turn it into arrays, its images into pixels; may run in another thread beside a step.
+    def step(self, work: StepWork) -> StepResult:
+        """Make the job's `updates_per_step` optimizer updates on the groups of `work`.
 
-        `image_bytes` are the encoded images in the order of the prompt's. Raises BadSample when the group can never
-        be trained on: an image that cannot be decoded, placeholders that do not match the images, a banned token.
+        Raises Diverged when the gradient was not finite in ten updates in a row, DoesNotFit when memory ran out.
         """
         ...
 
-    def step(self, groups: Sequence[Ready], *, step: int, total_steps: int, importance: bool) -> StepResult:
-        """Make the job's `updates_per_step` optimizer updates on `groups`; training step `step` counts from 1.
-
-        `importance`: weigh tokens by truncated importance weights. Raises Diverged when the gradient was not finite
-        in ten updates in a row.
-        """
-        ...
-
-    def weights(self, *, trainable_only: bool) -> dict[str, Tensor]:
-        """Contiguous copies on the CPU in the published type, by state-dict name; tied tensors once."""
+    def export(self, sink: TensorSink, *, scope: Scope) -> None:
+        """Give the weights to `sink`, by state-dict name of the plain model; a tied tensor once."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write `model/`, a Hugging Face folder, and all the rest that `restore` needs, as files into `folder`."""
+        """Write `model/`, a Hugging Face folder, and all the rest that `open` needs, as files into `folder`."""
         ...
 
-    def restore(self, folder: Path) -> None:
-        """Continue with the bits that `save` wrote, after `load`; raises Corrupt when they are not this job's."""
+    def close(self) -> None:
+        """Let go of the model's memory; the engine is not used again."""
         ...
+
+
+class DoesNotFit(TriuneError):
+    """The device has not enough memory for the model or for a step of this job."""

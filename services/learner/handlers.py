@@ -10,7 +10,7 @@ from opentelemetry.trace import Link
 
 from services.learner.assembler import Assembler, Step
 from services.learner.attention.batch import Ready
-from services.learner.engine import Engine
+from services.learner.engine import Ingest
 from services.learner.evaluations import Evaluations
 from shared.blobs.port import Blobs
 from shared.bus.port import Bus, JournalEntry
@@ -35,7 +35,7 @@ class Intake:
     job: str
     bus: Bus
     blobs: Blobs
-    engine: Engine
+    ingest: Ingest
     assembler: Assembler[Ready]
     drop_uniform_groups: bool
     evaluations: Evaluations = field(default_factory=Evaluations)
@@ -99,7 +99,7 @@ class Intake:
             self.assembler.add(scored.prompt.ordinal, ready)
 
     def _prepare(self, scored: Scored) -> Ready:
-        return self.engine.ingest(scored, [self.blobs.get(image.blob) for image in scored.prompt.images])
+        return self.ingest.ready(scored, [self.blobs.get(image.blob) for image in scored.prompt.images])
 
     @property
     def _filters(self) -> bool:

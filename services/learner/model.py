@@ -4,9 +4,9 @@ Letters: N tokens of a packed row, M response tokens of a micro-batch, K image t
 Tested with Qwen2.5-VL on the CPU; CUDA (bf16 autocast, gradient checkpointing) has never run.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 from transformers.utils.logging import disable_progress_bar
 
 from services.learner.attention import packed as attention
-from services.learner.attention.batch import Ints, Packed
+from services.learner.attention.batch import Packed
 from shared.errors import BadJob
 from shared.models import common as vlm
 
@@ -76,6 +76,16 @@ class TokenValues:
     entropy: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of a micro-batch: those whose `features` are known by digest, and the others' digests and pixels."""
+
+    features: Mapping[str, Tensor]
+    missing: Sequence[str] = ()
+    pixels: Sequence[Tensor] = ()
+    grids: Sequence[tuple[int, int, int]] = field(default=())
+
+
 class VisionLanguageModel:
     """Weights, tokenizer and image processor of one model folder or hub id, on one device.
 
@@ -86,13 +96,10 @@ class VisionLanguageModel:
         self.device = device
         self.autocast_dtype = torch.bfloat16 if dtype == "bfloat16" else None
         self.frozen = frozenset(freeze)
-        disable_progress_bar()  # stderr is a log
-        try:
+        with loading(source):
             self.hf: Any = _complete_model(source)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
             self.image_processor: Any = AutoImageProcessor.from_pretrained(source)
-        except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-            raise BadJob([f"model {str(source)!r} cannot be loaded: {_first_line(error)}"]) from error
         self._check(source)
         self.attention = attention.install(self.hf)
         self.banned = vlm.banned_for_model(self.hf.config, self.hf.generation_config, self.tokenizer)
@@ -144,25 +151,23 @@ class VisionLanguageModel:
         """Number of logits, padded rows included."""
         return len(self._bias)
 
-    @property
-    def merge_size(self) -> int:
-        return int(self.hf.config.vision_config.spatial_merge_size)
-
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters that are trained, by name; a tied one once."""
         return {name: parameter for name, parameter in self.hf.named_parameters() if parameter.requires_grad}
 
-    def positions(self, prompt_ids: Ints, grids: Sequence[tuple[int, int, int]]) -> Ints:
-        """mRoPE positions (3, P) of a prompt whose image placeholders stand for `grids`, by the model's own rule."""
-        config = self.hf.config
-        kinds = vlm.token_types(prompt_ids, image_token_id=config.image_token_id, video_token_id=config.video_token_id)
-        places, _ = self.hf.model.get_rope_index(
-            torch.from_numpy(prompt_ids)[None],
-            mm_token_type_ids=torch.from_numpy(kinds)[None],
-            image_grid_thw=torch.tensor(grids) if grids else None,
+    def features_of(self, images: Images) -> dict[str, Tensor]:
+        """Every image's features by digest: those that are known, and those made from pixels."""
+        made = self.image_features(images.pixels, images.grids) if images.missing else []
+        return {**images.features, **dict(zip(images.missing, made, strict=True))}
+
+    def with_dummy(self, images: Images) -> Images:
+        """`images` and a black one that no placeholder names: with it the tower runs, and has a gradient of zeros."""
+        vision = self.hf.config.vision_config
+        side = int(vision.spatial_merge_size)
+        values = int(vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
+        return replace(
+            images, missing=[*images.missing, ""], pixels=[torch.zeros(side * side, values)], grids=[(1, side, side)]
         )
-        result: Ints = places[:, 0].numpy()
-        return result
 
     def image_features(self, pixels: Sequence[Tensor], grids: Sequence[tuple[int, int, int]]) -> list[Tensor]:
         """One (k, hidden) tensor an image, from its pixels (patches, values a patch); gradient unless all is frozen."""
@@ -172,12 +177,13 @@ class VisionLanguageModel:
         features = getattr(output, "pooler_output", output)
         return list(features)
 
-    def token_values(self, packed: Packed, features: Mapping[str, Tensor], temperature: float) -> TokenValues:
+    def token_values(self, packed: Packed, images: Images, temperature: float) -> TokenValues:
         """Log-prob and entropy of every response token of a micro-batch, under the sampler's distribution.
 
-        `features` hold each image's features by digest. The distribution is softmax(logits / temperature) without the
-        banned tokens; the entropy, in nats, is of the same distribution and has no gradient.
+        The distribution is softmax(logits / temperature) without the banned tokens; the entropy, in nats, is of the
+        same distribution and has no gradient.
         """
+        features = self.features_of(images)
         with self._autocast():
             embeddings = self._embed(packed, features)
             output = self.hf.model.language_model(
@@ -188,7 +194,10 @@ class VisionLanguageModel:
             )
             source = torch.from_numpy(packed.source).to(self.device)
             hidden = output.last_hidden_state[0].index_select(0, source)
-            return self._head(hidden, torch.from_numpy(packed.targets).to(self.device), temperature)
+            values = self._head(hidden, torch.from_numpy(packed.targets).to(self.device), temperature)
+        if "" in features:  # a dummy takes part in the gradient, with nothing
+            values = replace(values, log_probs=values.log_probs + 0.0 * features[""].sum())
+        return values
 
     def _embed(self, packed: Packed, features: Mapping[str, Tensor]) -> Tensor:
         embeddings = self.hf.get_input_embeddings()(torch.from_numpy(packed.token_ids).to(self.device))
@@ -263,5 +272,11 @@ def _complete_model(source: str | Path) -> Any:
     return model
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+@contextmanager
+def loading(source: str | Path) -> Iterator[None]:
+    """What transformers raises for a folder or hub id that it cannot load, as BadJob."""
+    disable_progress_bar()  # stderr is a log
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise BadJob([f"model {str(source)!r} cannot be loaded: {str(error).strip().splitlines()[0]}"]) from error

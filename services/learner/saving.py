@@ -33,13 +33,14 @@ class Saving:
         self._log = get_logger(job=job.id)
 
     async def restore(self, in_compute: InCompute) -> int:
-        """Load the last checkpoint; returns the journal sequence that a replay starts from.
+        """Open the engine, from the last checkpoint if there is one; returns the journal sequence a replay starts from.
 
         Raises Corrupt when it belongs to another journal: groups would be lost silently.
         """
         self._journal = (await self._bus.stream_state("scored")).created
         found = await in_compute(lambda: load_latest(self._folder))
         if not isinstance(found, Checkpoint):
+            self._log.info("model loaded", **await in_compute(lambda: self._engine.open(self._job.spec, None)))
             return 1
         state, folder = found.state, found.folder
         if state.journal_created != self._journal:
@@ -47,7 +48,8 @@ class Saving:
                 f"checkpoint {folder} belongs to a journal created at {state.journal_created}; the journal here was "
                 f"created at {self._journal}: it is another one, and groups would be lost"
             )
-        await in_compute(lambda: self._engine.restore(folder))
+        facts = await in_compute(lambda: self._engine.open(self._job.spec, folder))
+        self._log.info("model loaded", checkpoint=folder.name, **facts)
         self._versions.step, self._versions.incarnation = state.step, state.incarnation
         self._intake.assembler.restart(state.cursor, state.offset)
         self._saved, self._answered, self._offset = state.step, state.answered_checkpoints, state.offset

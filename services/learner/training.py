@@ -19,7 +19,7 @@ from services.learner.assembler import Assembler, Step
 from services.learner.attention.batch import Ready
 from services.learner.changes import fix_changes, has_open_changes
 from services.learner.config import LearnerConfig
-from services.learner.engine import Engine, StepResult
+from services.learner.engine import Engine, Ingest, StepResult, StepWork
 from services.learner.handlers import Intake, read_evaluations, read_training
 from services.learner.metrics import LearnerMetrics
 from services.learner.saving import Saving
@@ -42,6 +42,7 @@ class Training:
         self,
         job: ActiveJob,
         ports: Ports,
+        ingest: Ingest,
         engine: Engine,
         config: LearnerConfig,
         status: Status,
@@ -54,7 +55,7 @@ class Training:
             job.id,
             ports.bus,
             ports.blobs,
-            engine,
+            ingest,
             Assembler(algorithm.prompts_per_step),
             algorithm.drop_uniform_groups,
         )
@@ -74,11 +75,10 @@ class Training:
             self._intake.close()
             # The thread is waited for, so that no second model is loaded beside one that still computes.
             await asyncio.to_thread(self._compute.shutdown, wait=True, cancel_futures=True)
+            self._engine.close()
 
     async def _restore(self) -> int:
         """Load the model, the last checkpoint and the last announcement; returns the journal sequence to read from."""
-        facts = await self._in_compute(lambda: self._engine.load(self._job.spec))
-        self._log.info("model loaded", **facts)
         start = await self._saving.restore(self._in_compute)
         last = await self.versions.recover()
         if last is None:
@@ -174,11 +174,9 @@ class Training:
         versions, number, announced = self.versions, self.versions.step + 1, self.versions.announced
         stale = [staleness(versions.step, ready.scored.oldest_version) for ready in step.groups.values()]
         total, importance = versions.value("total_steps"), self._importance(step, stale)
-        groups = list(step.groups.values())
+        work = StepWork(number, total, importance, list(step.groups.values()))
         began = time.monotonic()
-        result = await self._in_compute(
-            lambda: self._engine.step(groups, step=number, total_steps=total, importance=importance)
-        )
+        result = await self._in_compute(lambda: self._engine.step(work))
         stepped = time.monotonic()
         stored = await versions.store() if number >= announced else None
         versions.step = number

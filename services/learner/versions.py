@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from opentelemetry import trace
+from torch import Tensor
 
 from services.learner.changes import value_at
 from services.learner.engine import Engine
@@ -19,6 +20,14 @@ from shared.staleness import window_end
 
 InCompute = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs work in the one thread that computes."""
+
+
+class Tensors(dict[str, Tensor]):
+    """An export held in memory."""
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """See `services.learner.engine.TensorSink`."""
+        self[name] = tensor
 
 
 class Versions:
@@ -67,7 +76,8 @@ class Versions:
     async def store(self, *, anchor: bool = False) -> tuple[list[BlobRef], str]:
         """Put the current weights into the blob store, all of them if the anchor is not there (any more)."""
         anchor = anchor or not await self.publisher.has_anchor()
-        tensors = await self._in_compute(lambda: self._engine.weights(trainable_only=not anchor))
+        tensors = Tensors()
+        await self._in_compute(lambda: self._engine.export(tensors, scope="all" if anchor else "trained"))
         return await self.publisher.store(tensors, anchor=anchor)
 
     async def heal(self) -> None:

@@ -121,6 +121,13 @@ class Learner(Section, frozen=True, kw_only=True):
     tokens_per_batch: Annotated[
         int, Meta(ge=1, description="token budget of one micro-batch; never changes the loss")
     ] = 16384
+    feature_memory_gib: Annotated[
+        float, Meta(ge=0.0, description="image features of a frozen tower kept within a step, at most")
+    ] = 2.0
+    measure_uniform: Annotated[
+        bool,
+        Meta(description="compute groups whose rewards are all equal, too: without a gradient, for their metrics"),
+    ] = False
     checkpoint_every: Annotated[int, Meta(ge=0, description="steps between checkpoints; 0: only at the end")] = 20
     keep_checkpoints: Annotated[int, Meta(ge=1, description="checkpoints kept; the newest ones")] = 2
 

@@ -18,7 +18,11 @@ from transformers import (
     Qwen2VLImageProcessor,
 )
 
+from services.learner.attention.batch import Ready
+from services.learner.engine import Scope, StepResult, StepWork
 from services.learner.engines.torch import TorchEngine
+from services.learner.ingest import GroupIngest
+from services.learner.versions import Tensors
 from shared.jobs.spec import JobSpec, parse_job
 from shared.messages import (
     BlobRef,
@@ -100,7 +104,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 MakeSpec = Callable[..., JobSpec]
-MakeEngine = Callable[..., TorchEngine]
+MakeEngine = Callable[..., "Learner"]
 MakeGroup = Callable[..., tuple[Scored, list[bytes]]]
 
 
@@ -120,14 +124,39 @@ def make_spec(model_folder: Path) -> MakeSpec:
     return make
 
 
+class Learner:
+    """An open engine and the ingest beside it, as one process has them."""
+
+    def __init__(self, spec: JobSpec, checkpoint: Path | None = None) -> None:
+        self._ingest = GroupIngest(spec)
+        self.frame, self.pixels = self._ingest.frame, self._ingest.pixels
+        self.engine = TorchEngine(self._ingest.pixels)
+        self.facts = self.engine.open(spec, checkpoint)
+        self.model, self.save = self.engine.model, self.engine.save
+
+    def ingest(self, group: Scored, image_bytes: Sequence[bytes]) -> Ready:
+        return self._ingest.ready(group, image_bytes)
+
+    def step(self, groups: Sequence[Ready], number: int = 1, importance: bool = False) -> StepResult:
+        return self.engine.step(StepWork(number, 10, importance, groups))
+
+    def weights(self, scope: Scope = "all") -> dict[str, torch.Tensor]:
+        tensors = Tensors()
+        self.engine.export(tensors, scope=scope)
+        return tensors
+
+
+@pytest.fixture(scope="session")
+def open_learner() -> type[Learner]:
+    return Learner
+
+
 @pytest.fixture(scope="session")
 def make_engine(make_spec: MakeSpec) -> MakeEngine:
-    """A loaded engine for `make_spec(**tables)`."""
+    """An open engine for `make_spec(**tables)`, from `checkpoint` if one is given."""
 
-    def make(**tables: dict[str, object]) -> TorchEngine:
-        engine = TorchEngine()
-        engine.load(make_spec(**tables))
-        return engine
+    def make(checkpoint: Path | None = None, **tables: dict[str, object]) -> Learner:
+        return Learner(make_spec(**tables), checkpoint)
 
     return make
 

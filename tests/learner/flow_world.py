@@ -12,7 +12,7 @@ import torch
 
 from services.learner.attention.batch import Ready
 from services.learner.config import LearnerConfig
-from services.learner.engine import StepResult
+from services.learner.engine import Facts, Scope, StepResult, StepWork, TensorSink
 from services.learner.metrics import LearnerMetrics
 from services.learner.training import Training
 from shared.blobs.store import BlobStore
@@ -32,7 +32,7 @@ JOB = "flow"
 
 
 class CountingEngine:
-    """An engine whose one weight is a running hash of what it was trained on: equal histories, equal bits."""
+    """An engine and its ingest; its weight is a running hash of what was trained on: equal histories, equal bits."""
 
     def __init__(self, bad: frozenset[int] = frozenset(), die_before_step: int | None = None) -> None:
         self.history: list[list[int]] = []
@@ -40,33 +40,37 @@ class CountingEngine:
         self.weight = torch.zeros(1, dtype=torch.float64)
         self._bad, self._die = bad, die_before_step
 
-    def load(self, spec: JobSpec) -> dict[str, object]:
+    def open(self, spec: JobSpec, checkpoint: Path | None) -> Facts:
+        if checkpoint is not None:
+            self.weight = torch.tensor(json.loads((checkpoint / "w.json").read_text()), dtype=torch.float64)
         return {}
 
-    def ingest(self, group: Scored, image_bytes: Sequence[bytes]) -> Ready:
+    def ready(self, group: Scored, image_bytes: Sequence[bytes]) -> Ready:
         if group.prompt.ordinal in self._bad:
             raise BadSample(f"ordinal {group.prompt.ordinal} cannot be used")
         finals = np.array([reward.final for reward in group.rewards], dtype=np.float64)
         nothing = np.zeros(0, dtype=np.int64)
         return Ready(group, nothing, np.zeros((3, 0), dtype=np.int64), 0, finals - finals.mean(), (), ())
 
-    def step(self, groups: Sequence[Ready], *, step: int, total_steps: int, importance: bool) -> StepResult:
-        if step == self._die:
+    def step(self, work: StepWork) -> StepResult:
+        if work.step == self._die:
             raise KilledHere
-        self.history.append([group.ordinal for group in groups])
-        self.importance.append(importance)
-        for group in groups:
-            self.weight = self.weight * 1.0000001 + group.ordinal + step / total_steps
+        self.history.append([group.ordinal for group in work.groups])
+        self.importance.append(work.importance)
+        for group in work.groups:
+            self.weight = self.weight * 1.0000001 + group.ordinal + work.step / work.total_steps
         return StepResult({"loss": 0.0}, {}, 1, 1, 0)
 
-    def weights(self, *, trainable_only: bool) -> dict[str, torch.Tensor]:
-        return {"w": self.weight.clone()} if trainable_only else {"w": self.weight.clone(), "frozen": torch.ones(1)}
+    def export(self, sink: TensorSink, *, scope: Scope) -> None:
+        sink.put("w", self.weight.clone())
+        if scope == "all":
+            sink.put("frozen", torch.ones(1))
 
     def save(self, folder: Path) -> None:
         (folder / "w.json").write_text(json.dumps(self.weight.tolist()))
 
-    def restore(self, folder: Path) -> None:
-        self.weight = torch.tensor(json.loads((folder / "w.json").read_text()), dtype=torch.float64)
+    def close(self) -> None:
+        pass
 
 
 class KilledHere(Exception):
@@ -110,7 +114,7 @@ class World:
         return ActiveJob(record)
 
     def training(self, job: ActiveJob, engine: CountingEngine) -> Training:
-        return Training(job, self.ports, engine, LearnerConfig(seal_limit_s=5.0), self.status, LearnerMetrics())
+        return Training(job, self.ports, engine, engine, LearnerConfig(seal_limit_s=5.0), self.status, LearnerMetrics())
 
     async def learn(self, engine: CountingEngine, *, limit_s: float = 20.0) -> None:
         """A learner's life: until its work ends or dies."""

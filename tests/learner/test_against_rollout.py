@@ -9,7 +9,6 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
-from services.learner.engines.torch import TorchEngine
 from services.rollout.engine import PromptLimits
 from services.rollout.engines.hf import HfEngine
 from shared.jobs.spec import parse_job
@@ -82,16 +81,15 @@ def roll(rollout: HfEngine, temperature: float) -> list[tuple[Scored, list[bytes
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_of_sampler_and_learner_agree_before_and_after_an_update(folder, temperature):
+def test_log_probs_of_sampler_and_learner_agree_before_and_after_an_update(open_learner, folder, temperature):
     spec = {"total_steps": 2, "data": {"train": ["x"]}, "sampling": {"temperature": temperature}}
     spec |= {"model": str(folder), "optimizer": {"freeze": [], "learning_rate": 1e-3}}
-    learner = TorchEngine()
-    learner.load(parse_job(spec))
+    learner = open_learner(parse_job(spec))
     limits = PromptLimits(min_image_pixels=0, max_image_pixels=2048 * 2048, max_prompt_tokens=512)
     rollout = HfEngine.open(str(folder), dtype="float32", limits=limits)
     for step in (1, 2):
         groups = [learner.ingest(*group) for group in roll(rollout, temperature)]
         assert len(groups) == 2
-        result = learner.step(groups, step=step, total_steps=2, importance=False)
+        result = learner.step(groups, step)
         assert result.metrics["mismatch_max"] < 1e-4
-        rollout.load(step, [safetensors.torch.save(learner.weights(trainable_only=True))])
+        rollout.load(step, [safetensors.torch.save(learner.weights("trained"))])

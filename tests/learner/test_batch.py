@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from services.learner.attention.batch import micro_batches, mini_batches, pack
+from services.learner.attention.batch import micro_batches, mini_batches, pack, parts_of
 
 
 @pytest.fixture(scope="module")
@@ -19,21 +19,15 @@ def ready(engine, make_group):
 
 def test_micro_batches_keep_to_the_budget_and_hold_every_response_once(ready):
     groups = [ready(0, text=4, lengths=[3, 9]), ready(1, text=1, lengths=[7]), ready(2, text=9, lengths=[2, 2, 2])]
-    batches = micro_batches(groups, 25)
+    batches = micro_batches(parts_of(groups, 25), 25)
     held = [(part.group.ordinal, row.index) for parts in batches for part in parts for row in part.responses]
     assert sorted(held) == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2)]
     assert all(sum(part.num_tokens for part in parts) <= 25 for parts in batches)
 
 
 def test_a_response_larger_than_the_budget_has_a_micro_batch_of_its_own(ready):
-    batches = micro_batches([ready(0, text=4, lengths=[9, 9])], 5)
+    batches = micro_batches(parts_of([ready(0, text=4, lengths=[9, 9])], 5), 5)
     assert [[row.index for part in parts for row in part.responses] for parts in batches] == [[0], [1]]
-
-
-def test_groups_without_a_gradient_are_kept_apart(ready):
-    groups = [ready(0), ready(1, rewards=[0.5, 0.5]), ready(2), ready(3, rewards=[0.1, None])]
-    batches = micro_batches(groups, 10_000)
-    assert [[part.group.ordinal for part in parts] for parts in batches] == [[0, 2], [1, 3]]
 
 
 @pytest.mark.parametrize(("updates", "sizes"), [(1, [5]), (2, [2, 3]), (5, [1, 1, 1, 1, 1]), (8, [1, 1, 1, 1, 1])])
@@ -46,7 +40,7 @@ def test_mini_batches_are_in_order_and_differ_by_one_at_most(updates, sizes):
 
 def test_a_packed_row_holds_each_prompt_once_and_predicts_every_token_from_the_one_before(ready):
     group = ready(0, sizes=[(28, 28)], text=2, lengths=[2, 3])
-    packed = pack(micro_batches([group], 100)[0], image_token_id=4)
+    packed = pack(micro_batches(parts_of([group], 100), 100)[0], image_token_id=4)
     # <|vision_start|> <|image_pad|> <|vision_end|> text text, then two and three response tokens.
     assert len(packed.token_ids) == 5 + 2 + 3
     assert packed.token_ids[:3].tolist() == [2, 4, 3]
@@ -59,7 +53,7 @@ def test_a_packed_row_holds_each_prompt_once_and_predicts_every_token_from_the_o
 
 def test_blocks_hold_every_token_once_and_restore_finds_it(ready):
     groups = [ready(0, text=3, lengths=[1, 14, 9]), ready(1, text=8, lengths=[2, 5])]
-    packed = pack(micro_batches(groups, 1000)[0], image_token_id=4)
+    packed = pack(micro_batches(parts_of(groups, 1000), 1000)[0], image_token_id=4)
     queries = np.concatenate([block.query.ravel() for block in packed.blocks])
     assert queries[packed.restore].tolist() == list(range(len(packed.token_ids)))
     padding = (queries < 0).mean()

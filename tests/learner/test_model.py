@@ -10,9 +10,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from services.learner.attention.batch import Ready, micro_batches, pack
-from services.learner.engines.torch import TorchEngine
-from services.learner.model import BANNED_LOGIT, VisionLanguageModel, component_of, layer_of
+from services.learner.attention.batch import Ready, micro_batches, pack, parts_of
+from services.learner.model import BANNED_LOGIT, Images, VisionLanguageModel, component_of, layer_of
 
 SHAPES = [
     {"sizes": [(56, 84)], "text": 4, "lengths": [3, 9, 1, 5]},
@@ -22,7 +21,7 @@ SHAPES = [
 
 
 @pytest.fixture(scope="module")
-def engine(make_engine) -> TorchEngine:
+def engine(make_engine):
     return make_engine()
 
 
@@ -34,9 +33,9 @@ def groups(engine, make_group) -> list[Ready]:
 def shared_prefix(model: VisionLanguageModel, groups: Sequence[Ready], budget: int, temperature: float = 1.0):
     """Log-probs and entropies by (ordinal, completion)."""
     found = {}
-    for parts in micro_batches(groups, budget):
+    for parts in micro_batches(parts_of(groups, budget), budget):
         packed = pack(parts, image_token_id=model.image_token_id)
-        values = model.token_values(packed, features_of(model, [part.group for part in parts]), temperature)
+        values = model.token_values(packed, images_of(model, [part.group for part in parts]), temperature)
         rows = [(part.group.ordinal, row) for part in parts for row in part.responses]
         lengths = [len(row.token_ids) for _, row in rows]
         pairs = zip(values.log_probs.split(lengths), values.entropy.split(lengths), strict=True)
@@ -44,13 +43,10 @@ def shared_prefix(model: VisionLanguageModel, groups: Sequence[Ready], budget: i
     return found
 
 
-def features_of(model: VisionLanguageModel, groups: Sequence[Ready]) -> dict[str, Tensor]:
-    images = {image.digest: image for group in groups for image in group.images}.values()
-    if not images:
-        return {}
+def images_of(model: VisionLanguageModel, groups: Sequence[Ready]) -> Images:
+    images = list({image.digest: image for group in groups for image in group.images}.values())
     pixels = [PIXELS.setdefault(image.digest, processed(model, image)) for image in images]
-    made = model.image_features(pixels, [image.grid for image in images])
-    return dict(zip([image.digest for image in images], made, strict=True))
+    return Images({}, [image.digest for image in images], pixels, [image.grid for image in images])
 
 
 PIXELS: dict[str, Tensor] = {}
@@ -151,7 +147,7 @@ def test_banned_tokens_are_special_ones_but_the_end_token_and_the_padded_rows(en
 def test_positions_of_an_image_are_two_dimensional(engine, width):
     grid = (1, 2 * 2, 2 * width // 28)
     ids = np.array([2, *[4] * (2 * width // 28), 3, 7, 8])
-    positions = engine.model.positions(ids, [grid])
+    positions = engine.frame.positions(ids, [grid])
     columns = width // 28
     assert positions[0].tolist() == [0, *[1] * (2 * columns), *(1 + max(2, columns) + np.arange(3))]
     assert positions[1, 1:-3].tolist() == [1] * columns + [2] * columns

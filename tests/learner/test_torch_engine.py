@@ -7,7 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from services.learner.engines.torch import DoesNotFit, TorchEngine, fits
+from services.learner.engine import DoesNotFit
+from services.learner.engines.torch import TorchEngine, fits
+from services.learner.ingest import GroupIngest
+from services.learner.model import Images
 from services.learner.optimizer import Diverged
 from shared.errors import BadJob, Corrupt
 from shared.jobs.spec import parse_job
@@ -26,12 +29,12 @@ def ready_groups(engine, make_group, first=0):
 
 
 def step(engine, groups, number=1, importance=False):
-    return engine.step(groups, step=number, total_steps=10, importance=importance)
+    return engine.step(groups, number, importance)
 
 
-def digest(engine: TorchEngine) -> str:
+def digest(engine) -> str:
     hasher = blake3.blake3()
-    for name, tensor in sorted(engine.weights(trainable_only=False).items()):
+    for name, tensor in sorted(engine.weights("all").items()):
         hasher.update(name.encode())
         hasher.update(tensor.view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
@@ -46,14 +49,14 @@ def test_two_fresh_engines_and_one_from_a_checkpoint_end_with_equal_bits(
         "learner": {"tokens_per_batch": 40, "dtype": dtype},
         "optimizer": {"freeze": frozen},
     }
-    one, other, resumed = make_engine(**settings), make_engine(**settings), make_engine(**settings)
+    one, other = make_engine(**settings), make_engine(**settings)
     for number in (1, 2, 3):
         step(one, ready_groups(one, make_group, 10 * number), number, importance=True)
         step(other, ready_groups(other, make_group, 10 * number), number, importance=True)
         if number == 1:
             one.save(tmp_path)
     assert digest(one) == digest(other)
-    resumed.restore(tmp_path)
+    resumed = make_engine(tmp_path, **settings)
     for number in (2, 3):
         step(resumed, ready_groups(resumed, make_group, 10 * number), number, importance=True)
     assert digest(resumed) == digest(one)
@@ -64,7 +67,7 @@ def test_a_step_does_not_depend_on_the_micro_batch_size(make_engine, make_group)
     for budget in (10_000, 45, 1):
         engine = make_engine(learner={"tokens_per_batch": budget})
         result = step(engine, ready_groups(engine, make_group))
-        found.append((result.metrics, engine.weights(trainable_only=True)))
+        found.append((result.metrics, engine.weights("trained")))
     for metrics, weights in found[1:]:
         for name in ("loss", "grad_norm", "entropy", "mismatch_abs", "mismatch_k3", "mismatch_max", "tokens"):
             assert metrics[name] == pytest.approx(found[0][0][name], rel=1e-4, abs=1e-6), name
@@ -128,19 +131,30 @@ def packed(engine, ready):
     from services.learner.attention.batch import Part, pack
 
     image = ready.images[0]
-    features = engine.model.image_features([engine.pixels.pixels(image)], [image.grid])
     row = pack([Part(ready, ready.responses)], image_token_id=engine.model.image_token_id)
-    return row, {image.digest: features[0]}
+    return row, Images({}, [image.digest], [engine.pixels.pixels(image)], [image.grid])
 
 
-def test_groups_without_a_gradient_are_measured_and_only_momentum_moves_the_weights(make_engine, make_group):
+@pytest.mark.parametrize(("asked", "tokens"), [(False, 44), (True, 58)])
+def test_uniform_groups_count_in_the_mean_and_are_computed_only_when_asked(make_engine, make_group, asked, tokens):
+    # SHAPES holds 58 tokens: 8 of a group whose rewards are all equal, 6 of one that has a single verdict.
+    one, other = make_engine(), make_engine(learner={"measure_uniform": asked})
+    groups = ready_groups(one, make_group)
+    step(one, groups)
+    result = step(other, groups)
+    assert (result.metrics["measured_tokens"], result.num_response_tokens) == (tokens, 58)
+    for name, tensor in one.weights().items():
+        torch.testing.assert_close(other.weights()[name], tensor, atol=2e-4, rtol=0)
+
+
+def test_without_a_gradient_only_momentum_moves_the_weights(make_engine, make_group):
     engine = make_engine()
     step(engine, ready_groups(engine, make_group), 1)
     moment = "exp_avg/model.language_model.norm.weight"
-    before = engine._optimizer.state()[moment].clone()
+    before = engine.engine._optimizer.state()[moment].clone()
     result = step(engine, [engine.ingest(*make_group(9, rewards=[0.5, 0.5]))], 2)
     assert result.metrics["grad_norm"] == 0.0 and result.metrics["entropy"] > 0.0 and result.updates == 1
-    torch.testing.assert_close(engine._optimizer.state()[moment], 0.9 * before)
+    torch.testing.assert_close(engine.engine._optimizer.state()[moment], 0.9 * before)
 
 
 def test_a_step_whose_completions_are_all_empty_makes_no_update(make_engine, make_group):
@@ -176,9 +190,9 @@ def test_groups_can_be_taken_in_while_a_step_runs(make_engine, make_group):
 @pytest.mark.parametrize("frozen", [["vit", "connector"], ["llm"]])
 def test_frozen_components_keep_their_bits_and_are_not_published(make_engine, make_group, frozen):
     engine = make_engine(optimizer={"freeze": frozen})
-    before = engine.weights(trainable_only=False)
+    before = engine.weights("all")
     result = step(engine, ready_groups(engine, make_group))
-    after, published = engine.weights(trainable_only=False), engine.weights(trainable_only=True)
+    after, published = engine.weights("all"), engine.weights("trained")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and changed <= published.keys() < before.keys()
     assert not any(f"grad_norm/{component}" in result.metrics for component in frozen)
@@ -186,7 +200,7 @@ def test_frozen_components_keep_their_bits_and_are_not_published(make_engine, ma
 
 def test_weights_are_contiguous_copies_and_a_tied_tensor_comes_once(make_engine):
     engine = make_engine()
-    weights = engine.weights(trainable_only=False)
+    weights = engine.weights("all")
     assert "model.language_model.embed_tokens.weight" in weights and "lm_head.weight" not in weights
     assert all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in weights.values())
     weights["model.language_model.embed_tokens.weight"].zero_()
@@ -197,7 +211,7 @@ def test_bfloat16_trains_float32_masters_and_publishes_bfloat16(make_engine, mak
     engine = make_engine(learner={"dtype": "bfloat16"}, optimizer={"freeze": ["vit", "connector"]})
     result = step(engine, ready_groups(engine, make_group))
     assert np.isfinite(result.metrics["loss"]) and result.metrics["grad_norm"] > 0
-    assert {tensor.dtype for tensor in engine.weights(trainable_only=False).values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in engine.weights("all").values()} == {torch.bfloat16}
     assert {parameter.dtype for parameter in engine.model.trainable().values()} == {torch.float32}
 
 
@@ -205,9 +219,8 @@ def test_a_checkpoint_of_another_job_is_refused(make_engine, make_group, tmp_pat
     engine = make_engine()
     step(engine, ready_groups(engine, make_group))
     engine.save(tmp_path)
-    other = make_engine(optimizer={"freeze": ["llm"]})
     with pytest.raises(Corrupt, match="the job trains no such parameter"):
-        other.restore(tmp_path)
+        make_engine(tmp_path, optimizer={"freeze": ["llm"]})
 
 
 @pytest.mark.parametrize("name", ["/does/not/exist", "no/such-model"])
@@ -215,8 +228,12 @@ def test_a_missing_model_is_one_clear_sentence(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     spec = parse_job({"model": name, "total_steps": 1, "data": {"train": ["x"]}})
     with pytest.raises(BadJob, match=f"model '{name}' cannot be loaded") as caught:
-        TorchEngine().load(spec)
+        GroupIngest(spec)
     assert len(caught.value.mistakes) == 1 and "\n" not in str(caught.value)
+
+
+def open_learner(spec):
+    return TorchEngine(GroupIngest(spec).pixels).open(spec, None)
 
 
 def test_a_model_folder_without_some_weights_is_refused(model_folder, tmp_path):
@@ -225,7 +242,7 @@ def test_a_model_folder_without_some_weights_is_refused(model_folder, tmp_path):
     kept = {name: tensor for name, tensor in tensors.items() if "merger" not in name}
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(BadJob, match=r"it has no weights for 'model\.visual\.merger\.ln_q\.weight' and 4 others"):
-        TorchEngine().load(parse_job({"model": str(folder), "total_steps": 1, "data": {"train": ["x"]}}))
+        open_learner(parse_job({"model": str(folder), "total_steps": 1, "data": {"train": ["x"]}}))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
@@ -233,7 +250,7 @@ def test_a_torn_model_folder_is_refused(model_folder, tmp_path, name):
     folder = shutil.copytree(model_folder, tmp_path / "model")
     (folder / name).write_bytes((folder / name).read_bytes()[:60])
     with pytest.raises(BadJob, match="cannot be loaded: "):
-        TorchEngine().load(parse_job({"model": str(folder), "total_steps": 1, "data": {"train": ["x"]}}))
+        open_learner(parse_job({"model": str(folder), "total_steps": 1, "data": {"train": ["x"]}}))
 
 
 def test_a_device_without_enough_memory_is_one_sentence_that_names_the_key_to_lower() -> None:

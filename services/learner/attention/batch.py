@@ -72,30 +72,34 @@ class Ready:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A group with those of its responses that share a micro-batch."""
+    """A group with those of its responses that share a micro-batch; a filler is computed and counts nothing."""
 
     group: Ready
     responses: tuple[Response, ...]
+    is_filler: bool = False
 
     @property
     def num_tokens(self) -> int:
         return len(self.group.prompt_ids) + sum(len(response.token_ids) for response in self.responses)
 
 
-def micro_batches(groups: Sequence[Ready], tokens_per_batch: int) -> list[list[Part]]:
-    """The responses of `groups` in micro-batches of at most `tokens_per_batch` tokens, prompts counted once a group.
+def parts_of(groups: Sequence[Ready], tokens_per_batch: int) -> list[Part]:
+    """`groups` in parts of at most `tokens_per_batch` tokens: a group that is larger is cut between responses.
 
-    A group that is larger is cut between responses, and its prompt computed once a part; a single response that is
-    larger has a micro-batch of its own. Groups of similar prompt length go together (less padding in attention), and
-    uniform groups apart from the others (they need no backward pass). Nothing here changes the loss.
+    Its prompt is computed once a part. A single response that is larger is a part of its own.
     """
-    parts = [part for group in groups for part in _cut(group, tokens_per_batch)]
-    parts.sort(key=lambda part: (part.group.uniform, len(part.group.prompt_ids), part.group.ordinal))
+    return [part for group in groups for part in _cut(group, tokens_per_batch)]
+
+
+def micro_batches(parts: Sequence[Part], tokens_per_batch: int) -> list[list[Part]]:
+    """`parts` in micro-batches of at most `tokens_per_batch` tokens, prompts counted once a part.
+
+    Parts of similar prompt length go together (less padding in attention). Nothing here changes the loss.
+    """
     batches: list[list[Part]] = []
     filled = 0
-    for part in parts:
-        joins = batches and batches[-1][0].group.uniform == part.group.uniform
-        if not joins or filled + part.num_tokens > tokens_per_batch:
+    for part in sorted(parts, key=lambda part: (len(part.group.prompt_ids), part.group.ordinal)):
+        if not batches or filled + part.num_tokens > tokens_per_batch:
             batches.append([])
             filled = 0
         batches[-1].append(part)

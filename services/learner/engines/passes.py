@@ -1,0 +1,243 @@
+"""The passes of one training step over its micro-batches, and what they measure: the same for every engine and rank.
+
+An engine says through `Backend` how a micro-batch goes forward and backward and how its optimizer updates.
+Sums stay on the device until the step ends, so that no micro-batch waits for a number.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from services.learner.algorithms import losses
+from services.learner.attention.batch import Packed, Part, Ready, mini_batches, pack
+from services.learner.engine import StepResult, StepWork
+from services.learner.engines.share import Cost, MicroBatch, share
+from services.learner.engines.team import Team
+from services.learner.model import Images, TokenValues, VisionLanguageModel
+from services.learner.pixels import PixelCache
+from shared.jobs.spec import JobSpec
+
+GIB = 1024**3
+Key = tuple[int, int]
+"""(group's ordinal, completion's index): names a response within a step."""
+
+
+class Backend(Protocol):
+    """What differs between engines."""
+
+    def token_values(self, packed: Packed, images: Images, temperature: float) -> TokenValues:
+        """Log-probs and entropies of a micro-batch's response tokens."""
+        ...
+
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Add the gradient of `loss`; `is_last`: of the update."""
+        ...
+
+    def update(self, step: int, total_steps: int) -> dict[str, float]:
+        """Apply the gradient; returns norms, rates and `skipped` (1: the gradient was not finite)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """One optimizer update: this rank's micro-batches, and the response tokens of all ranks that the loss averages."""
+
+    batches: Sequence[MicroBatch]
+    num_tokens: int
+
+
+class Passes:
+    """One training step on one rank."""
+
+    def __init__(
+        self, model: VisionLanguageModel, spec: JobSpec, pixels: PixelCache, backend: Backend, team: Team
+    ) -> None:
+        self.model = model
+        self._spec, self._pixels, self._backend, self._team = spec, pixels, backend, team
+        self._clip = losses.Clip.of(spec.algorithm)
+        self._features: dict[str, Tensor] = {}  # of a frozen tower, kept until the step ends
+        self._sums: dict[str, Tensor] = {}
+        self._largest = torch.zeros((), dtype=torch.float64, device=model.device)
+        self._clocks: list[_Clock] = []
+
+    def run(self, work: StepWork) -> StepResult:
+        """All updates of the step; raises Diverged.
+
+        With one update the policy is its own old policy: π_old is the detached current one, without another pass.
+        With more, π_old (the proximal policy) is that of the step's start: computed once for the later mini-batches,
+        and the first one, whose weights are still those, needs no pass either.
+        """
+        updates = self._plan(work)
+        old = self._old_log_probs([batch for update in updates[1:] for batch in update.batches])
+        measured = []
+        for update in updates:
+            self._accumulate(update, old, work.importance)
+            with self._clock("optimizer"):
+                measured.append(self._backend.update(work.step, work.total_steps))
+        metrics = self._metrics(len(updates)) | _mean(measured)
+        tokens = sum(update.num_tokens for update in updates)
+        skipped = int(sum(one["skipped"] for one in measured))
+        made = len(updates) - skipped
+        metrics |= {"tokens": float(tokens), "skipped": float(skipped), "updates": float(made)}
+        return StepResult(metrics, _seconds(self._clocks), tokens, made, skipped)
+
+    def _clock(self, name: str) -> "_Clock":
+        self._clocks.append(_Clock(name, self.model.device))
+        return self._clocks[-1]
+
+    def _plan(self, work: StepWork) -> list[Update]:
+        """What this rank computes in each update; every rank has equally many micro-batches."""
+        algorithm, team = self._spec.algorithm, self._team
+        cost = Cost.of(self.model.hf.config.get_text_config())
+        updates = []
+        for groups in mini_batches([group for group in work.groups if group.responses], algorithm.updates_per_step):
+            computed = [group for group in groups if self._is_computed(group)] or groups[:1]
+            shares = share(computed, team.world, self._spec.learner.tokens_per_batch, cost)
+            updates.append(Update(shares[team.rank], sum(group.num_response_tokens for group in groups)))
+        return updates
+
+    def _is_computed(self, group: Ready) -> bool:
+        """A uniform group's advantages are 0, and so is its gradient: it is computed only to be measured."""
+        return not group.uniform or self._spec.learner.measure_uniform
+
+    def _old_log_probs(self, batches: Sequence[MicroBatch]) -> dict[Key, Tensor]:
+        """Log-probs of every response under the current weights, without gradient."""
+        found: dict[Key, Tensor] = {}
+        with torch.no_grad(), self._clock("proximal"):
+            for parts in batches:
+                packed, values = self._values(parts)
+                lengths = [len(row.token_ids) for part in packed.parts for row in part.responses]
+                found |= zip(_keys(packed), values.log_probs.split(lengths), strict=True)
+        return found
+
+    def _accumulate(self, update: Update, old: Mapping[Key, Tensor], importance: bool) -> None:
+        """Add the gradient of one update's loss, the mean over all response tokens of its groups."""
+        for index, parts in enumerate(update.batches):
+            with self._clock("forward"):
+                packed, values = self._values(parts)
+                loss = self._loss_of(packed, values, old, importance) / update.num_tokens
+            with self._clock("backward"):
+                self._backend.backward(loss, is_last=index == len(update.batches) - 1)
+            self._add({"loss": loss})
+
+    def _values(self, parts: Sequence[Part]) -> tuple[Packed, TokenValues]:
+        packed = pack(parts, image_token_id=self.model.image_token_id)
+        return packed, self._backend.token_values(packed, self._images(parts), self._spec.sampling.temperature)
+
+    # ---------------------------------------------------------------- images
+
+    def _images(self, parts: Sequence[Part]) -> Images:
+        """The micro-batch's images: features where the tower is frozen, else pixels that it must see with gradient."""
+        needed = {image.digest: image for part in parts for image in part.group.images}
+        kept = {digest: self._features[digest] for digest in needed if digest in self._features}
+        missing = sorted((needed[digest] for digest in needed.keys() - kept.keys()), key=lambda image: image.digest)
+        missing.sort(key=lambda image: image.grid)
+        images = Images(
+            kept,
+            [image.digest for image in missing],
+            [self._pixels.pixels(image) for image in missing],
+            [image.grid for image in missing],
+        )
+        if not self.model.vision_frozen:
+            return self.model.with_dummy(images) if self._team.world > 1 and not missing else images
+        features = self.model.features_of(images)
+        if self._spec.algorithm.updates_per_step > 1:
+            self._keep(features)
+        return Images(features)
+
+    def _keep(self, features: Mapping[str, Tensor]) -> None:
+        """Keep a frozen tower's features for the passes of this step that need them again, within their bound."""
+        held = sum(value.nbytes for value in self._features.values())
+        for digest, value in features.items():
+            if digest not in self._features and held + value.nbytes <= self._spec.learner.feature_memory_gib * GIB:
+                self._features[digest] = value
+                held += value.nbytes
+
+    # ---------------------------------------------------------------- loss and sums
+
+    def _loss_of(self, packed: Packed, values: TokenValues, old: Mapping[Key, Tensor], importance: bool) -> Tensor:
+        """The sum of the tokens' losses; those of a filler count nothing, in the loss and in the sums."""
+        device, keys, log_probs = self.model.device, _keys(packed), values.log_probs
+        share_of = 0.0 if packed.parts[0].is_filler else 1.0
+        rollout = torch.from_numpy(packed.rollout_log_probs).to(device, non_blocking=True)
+        advantages = torch.from_numpy(packed.advantages).to(device, non_blocking=True)
+        proximal = torch.cat([old[key] for key in keys]) if keys[0] in old else log_probs.detach()
+        weights, sums = None, {"entropy": values.entropy.sum(), "measured": torch.tensor(float(len(log_probs)))}
+        if importance:
+            weights = losses.importance_weights(proximal, rollout, self._spec.algorithm.importance_cap)
+            sums["importance_weight"] = weights.sum()
+        loss, clipped = losses.policy_loss(log_probs, proximal, advantages, self._clip, weights)
+        apart = losses.mismatch(proximal, rollout)
+        self._largest = torch.maximum(self._largest, share_of * apart.pop("mismatch_max").double())
+        self._add({name: share_of * value for name, value in (sums | clipped | apart).items()})
+        return share_of * loss
+
+    def _add(self, sums: Mapping[str, Tensor]) -> None:
+        for name, value in sums.items():
+            value = value.detach().to(self.model.device, torch.float64, non_blocking=True)
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def _metrics(self, updates: int) -> dict[str, float]:
+        """Means over the measured response tokens of all ranks, the mean loss of the updates, the largest mismatch."""
+        sums, maxima = self._team.reduce(self._sums, {"mismatch_max": self._largest})
+        measured, loss = sums.pop("measured", 0.0), sums.pop("loss", 0.0)
+        means = {name: value / measured for name, value in sums.items()}
+        return means | maxima | {"loss": loss / max(1, updates), "measured_tokens": measured}
+
+
+def _keys(packed: Packed) -> list[Key]:
+    return [(part.group.ordinal, row.index) for part in packed.parts for row in part.responses]
+
+
+class _Clock:
+    """Takes the seconds of a `with` block: on CUDA by events in its stream, which nothing waits for until the end."""
+
+    def __init__(self, name: str, device: torch.device) -> None:
+        self.name = name
+        self._cuda = device.type == "cuda"
+        self._marks: list[torch.cuda.Event] = []
+        self._times: list[float] = []
+
+    def __enter__(self) -> None:
+        self._mark()
+
+    def __exit__(self, *_: object) -> None:
+        self._mark()
+
+    def _mark(self) -> None:
+        if self._cuda:
+            self._marks.append(torch.cuda.Event(enable_timing=True))
+            self._marks[-1].record()
+        else:
+            self._times.append(time.perf_counter())
+
+    def seconds(self) -> float:
+        if self._cuda:
+            start, end = self._marks
+            end.synchronize()
+            return start.elapsed_time(end) / 1e3
+        return self._times[1] - self._times[0]
+
+
+def _seconds(clocks: Sequence[_Clock]) -> dict[str, float]:
+    """Seconds by name."""
+    found: defaultdict[str, float] = defaultdict(float)
+    for clock in clocks:
+        found[clock.name] += clock.seconds()
+    return dict(found)
+
+
+def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means by name over finite values; a name without any is left out (the norms of a skipped update)."""
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        for name, value in row.items():
+            if math.isfinite(value):
+                values[name].append(value)
+    return {name: sum(found) / len(found) for name, found in values.items()}
