@@ -25,6 +25,7 @@ from shared.ledger.port import Ledger
 from shared.messages import Heartbeat
 from shared.runtime.http import health_app, serve_http
 from shared.runtime.logging import get_logger, set_up_logging
+from shared.runtime.moments import arm
 from shared.runtime.settings import Settings, read_settings
 from shared.runtime.telemetry import set_up_telemetry
 
@@ -75,6 +76,7 @@ def run(name: str, build: Callable[[Ports], Service]) -> int:
     try:
         settings = read_settings()
         set_up_logging(name, settings.replica)
+        arm(settings.moments)
         return asyncio.run(_main(name, settings, build))
     except UserError as error:
         get_logger().error("cannot start", error=str(error))

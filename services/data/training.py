@@ -18,6 +18,7 @@ from shared.jobs.record import JobRecord, JobStore
 from shared.messages import EndOfOrder, Voided, WeightsPublished
 from shared.runtime.logging import get_logger
 from shared.runtime.metrics import Instruments
+from shared.runtime.moments import passing
 from shared.service import Status
 
 LOOK_S = 1.0
@@ -79,6 +80,7 @@ class Training:
         started = time.perf_counter()
         per_step = self._job.spec.algorithm.prompts_per_step
         await publish_lot(self._bus, [admitted(draft, weights, per_step) for draft in drafts])
+        passing("prompts-published")
         self._is_exact = True
         self.ordinal += len(drafts)
         await self._jobs.set_ordinal(self._job.id, self.ordinal)

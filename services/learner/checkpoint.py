@@ -15,6 +15,7 @@ import msgspec
 from safetensors import SafetensorError
 
 from shared.errors import Corrupt, Unavailable
+from shared.runtime.moments import passing
 
 STATE_FILE = "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
@@ -84,6 +85,7 @@ def save(engine: Saves, checkpoints: Path, state: CheckpointState, *, keep: int)
         document = _Document(state, _manifest(temporary))
         (temporary / STATE_FILE).write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
         _flush(temporary)
+        passing("checkpoint-written")
         _put(temporary, target)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)

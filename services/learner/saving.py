@@ -10,6 +10,7 @@ from services.learner.versions import InCompute, Versions
 from shared.errors import Corrupt, TriuneError, Unavailable
 from shared.jobs.following import ActiveJob
 from shared.runtime.logging import get_logger
+from shared.runtime.moments import passing
 from shared.service import Ports
 
 
@@ -106,6 +107,7 @@ class Saving:
         )
         keep = self._job.spec.learner.keep_checkpoints
         await in_compute(lambda: save(self._engine, self._folder, state, keep=keep))
+        passing("checkpoint-renamed")
         self._saved, self._offset = state.step, state.offset
         floor = await self._bus.journal_floor(self._job.id, "train", "monitor")
         await self._bus.purge("scored", self._job.id, "train", below=min(state.offset, floor + 1))

@@ -29,6 +29,7 @@ from shared.jobs.following import ActiveJob
 from shared.jobs.record import ACTIVE, IllegalMove
 from shared.messages import EndOfOrder, StepDone
 from shared.runtime.logging import get_logger
+from shared.runtime.moments import passing
 from shared.service import Ports, Status
 from shared.staleness import staleness
 
@@ -179,10 +180,12 @@ class Training:
         result = await self._in_compute(lambda: self._engine.step(work))
         stepped = time.monotonic()
         stored = await versions.store() if number >= announced else None
+        passing("weights-stored")
         versions.step = number
         timing = {"wait_s": wait_s, "step_s": stepped - began, "store_s": time.monotonic() - stepped, **result.seconds}
         if number > announced:
             await self._ports.bus.announce(self._step_done(step, stale, result, timing))
+            passing("step-told")
         self._intake.consume(step)
         if stored is not None:
             await versions.publish(*stored, is_new=number > announced)

@@ -30,6 +30,7 @@ from shared.errors import Corrupt, Unavailable
 from shared.jobs.record import ENDED, JobRecord, JobStore
 from shared.messages import Event
 from shared.runtime.logging import get_logger
+from shared.runtime.moments import passing
 
 DURABLE = "monitor"
 Result = TypeVar("Result")
@@ -118,6 +119,7 @@ class JobReading:
     async def on_batch(self, fold: Fold, batch: Batch, train: JournalReader, held_out: JournalReader) -> None:
         """Commit, ack, tell."""
         progress = await self._in_thread(lambda: fold.apply(batch))
+        passing("history-committed")
         if batch.train:
             await train.ack(progress.train_sequence)
         if batch.eval:

@@ -13,6 +13,7 @@ from shared.errors import Corrupt, Unavailable
 from shared.messages import Completed, DeadLetter, Prompt, RewardSpec, Scored, Voided, message_id, void_of
 from shared.runtime.logging import get_logger
 from shared.runtime.metrics import Instruments
+from shared.runtime.moments import passing
 from shared.runtime.telemetry import group_span
 
 _FETCH_S = 1.0
@@ -78,6 +79,7 @@ async def on_completed(delivery: Delivery, deps: Deps) -> None:
     started_at = record.started_at if isinstance(record, Scored) else None
     with group_span("reward.score", group.prompt, delivery.trace, started_at):
         await _publish(record, group.prompt, deps)
+    passing("score-published")
     await delivery.ack()
 
 

@@ -10,6 +10,7 @@ from shared.errors import Unavailable
 from shared.ledger.port import Ledger
 from shared.messages import Completed, DeadLetter, Message, Prompt, Voided, message_id, void_of
 from shared.runtime.logging import get_logger
+from shared.runtime.moments import passing
 from shared.runtime.telemetry import group_span
 
 
@@ -64,6 +65,7 @@ class Answers:
         prompt = held.prompt
         with group_span("rollout.generate", prompt, held.delivery.trace, started_at):
             await self._bus.publish(stream, prompt.job, prompt.kind, message, _id(prompt))
+        passing("completion-published")
         await held.delivery.ack()
         if prompt.kind == "train":
             await _view(self._ledger.end_group(prompt.job, prompt.ordinal))

@@ -43,6 +43,8 @@ class Settings:
     """V-Triune's DET_IOU_THRESHOLD, for the reward service's HTTP server."""
     job_id: str | None = None
     """V-Triune's JOB_ID, for the reward service's discovery files."""
+    moments: Path | None = None
+    """A folder through which tests end the process at a named moment (`shared.runtime.moments`); none: never."""
     replica: str = field(default_factory=_replica)
 
 
@@ -67,6 +69,7 @@ def read_settings() -> Settings:
         data_roots=tuple(Path(path).resolve() for path in env.get("TRIUNE_DATA_ROOTS", "").split(os.pathsep) if path),
         det_iou_threshold=env.get("DET_IOU_THRESHOLD"),
         job_id=env.get("JOB_ID"),
+        moments=Path(env["TRIUNE_MOMENTS"]) if env.get("TRIUNE_MOMENTS") else None,
         replica=env.get("TRIUNE_REPLICA") or _replica(),
     )
 
