@@ -35,7 +35,7 @@ from tests.rollout.fakes import FakeEngine, make_ports, make_record, weights_blo
 from tests.rollout.helpers import make_prompt
 from tests.weather import through_weather, under
 
-weather = under("lost acks", "sent again")
+weather = under("sent again")
 
 CONFIG = RolloutConfig(fetch_wait_s=0.05, linger_s=0.01, hand_back_s=0.02, weights_limit_s=5.0, grace_s=5.0)
 
