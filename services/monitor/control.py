@@ -6,6 +6,7 @@ end until everything is on file.
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import Iterable
 
 from services.monitor.handlers import Desk, JobReading
@@ -34,6 +35,7 @@ class Control:
         self.errors: dict[str, str] = {}  # job -> why its streams cannot be read
         self._readings: dict[str, tuple[JobReading, asyncio.Task[None]]] = {}
         self._on_file: set[str] = set()
+        self._heard = asyncio.Event()
         self._log = get_logger()
 
     @property
@@ -46,45 +48,41 @@ class Control:
         return held[0] if held is not None else None
 
     async def run(self) -> None:
-        """Look at the jobs for ever."""
+        """Hear of every record and look at the jobs, for ever."""
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._hear())
             while True:
                 with contextlib.suppress(Unavailable):
-                    await self.look(group)
-                await asyncio.sleep(self._desk.config.promote_s)
+                    await self._look(group)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._desk.config.promote_s):
+                        await self._heard.wait()
+                self._heard.clear()
 
-    async def look(self, group: asyncio.TaskGroup) -> None:
-        """Once: read the records, promote, start and end readings."""
-        listed = await self._list()
-        for record in listed:
-            self._tell_change(record)
-        self.records = {record.id: record for record in listed}
-        await self._promote(listed)
-        for record in listed:
+    async def _hear(self) -> None:
+        async for job, record in self._desk.jobs.watch():
+            before = self.records.get(job)
+            if record is None:
+                self.records.pop(job, None)
+            else:
+                self.records[job] = record
+                if before is not None and before != record:
+                    self._desk.live.tell(job, "state", {"state": record.state, "error": record.error})
+            self._heard.set()
+
+    async def _look(self, group: asyncio.TaskGroup) -> None:
+        """Once: promote, start and end readings, forget what was abandoned."""
+        await self._promote(list(self.records.values()))
+        for record in sorted(self.records.values(), key=by_age):
             await self._attend(group, record)
-
-    async def _list(self) -> list[JobRecord]:
-        """All jobs, oldest first; those that are over for good and on file are not asked for again."""
-        records = []
-        for key in await self._desk.bus.keys("job."):
-            seen = self.records.get(key.removeprefix("job."))
-            is_over = seen is not None and seen.state in ("done", "stopped") and seen.id in self._on_file
-            record = seen if is_over else await self._desk.jobs.get(key.removeprefix("job."))
-            if record is not None:
-                records.append(record)
-        return sorted(records, key=by_age)
-
-    def _tell_change(self, record: JobRecord) -> None:
-        before = self.records.get(record.id)
-        if before is not None and before != record:
-            self._desk.live.tell(record.id, "state", {"state": record.state, "error": record.error})
+            await self._forget_abandoned(record)
 
     async def _promote(self, listed: list[JobRecord]) -> None:
         waiting = next_to_start(listed)
         if waiting is None:
             return
         with contextlib.suppress(IllegalMove, KeyError):  # it was stopped or forgotten in between
-            self.records[waiting.id] = await self._desk.jobs.move(waiting.id, "running")
+            await self._desk.jobs.move(waiting.id, "running")
             self._log.info("a job was started", job=waiting.id)
 
     async def _attend(self, group: asyncio.TaskGroup, record: JobRecord) -> None:
@@ -130,6 +128,21 @@ class Control:
         kinds: tuple[Kind, ...] = ("train", "eval")
         for kind in kinds:
             await self._desk.bus.purge("scored", job, kind)
+
+    async def _forget_abandoned(self, record: JobRecord) -> None:
+        """Remove all that is held of an abandoned job that has ended, once nothing reads it any more."""
+        job, desk = record.id, self._desk
+        if not record.abandoned or record.state not in ENDED or job in self._readings:
+            return
+        if job not in self.errors and not await self._is_on_file(record):
+            return
+        await desk.bus.erase_job(job)
+        if record.abandon_files:
+            await asyncio.to_thread(shutil.rmtree, desk.runs / job, ignore_errors=True)
+        await desk.jobs.forget(job)
+        self.errors.pop(job, None)
+        self._on_file.discard(job)
+        self._log.info("an abandoned job was forgotten", job=job)
 
 
 def _final_state(desk: Desk, record: JobRecord) -> str | None:

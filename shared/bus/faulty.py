@@ -171,6 +171,14 @@ class FaultyBus:
         await self.faults.reach(f"count {stream}")
         return await self._inner.waiting(stream, job, kind)
 
+    async def stored(self, stream: str, job: str, kind: Kind) -> int:
+        await self.faults.reach(f"count {stream}")
+        return await self._inner.stored(stream, job, kind)
+
+    async def erase_job(self, job: str) -> None:
+        await self.faults.reach(f"erase {job}")
+        await self._inner.erase_job(job)
+
     async def forget_job(self, job: str) -> None:
         await self.faults.reach(f"forget {job}")
         await self._inner.forget_job(job)
@@ -213,6 +221,12 @@ class FaultyBus:
     async def keys(self, prefix: str = "") -> list[str]:
         await self.faults.reach(f"list {prefix}")
         return await self._inner.keys(prefix)
+
+    async def records(self, prefix: str) -> AsyncIterator[tuple[str, Record]]:
+        async for key, found in self._inner.records(prefix):
+            while not await self.faults.waited(1.0):
+                pass
+            yield key, found
 
     # ---- life
     async def beat(self, heartbeat: Heartbeat) -> None:

@@ -237,6 +237,19 @@ class MemoryBus:
         in_hand = len(consumer.due) if consumer else 0
         return stored - in_hand, in_hand
 
+    async def stored(self, stream: str, job: str, kind: Kind) -> int:
+        return self.server.streams[stream].count(f"{stream}.{job}.{kind}")
+
+    async def erase_job(self, job: str) -> None:
+        await self.forget_job(job)
+        for stream in self.server.streams.values():
+            for subject in {stored.subject for stored in stream.entries.values()}:
+                if subject.startswith(f"{stream.name}.{job}."):
+                    stream.purge(subject, None)
+        for key in [key for key in self.server.records if key == f"ordinal.{job}" or key.startswith(f"journal.{job}.")]:
+            del self.server.records[key]
+        self.server.changed()
+
     async def forget_job(self, job: str) -> None:
         for stream in WORK_STREAMS:
             for kind in get_args(Kind):

@@ -204,8 +204,16 @@ class Bus(Protocol):
         """Messages of that job not yet delivered, and delivered but not acked."""
         ...
 
+    async def stored(self, stream: str, job: str, kind: Kind) -> int:
+        """How many of the job's messages the stream holds."""
+        ...
+
     async def forget_job(self, job: str) -> None:
         """Delete the job's consumers and purge its prompts and completions."""
+        ...
+
+    async def erase_job(self, job: str) -> None:
+        """Remove all that is stored of the job, in every stream and of its records all but `job.<id>`."""
         ...
 
     async def close(self) -> None: ...

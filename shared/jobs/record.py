@@ -45,7 +45,7 @@ class Change(Message, frozen=True, kw_only=True):
     """
 
     key: str
-    value: float
+    value: int | float
     requested_at: float
     since: int | None = None
 
@@ -74,7 +74,8 @@ class JobRecord(Message, frozen=True, kw_only=True):
     sealed: int | None = None  # data publishes no ordinal at or past it; written by data when it is asked to seal
     checkpoint_wanted: int = 0  # counts the requests; the learner remembers how many it has answered
     faults: list[Fault] = []  # the newest ones
-    abandoned: bool = False  # to be forgotten as soon as it has ended
+    abandoned: bool = False  # the monitor forgets it as soon as it has ended
+    abandon_files: bool = False  # with its run folder
 
 
 def _move(record: JobRecord, state: State, error: str) -> JobRecord:
@@ -89,6 +90,15 @@ def _move(record: JobRecord, state: State, error: str) -> JobRecord:
     if state == "queued":
         changes["faults"] = []  # resumed by hand: its count starts anew
     return msgspec.structs.replace(record, **changes)
+
+
+def abandoned(record: JobRecord, *, files: bool) -> JobRecord:
+    """`record` on its way to be forgotten: a job that lives is stopped first; `files`: with its run folder."""
+    if record.state in ("running", "paused"):
+        record = _move(record, "stopping", record.error)
+    elif record.state == "queued":
+        record = _move(record, "stopped", record.error)
+    return msgspec.structs.replace(record, abandoned=True, abandon_files=record.abandon_files or files)
 
 
 def active_of(records: Iterable[JobRecord]) -> JobRecord | None:

@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta
 from shared.errors import BadJob
 from shared.messages import SOURCE_PATTERN
 
+Rate = Annotated[float, Meta(gt=0.0, le=10.0)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 
@@ -29,14 +30,18 @@ class Data(Section, frozen=True, kw_only=True):
 
     train: Annotated[list[str], Meta(min_length=1, description="training files, folders or patterns")]
     held_out: Annotated[list[str], Meta(description="held-out files, folders or patterns; empty: no evaluation")] = []
-    epochs: Annotated[int, Meta(ge=0, description="passes over the training set; 0: as many as total_steps needs")] = 0
+    epochs: Annotated[
+        int, Meta(ge=0, le=10**6, description="passes over the training set; 0: as many as total_steps needs")
+    ] = 0
     max_image_pixels: Annotated[
-        int, Meta(ge=784, description="a larger image is scaled down to so many pixels (V-Triune: 2048²)")
+        int, Meta(ge=784, le=10**9, description="a larger image is scaled down to so many pixels (V-Triune: 2048²)")
     ] = 2048 * 2048
     min_image_pixels: Annotated[
-        int, Meta(ge=0, description="a smaller image is scaled up to so many pixels (V-Triune: 512²)")
+        int, Meta(ge=0, le=10**9, description="a smaller image is scaled up to so many pixels (V-Triune: 512²)")
     ] = 0
-    max_prompt_tokens: Annotated[int, Meta(ge=1, description="a longer prompt, image tokens included, is void")] = 8192
+    max_prompt_tokens: Annotated[
+        int, Meta(ge=1, le=10**7, description="a longer prompt, image tokens included, is void")
+    ] = 8192
     cot_prompts: Annotated[
         bool, Meta(description="append a sentence of the prompt pool to mathverify rows, as V-Triune does")
     ] = True
@@ -45,23 +50,29 @@ class Data(Section, frozen=True, kw_only=True):
 class Source(Section, frozen=True, kw_only=True):
     """Settings of one data source, by its name."""
 
-    weight: Annotated[float, Meta(ge=0.0, description="share of this source in the mixture, relative to its size")] = (
-        1.0
-    )
+    weight: Annotated[
+        float, Meta(ge=0.0, le=10**9, description="share of this source in the mixture, relative to its size")
+    ] = 1.0
 
 
 class Algorithm(Section, frozen=True, kw_only=True):
     """GRPO as in the paper (section 3.2): no KL term, clip-higher, token-mean."""
 
-    prompts_per_step: Annotated[int, Meta(ge=1, description="groups that one training step consumes (B)")] = 32
-    samples_per_prompt: Annotated[int, Meta(ge=1, description="completions of one prompt (n)")] = 8
-    updates_per_step: Annotated[int, Meta(ge=1, description="optimizer updates in one step; 1 = on-policy updates")] = 1
-    max_staleness: Annotated[int, Meta(ge=0, description="η: versions a trained group may be old; 0 = on-policy")] = 0
+    prompts_per_step: Annotated[int, Meta(ge=1, le=10**6, description="groups that one training step consumes (B)")] = (
+        32
+    )
+    samples_per_prompt: Annotated[int, Meta(ge=1, le=10**4, description="completions of one prompt (n)")] = 8
+    updates_per_step: Annotated[
+        int, Meta(ge=1, le=10**6, description="optimizer updates in one step; 1 = on-policy updates")
+    ] = 1
+    max_staleness: Annotated[
+        int, Meta(ge=0, le=10**6, description="η: versions a trained group may be old; 0 = on-policy")
+    ] = 0
     advantage: Annotated[
         Literal["grpo", "dr_grpo"], Meta(description="group normalisation: (r − mean)/std, or r − mean")
     ] = "grpo"
     clip_low: Annotated[float, Meta(gt=0.0, lt=1.0, description="lower clip of the ratio: 1 − clip_low")] = 0.2
-    clip_high: Annotated[float, Meta(gt=0.0, description="upper clip of the ratio: 1 + clip_high")] = 0.28
+    clip_high: Annotated[float, Meta(gt=0.0, le=10**6, description="upper clip of the ratio: 1 + clip_high")] = 0.28
     dual_clip: Annotated[
         float, Meta(ge=0.0, description="bound c of −A·r for negative advantages (V-Triune: 3); 0: off")
     ] = 3.0
@@ -69,7 +80,7 @@ class Algorithm(Section, frozen=True, kw_only=True):
         Literal["auto", "on", "off"],
         Meta(description="truncated importance weights π_old/π_rollout; auto: on when a group may be stale"),
     ] = "auto"
-    importance_cap: Annotated[float, Meta(gt=0.0, description="C of w = min(π_old/π_rollout, C)")] = 2.0
+    importance_cap: Annotated[float, Meta(gt=0.0, le=10**6, description="C of w = min(π_old/π_rollout, C)")] = 2.0
     drop_uniform_groups: Annotated[
         bool, Meta(description="dynamic sampling: a group whose rewards are all equal is filtered and replaced")
     ] = False
@@ -78,31 +89,33 @@ class Algorithm(Section, frozen=True, kw_only=True):
 class Sampling(Section, frozen=True, kw_only=True):
     """How completions are sampled in training; evaluation is greedy."""
 
-    temperature: Annotated[float, Meta(gt=0.0, description="softmax temperature")] = 1.0
+    temperature: Annotated[float, Meta(gt=0.0, le=100.0, description="softmax temperature")] = 1.0
     top_p: Annotated[
         float, Meta(gt=0.0, le=1.0, description="nucleus; below 1 the log-probs are of the whole softmax")
     ] = 1.0
-    max_new_tokens: Annotated[int, Meta(ge=1, description="tokens of one completion at most")] = 2048
+    max_new_tokens: Annotated[int, Meta(ge=1, le=10**7, description="tokens of one completion at most")] = 2048
 
 
 class Optimizer(Section, frozen=True, kw_only=True):
     """AdamW, with a rate for each component if wanted."""
 
-    learning_rate: Annotated[float, Meta(gt=0.0, description="peak rate")] = 1e-6
-    learning_rate_vit: Annotated[float | None, Meta(description="rate of the vision tower; absent: learning_rate")] = (
+    learning_rate: Annotated[float, Meta(gt=0.0, le=10.0, description="peak rate")] = 1e-6
+    learning_rate_vit: Annotated[Rate | None, Meta(description="rate of the vision tower; absent: learning_rate")] = (
         None
     )
     learning_rate_connector: Annotated[
-        float | None, Meta(description="rate of the connector; absent: learning_rate")
+        Rate | None, Meta(description="rate of the connector; absent: learning_rate")
     ] = None
     beta1: Annotated[float, Meta(ge=0.0, lt=1.0, description="AdamW β₁")] = 0.9
     beta2: Annotated[float, Meta(ge=0.0, lt=1.0, description="AdamW β₂")] = 0.999
-    weight_decay: Annotated[float, Meta(ge=0.0, description="decoupled weight decay")] = 0.01
+    weight_decay: Annotated[float, Meta(ge=0.0, le=10.0, description="decoupled weight decay")] = 0.01
     warmup_steps: Annotated[
-        int, Meta(ge=0, description="steps of linear warm-up; the first step already has a rate above 0")
+        int, Meta(ge=0, le=10**9, description="steps of linear warm-up; the first step already has a rate above 0")
     ] = 0
     schedule: Annotated[Literal["constant", "cosine"], Meta(description="rate after the warm-up")] = "constant"
-    max_grad_norm: Annotated[float, Meta(gt=0.0, description="global norm at which gradients are clipped")] = 1.0
+    max_grad_norm: Annotated[
+        float, Meta(gt=0.0, le=10**9, description="global norm at which gradients are clipped")
+    ] = 1.0
     freeze: Annotated[list[Literal["vit", "connector", "llm"]], Meta(description="components that are not trained")] = (
         msgspec.field(default_factory=lambda: ["vit", "connector"])
     )
@@ -119,17 +132,19 @@ class Learner(Section, frozen=True, kw_only=True):
         "float32"
     )
     tokens_per_batch: Annotated[
-        int, Meta(ge=1, description="token budget of one micro-batch; never changes the loss")
+        int, Meta(ge=1, le=10**9, description="token budget of one micro-batch; never changes the loss")
     ] = 16384
     feature_memory_gib: Annotated[
-        float, Meta(ge=0.0, description="image features of a frozen tower kept within a step, at most")
+        float, Meta(ge=0.0, le=10**6, description="image features of a frozen tower kept within a step, at most")
     ] = 2.0
     measure_uniform: Annotated[
         bool,
         Meta(description="compute groups whose rewards are all equal, too: without a gradient, for their metrics"),
     ] = False
-    checkpoint_every: Annotated[int, Meta(ge=0, description="steps between checkpoints; 0: only at the end")] = 20
-    keep_checkpoints: Annotated[int, Meta(ge=1, description="checkpoints kept; the newest ones")] = 2
+    checkpoint_every: Annotated[
+        int, Meta(ge=0, le=10**9, description="steps between checkpoints; 0: only at the end")
+    ] = 20
+    keep_checkpoints: Annotated[int, Meta(ge=1, le=10**6, description="checkpoints kept; the newest ones")] = 2
 
 
 class Rollout(Section, frozen=True, kw_only=True):
@@ -139,16 +154,20 @@ class Rollout(Section, frozen=True, kw_only=True):
         "hf"
     )
     dtype: Annotated[Literal["float32", "bfloat16"], Meta(description="parameters' type")] = "float32"
-    groups_in_flight: Annotated[int, Meta(ge=1, description="groups that one replica generates together")] = 32
+    groups_in_flight: Annotated[int, Meta(ge=1, le=10**6, description="groups that one replica generates together")] = (
+        32
+    )
     group_deadline_s: Annotated[
-        float, Meta(gt=0.0, description="a group that takes longer is given up by its replica")
+        float, Meta(gt=0.0, le=10**6, description="a group that takes longer is given up by its replica")
     ] = 600.0
 
 
 class RewardSettings(Section, frozen=True, kw_only=True):
     """How verifiers judge; what a sample itself says (ratios, parameters) stays the sample's."""
 
-    deadline_s: Annotated[float, Meta(gt=0.0, description="time for one sample; past it a verifier-error")] = 10.0
+    deadline_s: Annotated[
+        float, Meta(gt=0.0, le=10**5, description="time for one sample; past it a verifier-error")
+    ] = 10.0
     iou_threshold: Annotated[
         Literal["dynamic", "average"] | Annotated[float, Meta(ge=0.0, le=1.0)],
         Meta(
@@ -170,7 +189,7 @@ class RewardSettings(Section, frozen=True, kw_only=True):
 class Evaluation(Section, frozen=True, kw_only=True):
     """Greedy generation over the held-out set: before the first and after the last step, and in between."""
 
-    every: Annotated[int, Meta(ge=0, description="steps between evaluations; 0: only before and after")] = 0
+    every: Annotated[int, Meta(ge=0, le=10**9, description="steps between evaluations; 0: only before and after")] = 0
 
 
 class MonitorSettings(Section, frozen=True, kw_only=True):
@@ -187,8 +206,10 @@ class JobSpec(Section, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$", description="first part of the job's id")] = "job"
     model: Annotated[str, Meta(min_length=1, description="folder or hub id of a Hugging Face vision-language model")]
-    total_steps: Annotated[int, Meta(ge=1, description="training steps; each publishes a version of the weights")]
-    seed: Annotated[int, Meta(ge=0, description="seeds the order, the prompt pool and the sampling")] = 0
+    total_steps: Annotated[
+        int, Meta(ge=1, le=10**9, description="training steps; each publishes a version of the weights")
+    ]
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seeds the order, the prompt pool and the sampling")] = 0
     data: Data
     sources: Annotated[dict[str, Source], Meta(description="settings by source name")] = {}
     algorithm: Algorithm = Algorithm()
@@ -272,11 +293,17 @@ def _convert_field(value: Any, kind: Any, path: str, mistakes: list[str]) -> Any
     try:
         converted = msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        mistakes.append(f"{path} is {value!r}: {str(error)[0].lower()}{str(error)[1:]}")
+        mistakes.append(f"{path} is {_shown(value)}: {str(error)[0].lower()}{str(error)[1:]}")
         return UNSET
     if isinstance(converted, float) and not math.isfinite(converted):
         mistakes.append(f"{path} is {value!r}; expected a finite number")
     return converted
+
+
+def _shown(value: Any) -> str:
+    """The value as its author wrote it, cut to a sentence's length."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _join(path: str, name: str) -> str:
@@ -306,6 +333,15 @@ def _contradictions(spec: JobSpec) -> list[str]:
     for table, engine, ready in (("rollout", spec.rollout.engine, "hf"), ("learner", spec.learner.engine, "torch")):
         if engine != ready:
             found.append(f"{table}.engine is {engine!r}, which is not built yet; this version has {ready!r} alone")
+    if spec.optimizer.warmup_steps > spec.total_steps:
+        found.append(
+            f"optimizer.warmup_steps is {spec.optimizer.warmup_steps}, more than total_steps, {spec.total_steps}"
+        )
+    if spec.data.min_image_pixels > spec.data.max_image_pixels:
+        found.append(
+            f"data.min_image_pixels is {spec.data.min_image_pixels}, more than data.max_image_pixels, "
+            f"{spec.data.max_image_pixels}"
+        )
     if set(spec.optimizer.freeze) == {"vit", "connector", "llm"}:
         found.append("optimizer.freeze names every component; at least one must be trained")
     return found

@@ -15,6 +15,7 @@ from shared.messages import EndOfOrder, Heartbeat
 from shared.runtime.settings import Settings
 from tests.fakes import eventually
 from tests.monitor import runs
+from tests.monitor.actor import Actor
 from tests.monitor.stage import CONFIG, Stage, running
 from tests.weather import under
 
@@ -137,6 +138,46 @@ async def test_a_change_is_recorded_and_a_bad_one_refused(stage: Stage) -> None:
     bad = {"max_stalenes": 1, "total_steps": 0, "sources.sums.weight": -1, "seed": 3}
     refused = await stage.http.patch(f"/v1/jobs/{job}", json=bad)
     assert (refused.status_code, len(refused.json()["mistakes"])) == (422, 4)
+
+
+async def test_changes_that_cannot_hold_are_refused(stage: Stage) -> None:
+    job = await stage.submit(total_steps=50)
+    await stage.state(job, "running")
+    await stage.announce(job, runs.step_done(43, [0]))
+    for change, sentence in (
+        ({"total_steps": 3}, "the job has made 43 steps"),
+        ({"sources.sums.weight": 0}, "every weight would be 0"),
+    ):
+        refused = await stage.http.patch(f"/v1/jobs/{job}", json=change)
+        assert refused.status_code == 422
+        assert sentence in refused.json()["error"]
+    assert (await stage.show(job))["changes"] == []
+
+
+async def test_an_abandoned_job_is_stopped_and_nothing_of_it_is_left_on_the_bus(stage: Stage) -> None:
+    job, waiting = await stage.submit(), await stage.submit()
+    await stage.state(job, "running")
+    await Actor(stage, job).step()
+    answer = await stage.http.delete(f"/v1/jobs/{job}")
+    assert (answer.status_code, answer.json()["state"]) == (202, "stopping")
+    await stage.jobs.move(job, "stopped")
+
+    async def is_unknown() -> bool:
+        return (await stage.http.get(f"/v1/jobs/{job}")).status_code == 404
+
+    await eventually(is_unknown)
+    server = stage.bus.server
+    assert not [key for key in server.records if job in key and key != f"job.{job}"]
+    assert not [one for stream in server.streams.values() for one in stream.entries.values() if job in one.subject]
+    assert (stage.folder / "runs" / job / "report.json").exists()
+    await stage.state(waiting, "running")
+    assert (await stage.http.delete(f"/v1/jobs/{waiting}", params={"files": True})).status_code == 202
+    await stage.jobs.move(waiting, "stopped")
+
+    async def is_gone() -> bool:
+        return not (stage.folder / "runs" / waiting).exists() and await stage.jobs.get(waiting) is None
+
+    await eventually(is_gone)
 
 
 async def test_metrics_and_samples_are_found_by_what_is_wanted(stage: Stage) -> None:

@@ -2,9 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor.api.submission import journal_mistakes, parse_document, read_changes, read_submission
+from services.monitor.api.changes import read_changes, step_mistakes, weight_mistakes, with_changes
+from services.monitor.api.journal import journal_mistakes, left_over_bytes
+from services.monitor.api.submission import parse_document, read_submission
+from shared.bus.memory import MemoryBus
 from shared.errors import BadJob
+from shared.jobs.record import Change, JobRecord
 from shared.jobs.spec import parse_job
+from tests.fakes import make_voided
 from tests.monitor.stage import write_data
 
 
@@ -56,7 +61,7 @@ def test_paths_outside_of_the_roots_are_refused(tmp_path: Path) -> None:
     assert len(found.value.mistakes) == 2
 
 
-@pytest.mark.parametrize("value", [True, "2", float("inf"), 1.5, -1, None, [1]])
+@pytest.mark.parametrize("value", [True, "2", float("inf"), 1.5, -1, None, [1], 10**30])
 def test_a_value_that_is_no_whole_number_is_refused(value: object) -> None:
     with pytest.raises(BadJob, match="max_staleness"):
         read_changes({"max_staleness": value}, ())
@@ -65,3 +70,49 @@ def test_a_value_that_is_no_whole_number_is_refused(value: object) -> None:
 def test_an_empty_change_is_refused() -> None:
     with pytest.raises(BadJob, match="changes nothing"):
         read_changes({}, ())
+
+
+def test_a_number_is_told_as_it_was_written() -> None:
+    with pytest.raises(BadJob, match="max_staleness is 100000000000000000000000; expected a whole number from 0"):
+        read_changes({"max_staleness": 10**23}, ())
+
+
+def test_a_key_that_cannot_be_changed_is_told_what_can() -> None:
+    with pytest.raises(BadJob, match="what can be is max_staleness, total_steps and sources"):
+        read_changes({"optimizer.learning_rate": 1e-5}, ())
+
+
+def changed(**changes: float) -> JobRecord:
+    record = JobRecord(id="a", spec=spec(), state="running", created_at=0.0)  # type: ignore[arg-type]
+    return with_changes(record, [Change(key=k, value=v, requested_at=0.0) for k, v in changes.items()])
+
+
+def test_steps_that_were_made_are_not_taken_back() -> None:
+    assert step_mistakes(changed(total_steps=43), 43) == []
+    assert step_mistakes(changed(total_steps=3), 43) == [
+        "total_steps is 3, but the job has made 43 steps; expected at least 43"
+    ]
+
+
+def test_a_mixture_of_nothing_is_refused_whichever_change_makes_it() -> None:
+    both = {"sources.a.weight": 0.0, "sources.b.weight": 0.0}
+    assert "every weight would be 0" in weight_mistakes(changed(**both), ["a", "b"])[0]
+    assert weight_mistakes(changed(**both), ["a", "b", "c"]) == []  # c keeps its weight of 1
+
+
+async def test_what_failed_jobs_hold_of_the_journal_counts_as_taken() -> None:
+    bus = MemoryBus()
+    for ordinal in range(3):
+        await bus.publish("scored", "failed", "train", make_voided(ordinal, job="failed"), f"f{ordinal}")
+    await bus.publish("scored", "alive", "train", make_voided(0, job="alive"), "a0")
+    records = [
+        JobRecord(id="failed", spec=spec(), state="failed", created_at=0.0),  # type: ignore[arg-type]
+        JobRecord(id="alive", spec=spec(), state="running", created_at=1.0),  # type: ignore[arg-type]
+    ]
+    total = (await bus.stream_state("scored")).bytes
+    assert await left_over_bytes(bus, records) == total * 3 // 4
+    assert await left_over_bytes(bus, records, besides="failed") == 0
+    job = spec(prompts_per_step=100, samples_per_prompt=8, max_staleness=1)
+    largest = int(3 * 100 * 229_376 / 0.3) + 1
+    assert journal_mistakes(job, largest) == []  # type: ignore[arg-type]
+    assert "delete jobs that failed: they hold 1 MB" in journal_mistakes(job, largest, 10**6)[0]  # type: ignore[arg-type]

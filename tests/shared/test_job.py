@@ -1,12 +1,14 @@
 """The job file: every mistake at once, and the way to TOML and back."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from shared.errors import BadJob
-from shared.jobs.spec import derived, parse_job, parse_toml, read_job, write_toml
+from shared.jobs.spec import JobSpec, derived, parse_job, parse_toml, read_job, write_toml
 
 GOOD: dict[str, Any] = {"model": "m", "total_steps": 10, "data": {"train": ["a.parquet"]}}
 
@@ -47,7 +49,38 @@ def test_an_engine_that_is_not_built_is_refused_at_once() -> None:
 
 
 def test_numbers_must_be_finite() -> None:
-    assert "finite" in mistakes(sampling={"temperature": float("inf")})[0]
+    assert "temperature is inf" in mistakes(sampling={"temperature": float("inf")})[0]
+    assert "temperature is nan" in mistakes(sampling={"temperature": float("nan")})[0]
+
+
+@pytest.mark.parametrize("number", [10**30, 2**63, -(10**30), 10**23])
+@pytest.mark.parametrize("key", ["seed", "total_steps"])
+def test_a_number_beyond_its_bound_is_refused(key: str, number: int) -> None:
+    assert mistakes(**{key: number})[0].startswith(f"{key} is {number}")
+
+
+def test_no_number_of_the_job_file_is_without_an_upper_bound() -> None:
+    def numbers(kind: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+        for field in msgspec.structs.fields(kind):
+            info = msgspec.inspect.type_info(field.type)
+            inner = getattr(info, "type", info) if isinstance(info, msgspec.inspect.Metadata) else info
+            for one in getattr(inner, "types", (inner,)):
+                while isinstance(one, msgspec.inspect.Metadata):
+                    one = one.type
+                if isinstance(one, msgspec.inspect.StructType):
+                    yield from numbers(one.cls, f"{path}{field.name}.")
+                elif isinstance(one, msgspec.inspect.IntType | msgspec.inspect.FloatType):
+                    yield f"{path}{field.name}", one
+
+    found = dict(numbers(JobSpec))
+    assert {"seed", "algorithm.max_staleness", "optimizer.learning_rate_vit"} <= found.keys()
+    assert [name for name, one in found.items() if one.le is None and one.lt is None] == []
+
+
+def test_rates_are_positive_and_the_warm_up_ends_within_the_job() -> None:
+    assert "learning_rate_vit is -0.001" in mistakes(optimizer={"learning_rate_vit": -1e-3})[0]
+    assert "learning_rate_connector is 0.0" in mistakes(optimizer={"learning_rate_connector": 0.0})[0]
+    assert "warmup_steps is 11, more than total_steps, 10" in mistakes(optimizer={"warmup_steps": 11})[0]
 
 
 def test_an_iou_schedule_ends_at_the_end_of_training() -> None:

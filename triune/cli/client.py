@@ -1,6 +1,7 @@
 """The REST API as the command line calls it."""
 
 import json
+import time
 from typing import Any
 
 import httpx
@@ -35,6 +36,19 @@ class Api:
 
     def patch(self, path: str, changes: dict[str, Any]) -> Any:
         return self._call("PATCH", path, json=changes)
+
+    def delete(self, path: str, **query: Any) -> Any:
+        return self._call("DELETE", path, params=query)
+
+    def until_unknown(self, path: str, limit_s: float) -> None:
+        """Return when nothing is known under `path`; raises Unavailable after `limit_s`."""
+        until = time.monotonic() + limit_s
+        while self._client.get(path).status_code != httpx.codes.NOT_FOUND:
+            if time.monotonic() > until:
+                raise Unavailable(
+                    f"{path} is still there after {limit_s:g} s; it is removed as soon as the job has ended"
+                )
+            time.sleep(0.2)
 
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         try:

@@ -1,6 +1,8 @@
 """`triune job …`: submit, watch and steer jobs over REST."""
 
+import contextlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +21,8 @@ from triune.cli.watch import watch_job
 app = typer.Typer(no_args_is_help=True, help="Submit, watch and steer jobs.")
 out = Console(highlight=False)
 
+DELETE_S = 600.0
+"""How long `delete` waits for a job that lives to stop."""
 Id = Annotated[str, typer.Argument(help="the job's id")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable lines")]
 
@@ -87,23 +91,43 @@ _command("stop", "End a job; what is open becomes void.")
 _command("checkpoint", "Write a checkpoint at the next step boundary.")
 
 
+@app.command()
+def delete(
+    job: Id,
+    files: Annotated[bool, typer.Option("--files", help="remove its run folder, checkpoints included")] = False,
+    as_json: Json = False,
+) -> None:
+    """Abandon a job: stop it, and free what the bus and the blob store hold of it."""
+    with exit_codes():
+        api = Api(read_settings())
+        api.delete(f"/v1/jobs/{job}", files=files)
+        with out.status(f"{job} is being stopped and removed") if not as_json else contextlib.nullcontext():
+            api.until_unknown(f"/v1/jobs/{job}", DELETE_S)
+        out.print_json(data={"job_id": job, "deleted": True}) if as_json else out.print(f"{job} is deleted")
+
+
 @app.command("set")
-def change(job: Id, settings: Annotated[list[str], typer.Argument(help="key=value …")]) -> None:
+def change(job: Id, settings: Annotated[list[str], typer.Argument(help="key=value …")], as_json: Json = False) -> None:
     """Change max_staleness, total_steps or sources.<name>.weight while the job runs."""
     with exit_codes():
         changes: dict[str, Any] = dict(_pair(text) for text in settings)
-        out.print_json(data=Api(read_settings()).patch(f"/v1/jobs/{job}", changes))
+        answer = Api(read_settings()).patch(f"/v1/jobs/{job}", changes)
+        if as_json:
+            out.print_json(data=answer)
+            return
+        for made in answer["changes"][-len(changes) :]:
+            out.print(f"{job}: {made['key']} is {made['value']} from the next {made['since_unit']} on")
 
 
-def _pair(text: str) -> tuple[str, float]:
+def _pair(text: str) -> tuple[str, int | float]:
+    """The key and the number as it was written: a whole one is never rounded."""
     key, found, value = text.partition("=")
-    try:
-        number = float(value)
-    except ValueError:
-        found = ""
-    if not found or not key:
-        raise UserError(f"{text!r} is not a change; expected key=number, such as max_staleness=2")
-    return key, int(number) if number.is_integer() and "weight" not in key else number
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            number = kind(value)
+            if found and key and math.isfinite(number):
+                return key, number
+    raise UserError(f"{text!r} is not a change; expected key=number, such as max_staleness=2")
 
 
 def resolve_paths(spec: JobSpec, folder: Path) -> JobSpec:

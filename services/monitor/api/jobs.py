@@ -9,23 +9,27 @@ import msgspec
 from fastapi import APIRouter, Request
 from starlette.exceptions import HTTPException
 
-from services.monitor.api.shapes import JobChange, JobDetails, JobList, JobState, JobSummary, Validated
-from services.monitor.api.submission import (
-    create_job,
-    journal_mistakes,
-    parse_document,
+from services.monitor.api.changes import (
+    changed_spec,
+    held_from,
+    newest,
     read_changes,
-    read_submission,
+    step_mistakes,
+    weight_mistakes,
     with_changes,
 )
+from services.monitor.api.journal import journal_mistakes, left_over_bytes
+from services.monitor.api.shapes import JobChange, JobDetails, JobList, JobState, JobSummary, Validated
+from services.monitor.api.submission import create_job, parse_document, read_submission, training_sources
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
 from services.monitor.history.fold import FINAL
 from services.monitor.history.queries import reading
 from services.monitor.history.report import build_report, read_report
 from shared.errors import BadJob, Unavailable
-from shared.jobs.record import ENDED, IllegalMove, JobRecord, State
+from shared.jobs.record import ENDED, Change, IllegalMove, JobRecord, State, abandoned
 from shared.jobs.spec import JobSpec, derived
+from shared.messages import StepDone
 from shared.runtime.settings import Settings
 
 _JOB_BODY: dict[str, Any] = {
@@ -74,6 +78,7 @@ class JobRoutes:
         add("/v1/jobs", self.list_jobs, methods=["GET"])
         add("/v1/jobs/{job_id}", self.show, methods=["GET"])
         add("/v1/jobs/{job_id}", self.change, methods=["PATCH"], openapi_extra=_CHANGE_BODY)
+        add("/v1/jobs/{job_id}", self.delete, methods=["DELETE"], status_code=202)
         for verb in (self.pause, self.resume, self.stop, self.checkpoint):
             add(f"/v1/jobs/{{job_id}}/{verb.__name__}", verb, methods=["POST"])
 
@@ -106,11 +111,32 @@ class JobRoutes:
 
     async def change(self, job_id: str, request: Request) -> JobDetails:
         """Change η, the number of steps or a source's weight; each holds from the next step or ordinal on."""
-        record = await find_job(self._desk, self._control, job_id)
+        record = _must_live(await find_job(self._desk, self._control, job_id))
         document = parse_document(await request.body(), request.headers.get("content-type", ""))
         changes = read_changes(document, await asyncio.to_thread(_known_sources, self._desk, record))
+        mistakes = await self._cannot_hold(with_changes(record, changes), {change.key for change in changes})
+        if mistakes:
+            raise BadJob(mistakes)
         await self._desk.jobs.update(record.id, lambda old: with_changes(_must_live(old), changes))
         return await self.show(job_id)
+
+    async def _cannot_hold(self, record: JobRecord, keys: set[str]) -> list[str]:
+        """Why the changes of `keys`, already in `record`, cannot hold."""
+        mistakes: list[str] = []
+        if "total_steps" in keys:
+            done = await self._desk.bus.last_event(record.id, "step")
+            mistakes += step_mistakes(record, done[0].step if done and isinstance(done[0], StepDone) else 0)
+        if "max_staleness" in keys:
+            mistakes += await self._journal_mistakes(changed_spec(record), besides=record.id)
+        if any(key not in ("total_steps", "max_staleness") and newest(record, key, 1.0) == 0 for key in keys):
+            sources = await asyncio.to_thread(training_sources, record.spec, self._roots)
+            mistakes += weight_mistakes(record, sources)
+        return mistakes
+
+    async def _journal_mistakes(self, spec: JobSpec, besides: str = "") -> list[str]:
+        state = await self._desk.bus.stream_state("scored")
+        left_over = await left_over_bytes(self._desk.bus, self._control.records.values(), besides=besides)
+        return journal_mistakes(spec, state.max_bytes, left_over)
 
     async def pause(self, job_id: str) -> JobState:
         """Admit no further group; what was admitted is finished."""
@@ -128,6 +154,14 @@ class JobRoutes:
         record = await find_job(self._desk, self._control, job_id)
         return await self._move(job_id, "stopped" if record.state in ("queued", "stopped") else "stopping")
 
+    async def delete(self, job_id: str, files: bool = False) -> JobState:
+        """Abandon a job: one that lives is stopped first; then all that the bus and the blob store hold of it goes.
+
+        The run folder stays, unless `files` is given. The id is unknown from then on, and never used again.
+        """
+        await find_job(self._desk, self._control, job_id)
+        return _state(await self._desk.jobs.update(job_id, lambda record: abandoned(record, files=files)))
+
     async def checkpoint(self, job_id: str) -> JobState:
         """Ask for a checkpoint at the next step boundary."""
         await find_job(self._desk, self._control, job_id)
@@ -140,7 +174,7 @@ class JobRoutes:
     async def _read(self, request: Request) -> JobSpec:
         body, kind = await request.body(), request.headers.get("content-type", "")
         spec = await asyncio.to_thread(read_submission, body, kind, self._roots)
-        mistakes = journal_mistakes(spec, (await self._desk.bus.stream_state("scored")).max_bytes)
+        mistakes = await self._journal_mistakes(spec)
         if mistakes:
             raise BadJob(mistakes)
         return spec
@@ -172,10 +206,6 @@ def _want_checkpoint(record: JobRecord) -> JobRecord:
     return msgspec.structs.replace(record, checkpoint_wanted=record.checkpoint_wanted + 1)
 
 
-def _newest(record: JobRecord, key: str, otherwise: int) -> int:
-    return int(next((change.value for change in reversed(record.changes) if change.key == key), otherwise))
-
-
 def _fields(record: JobRecord, step: int) -> dict[str, Any]:
     return {
         "job_id": record.id,
@@ -186,8 +216,8 @@ def _fields(record: JobRecord, step: int) -> dict[str, Any]:
         "started_at": record.started_at,
         "ended_at": record.ended_at,
         "step": step,
-        "total_steps": _newest(record, "total_steps", record.spec.total_steps),
-        "max_staleness": _newest(record, "max_staleness", record.spec.algorithm.max_staleness),
+        "total_steps": int(newest(record, "total_steps", record.spec.total_steps)),
+        "max_staleness": int(newest(record, "max_staleness", record.spec.algorithm.max_staleness)),
     }
 
 
@@ -210,11 +240,15 @@ def _details(desk: Desk, record: JobRecord, ordinal: int, error: str) -> JobDeta
     return JobDetails(
         **_fields(record, report["steps"]),
         spec=msgspec.to_builtins(record.spec),
-        changes=[JobChange(**msgspec.structs.asdict(change)) for change in record.changes],
+        changes=[_change(change) for change in record.changes],
         report=report,
         on_file=on_file,
         reading_error=error,
     )
+
+
+def _change(change: Change) -> JobChange:
+    return JobChange(**msgspec.structs.asdict(change), since_unit=held_from(change.key))
 
 
 def _known_sources(desk: Desk, record: JobRecord) -> set[str]:

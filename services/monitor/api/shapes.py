@@ -27,9 +27,10 @@ class JobChange(BaseModel):
     """A change asked for while the job was alive; `since` is the first step or ordinal that it holds for."""
 
     key: str
-    value: float
+    value: int | float
     requested_at: float
     since: int | None
+    since_unit: Literal["step", "ordinal"]
 
 
 class JobSummary(JobState):

@@ -1,21 +1,18 @@
-"""From the body of a request to a job or a change, with every mistake at once."""
+"""From the body of a request to a job, with every mistake at once."""
 
 import json
-import math
 import secrets
+import shutil
 import time
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from services.monitor.exports.sinks import missing_sinks
 from services.monitor.history.report import write_whole
-from shared.bus.port import MAX_BODY_BYTES
 from shared.errors import BadData, BadJob
-from shared.jobs.record import Change, JobRecord, JobStore
+from shared.jobs.record import JobRecord, JobStore
 from shared.jobs.spec import JobSpec, parse_job, parse_toml, write_toml
 from shared.samples.schema import DataFile, count_rows, inspect_files
 
@@ -82,89 +79,25 @@ def _source_mistakes(spec: JobSpec, files: list[DataFile]) -> Iterator[str]:
         yield "sources: every weight is 0; expected at least one source to be trained on"
 
 
-LARGEST_RECORD = MAX_BODY_BYTES
-"""A larger group goes to the blob store; its record holds a digest."""
-JOURNAL_REST = 0.3
-"""Share of the journal's bytes that the learner keeps free by its checkpoints."""
-_TOKEN_BYTES = 4 + 4 + 4
-"""Of a completion's token at most: its id, its log-probability, and about four letters of text."""
-
-
-def journal_mistakes(spec: JobSpec, max_bytes: int) -> list[str]:
-    """Whether the window and one more step of groups fit in the rest of a journal of `max_bytes` (-1: unlimited).
-
-    A full journal never waits for a checkpoint only if they do. Groups count at their largest: every completion as
-    long as it may be.
-    """
-    algorithm = spec.algorithm
-    group = algorithm.samples_per_prompt * spec.sampling.max_new_tokens * _TOKEN_BYTES + 4 * spec.data.max_prompt_tokens
-    groups = (algorithm.max_staleness + 2) * algorithm.prompts_per_step
-    needed, rest = groups * min(group, LARGEST_RECORD), JOURNAL_REST * max_bytes
-    if max_bytes < 0 or needed <= rest:
-        return []
-    return [
-        f"the window and one step, {groups} groups, may take {needed / 1e6:.0f} MB of the journal, of which "
-        f"{rest / 1e6:.0f} MB are kept free: lower algorithm.prompts_per_step, algorithm.max_staleness or "
-        "sampling.max_new_tokens"
-    ]
+def training_sources(spec: JobSpec, roots: Collection[Path]) -> list[str]:
+    """The sources in the training files; raises BadJob when they can no longer be read."""
+    files, problems = inspect_files(spec.data.train, roots=tuple(roots))
+    if problems:
+        raise BadJob([f"data.train: {problem}" for problem in problems])
+    try:
+        return list(count_rows(files))
+    except BadData as error:
+        raise BadJob([f"data.train: {error}"]) from error
 
 
 async def create_job(spec: JobSpec, jobs: JobStore, runs: Path) -> JobRecord:
     """A new queued job, its resolved file in its run folder; raises OSError when that cannot be written."""
     record = JobRecord(id=f"{spec.name}-{secrets.token_hex(4)}", spec=spec, state="queued", created_at=time.time())
-    write_whole(runs / record.id / JOB_NAME, write_toml(spec))
-    await jobs.create(record)
+    folder = runs / record.id
+    try:
+        write_whole(folder / JOB_NAME, write_toml(spec))
+        await jobs.create(record)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)  # a job that does not exist has no folder
+        raise
     return record
-
-
-def read_changes(document: dict[str, Any], sources: Collection[str]) -> list[Change]:
-    """The changes that a PATCH asks for; raises BadJob with every mistake.
-
-    Keys are `max_staleness`, `total_steps` and `sources.<name>.weight`, the last one also as nested tables.
-    """
-    mistakes: list[str] = []
-    changes = []
-    now = time.time()
-    for key, value in _flat(document):
-        mistake = _change_mistake(key, value, sources)
-        if mistake:
-            mistakes.append(mistake)
-        else:
-            changes.append(Change(key=key, value=float(value), requested_at=now))
-    if not changes and not mistakes:
-        mistakes.append("the body changes nothing; expected max_staleness, total_steps or sources.<name>.weight")
-    if mistakes:
-        raise BadJob(mistakes)
-    return changes
-
-
-def _flat(document: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in document.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-_WHOLE = {"max_staleness": 0, "total_steps": 1}
-"""Keys whose values are whole numbers, with the smallest one."""
-
-
-def _change_mistake(key: str, value: Any, sources: Collection[str]) -> str | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if key in _WHOLE:
-        if is_number and value == int(value) and _WHOLE[key] <= value < 2**31:
-            return None
-        return f"{key} is {value!r}; expected a whole number of at least {_WHOLE[key]}"
-    if key.startswith("sources.") and key.endswith(".weight"):
-        name = key.removeprefix("sources.").removesuffix(".weight")
-        if sources and name not in sources:
-            near = get_close_matches(name, sources, n=1, cutoff=0.0)[0]
-            return f"{key}: the job has no source {name!r}; the nearest one is {near!r}"
-        return None if is_number and value >= 0 else f"{key} is {value!r}; expected a number of at least 0"
-    near = get_close_matches(key, (*_WHOLE, "sources.<name>.weight"), n=1, cutoff=0.0)[0]
-    return f"unknown key {key!r}; the nearest one that can be changed is {near!r}"
-
-
-def with_changes(record: JobRecord, changes: list[Change]) -> JobRecord:
-    return msgspec.structs.replace(record, changes=[*record.changes, *changes])

@@ -3,6 +3,7 @@
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any, cast, get_args
 
 import msgspec
@@ -15,7 +16,7 @@ from shared.bus.nats.log import NatsJournalReader, OrderedReader, floor_key, pur
 from shared.bus.nats.pull import Puller, sequences
 from shared.bus.nats.wire import ID_HEADER, Unreadable, seal, unseal, void_of
 from shared.bus.nats.work import NatsWorkQueue
-from shared.bus.port import ACK_WAIT_S, FULL_LIMIT_S, MAX_IN_HAND, WORK_STREAMS, Record, StreamState
+from shared.bus.port import ACK_WAIT_S, FULL_LIMIT_S, MAX_IN_HAND, STREAMS, WORK_STREAMS, Record, StreamState
 from shared.errors import Refused
 from shared.messages import DeadLetter, Event, Heartbeat, Kind, Message, decode, encode, event_subject
 from shared.runtime.logging import get_logger
@@ -152,6 +153,17 @@ class NatsBus:
         except NotFoundError:
             return (await self._link.subjects(stream, subject)).get(subject, 0), 0
         return info.num_pending or 0, info.num_ack_pending or 0
+
+    async def stored(self, stream: str, job: str, kind: Kind) -> int:
+        subject = f"{stream}.{job}.{kind}"
+        return (await self._link.subjects(stream, subject)).get(subject, 0)
+
+    async def erase_job(self, job: str) -> None:
+        await self.forget_job(job)
+        own = [(stream, f"{stream}.{job}.>") for stream in STREAMS]
+        own += [(f"KV_{BUCKET}", f"$KV.{BUCKET}.{key}") for key in (f"ordinal.{job}", f"journal.{job}.>")]
+        for stream, subject in own:
+            await self._link.call(f"purge {subject}", partial(self._link.streams.purge_stream, stream, subject=subject))
 
     async def forget_job(self, job: str) -> None:
         for stream in WORK_STREAMS:
