@@ -74,7 +74,7 @@ class Algorithm(Section, frozen=True, kw_only=True):
     clip_low: Annotated[float, Meta(gt=0.0, lt=1.0, description="lower clip of the ratio: 1 − clip_low")] = 0.2
     clip_high: Annotated[float, Meta(gt=0.0, le=10**6, description="upper clip of the ratio: 1 + clip_high")] = 0.28
     dual_clip: Annotated[
-        float, Meta(ge=0.0, description="bound c of −A·r for negative advantages (V-Triune: 3); 0: off")
+        float, Meta(ge=0.0, le=10**6, description="bound c of −A·r for negative advantages (V-Triune: 3); 0: off")
     ] = 3.0
     importance: Annotated[
         Literal["auto", "on", "off"],

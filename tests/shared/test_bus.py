@@ -9,7 +9,7 @@ import pytest
 from shared.bus.memory import MemoryBus, MemoryServer
 from shared.bus.port import Bus, Delivery, JournalEntry, JournalReader, WorkQueue
 from shared.errors import Corrupt, Refused, Unavailable
-from shared.messages import Heartbeat, JobChanged, Kind, WeightsPublished
+from shared.messages import EndOfOrder, Heartbeat, JobChanged, Kind, WeightsPublished
 from tests.conftest import ACK_WAIT_S, Connect
 from tests.fakes import FrozenClock, eventually, make_id, make_prompt, make_scored, make_voided
 
@@ -363,6 +363,27 @@ async def test_records_are_told_as_they_are_written_each_with_its_newest_value(b
         await bus.put(f"job.{job}.a", b"")
         key, found = await anext(told)
         assert (key, found.value) == (f"job.{job}.a", b"")
+
+
+async def test_an_erased_job_leaves_nothing_and_takes_nothing_of_another_along(bus: Bus, job: str) -> None:
+    other = f"{job}-b"
+    for name in (job, other):
+        await bus.work("prompts", name, "train")
+        for stream in ("prompts", "completions", "scored", "dead"):
+            await bus.publish(stream, name, "train", make_voided(0, job=name), f"{stream}/{name}")
+        await bus.announce(EndOfOrder(job=name, kind="train", total=1, open={}))
+        await bus.put(f"ordinal.{name}", b"7")
+    await bus.purge("scored", job, "train", below=1)  # a purge leaves a record of its own
+    await bus.put(f"job.{job}", b"x")
+    await bus.erase_job(job)
+    for stream in ("prompts", "completions", "scored", "dead"):
+        assert await bus.stored(stream, job, "train") == 0
+        assert await bus.stored(stream, other, "train") == 1
+    assert await bus.last_event(job, "end-of-order") is None
+    assert await bus.last_event(other, "end-of-order") is not None
+    assert [key for key in await bus.keys() if job in key.split(".")] == [f"job.{job}"]
+    found = await bus.get(f"ordinal.{other}")
+    assert found is not None and found.value == b"7"
 
 
 async def test_heartbeats_reach_who_listens(connect: Connect, job: str) -> None:
