@@ -12,4 +12,4 @@ def test_the_page_on_rest_names_every_route_and_no_other(tmp_path: Path) -> None
     paths = stage.monitor.api.openapi()["paths"]
     routes = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     page = (Path(__file__).parents[2] / "docs" / "rest.md").read_text()
-    assert set(re.findall(r"^\| `((?:GET|POST|PATCH) [^`]+)` \|", page, re.MULTILINE)) == routes
+    assert set(re.findall(r"^\| `((?:GET|POST|PATCH|DELETE) [^`]+)` \|", page, re.MULTILINE)) == routes
