@@ -1,10 +1,14 @@
 """Small samples, and verifiers that misbehave on purpose."""
 
+import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
 
 from services.reward.verdict import Context, Sample, Verdict
 from shared.messages import RewardSpec
@@ -22,6 +26,8 @@ def text(completion: str, verifier: str = "mathverify", truth: str = "\\boxed{4}
 
 def misbehave(completion: str, spec: RewardSpec, context: Context) -> Verdict:
     """A verifier that does what the completion says; an unknown word is fine."""
+    if completion == "confess":
+        raise RuntimeError(json.dumps(_confession(int(spec.ground_truth))))
     _DEEDS.get(completion, lambda: None)()
     return Verdict(1.0, 1.0)
 
@@ -41,6 +47,37 @@ def _raise() -> None:
     raise RuntimeError("on purpose")
 
 
+def _confession(port: int) -> dict[str, object]:
+    """What this process can do; `port` is one that somebody listens on, on this machine."""
+    status = Path("/proc/self/status").read_text()
+    return {
+        "environment": sorted(os.environ),
+        "no_new_privs": "NoNewPrivs:\t1" in status,
+        "connects": _does(lambda: socket.create_connection(("127.0.0.1", port), 1.0).close()),
+        "writes": _does(lambda: Path("/tmp/written-by-a-verifier").write_text("x")),
+        "forks": _does(_fork),
+        "opens": _does(lambda: [_FILES.append(open(os.devnull)) for _ in range(500)]),  # noqa: PTH123
+    }
+
+
+def _does(deed: Callable[[], object]) -> bool:
+    try:
+        deed()
+    except OSError:
+        return False
+    finally:
+        _FILES.clear()
+    return True
+
+
+def _fork() -> None:
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+_FILES: list[TextIO] = []
 _KEPT: list[bytearray] = []
 _DEEDS: dict[str, Callable[[], object]] = {
     "exit": lambda: os._exit(3),

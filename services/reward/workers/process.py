@@ -13,12 +13,16 @@ from pathlib import Path
 
 import msgspec
 
+from services.reward.workers.sandbox import clean_environment
 from services.reward.workers.worker import HEADER, PROGRESS, Reply
 from shared.errors import Unavailable
+from shared.runtime.logging import get_logger
 
 START_S = 60.0
 """How long a worker may take to start."""
 _MAX_REPLY_BYTES = 256 * 1024 * 1024
+_MAX_LINE_BYTES, _MAX_LOGGED_BYTES = 4096, 64 * 1024
+"""What is logged of a worker's output at once, and in its life."""
 _MODULE = "services.reward.workers.worker"
 _ROOT = Path(__file__).parents[3]  # so that a checkout that is not installed works from anywhere
 
@@ -57,11 +61,14 @@ class Worker:
                 [sys.executable, "-m", _MODULE, *map(str, (*descriptors, memory_bytes, os.getpid()))],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
-                stdout=sys.stderr if _has_descriptor(sys.stderr) else subprocess.DEVNULL,
+                env=clean_environment(os.environ),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 cwd=_ROOT,
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         worker = cls(process, reader, writer, board)
+        await worker._hear()
         try:
             await asyncio.wait_for(worker.receive(), START_S)
         except (TimeoutError, WorkerDied) as error:
@@ -71,6 +78,13 @@ class Worker:
             await worker.close()
             raise
         return worker
+
+    async def _hear(self) -> None:
+        """Log what it prints, up to a limit: it may write no file, and its parent's log may be one."""
+        printed = asyncio.StreamReader(_MAX_LINE_BYTES)
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(printed), self._process.stdout)
+        self._ear = asyncio.ensure_future(_log_lines(printed, self._process.pid))
 
     @property
     def pid(self) -> int:
@@ -116,10 +130,12 @@ class Worker:
         await asyncio.to_thread(self._process.wait)  # milliseconds: it has been killed
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
+        await asyncio.wait({self._ear})  # the pipe has ended with the process
 
 
-def _has_descriptor(stream: object) -> bool:
-    try:
-        return stream.fileno() >= 0  # type: ignore[attr-defined]
-    except (AttributeError, OSError, ValueError):
-        return False
+async def _log_lines(printed: asyncio.StreamReader, worker: int) -> None:
+    left = _MAX_LOGGED_BYTES
+    while data := await printed.read(_MAX_LINE_BYTES):
+        if left > 0:
+            get_logger().warning("a verifier printed", worker=worker, text=data[:left].decode(errors="replace").strip())
+        left -= len(data)

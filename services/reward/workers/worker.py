@@ -1,14 +1,13 @@
 """A worker process: judges batches of samples that its parent sends over a socket, one sample at a time.
 
-It dies with its parent, ignores the terminal's Ctrl-C (its parent decides), has a limit on its memory, and ends a
-sample that takes too long by an alarm of its own. Where no alarm reaches it (inside a C call), its parent kills it.
+It dies with its parent, ignores the terminal's Ctrl-C (its parent decides), does nothing but compute (`sandbox`), and
+ends a sample that takes too long by an alarm of its own. Where no alarm reaches it (in a C call), its parent kills it.
 Verifiers run in this process's main thread.
 """
 
 import ctypes
 import mmap
 import os
-import resource
 import signal
 import socket
 import struct
@@ -23,6 +22,7 @@ import psutil
 from services.reward.judge import failed, judge
 from services.reward.registry import discover
 from services.reward.verdict import Sample
+from services.reward.workers import sandbox
 from shared.errors import UserError
 from shared.messages import Reward, RewardSpec
 
@@ -52,6 +52,7 @@ class _TimeUp(BaseException):
 def main(argv: Sequence[str]) -> int:
     """`python -m services.reward.workers.worker SOCKET_FD PROGRESS_FD MEMORY_BYTES PARENT_PID`."""
     descriptor, progress, memory, parent = (int(text) for text in argv)
+    sandbox.isolate()
     _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, _raise_time_up)
@@ -62,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     for sample in _WARM_UP:
         judge(sample)
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    sandbox.limit(memory)
     with socket.socket(fileno=descriptor) as channel, mmap.mmap(progress, PROGRESS.size) as board:
         _serve(channel, board, memory)
     return 0
@@ -90,8 +91,10 @@ def _serve(channel: socket.socket, board: mmap.mmap, memory: int) -> None:
     PROGRESS.pack_into(board, 0, -1, 0.0)
     _send(channel, encoder.encode(Reply([])))
     while (frame := _receive(channel)) is not None:
-        rewards = list(_work(decoder.decode(frame), board))
+        samples = decoder.decode(frame)
         del frame
+        sandbox.allow_cpu(sum(sample.deadline_s for sample in samples))
+        rewards = list(_work(samples, board))
         retire = process.memory_info().rss > memory // 2
         PROGRESS.pack_into(board, 0, -1, 0.0)
         _send(channel, encoder.encode(Reply(rewards, retire)))
