@@ -1,4 +1,8 @@
-"""The one active instance of data, learner or monitor: whoever holds the key `lease.<service>`."""
+"""The one active instance of data, learner or monitor: whoever holds the key `lease.<service>`.
+
+Its holder writes the key again and again. No clock of another host is compared: a standby takes a lease over once it
+has seen the same revision for `LEASE_S` of its own clock, on a bus that answered all the while.
+"""
 
 import asyncio
 import contextlib
@@ -16,10 +20,9 @@ POLL_S = 0.5
 
 
 class Lease(Message, frozen=True, kw_only=True):
-    """Who is the one active instance of a service, and until when (seconds since the epoch)."""
+    """Who is the one active instance of a service."""
 
     owner: str
-    until: float
 
 
 async def while_leading(bus: Bus, service: str, owner: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -59,15 +62,22 @@ async def _revision(bus: Bus, service: str, owner: str) -> int:
 
 
 async def _take_lease(bus: Bus, service: str, owner: str) -> int:
-    """Wait until the lease is free or has run out, then take it; returns the record's revision."""
+    """Wait until the lease is free, ours from before, or not renewed for `LEASE_S`, then take it; its revision."""
+    seen, since = -1, 0.0
     while True:
-        found = await bus.get(f"lease.{service}")
-        lease = msgspec.msgpack.decode(found.value, type=Lease) if found and found.value else None
-        if lease is None or lease.until < time.time() or lease.owner == owner:
-            with contextlib.suppress(Refused):
-                return await bus.put(f"lease.{service}", _lease(owner), revision=found.revision if found else 0)
+        try:
+            found = await bus.get(f"lease.{service}")
+            revision = found.revision if found else 0
+            if revision != seen:
+                seen, since = revision, time.monotonic()
+            lease = msgspec.msgpack.decode(found.value, type=Lease) if found and found.value else None
+            if lease is None or lease.owner == owner or time.monotonic() - since >= LEASE_S:
+                with contextlib.suppress(Refused):
+                    return await bus.put(f"lease.{service}", _lease(owner), revision=revision)
+        except Unavailable:
+            seen = -1  # its holder cannot renew it either
         await asyncio.sleep(POLL_S)
 
 
 def _lease(owner: str) -> bytes:
-    return msgspec.msgpack.encode(Lease(owner=owner, until=time.time() + LEASE_S))
+    return msgspec.msgpack.encode(Lease(owner=owner))
