@@ -256,6 +256,8 @@ async def test_a_foreign_page_is_refused_and_a_large_body_too(stage: Stage) -> N
     assert foreign.status_code == 403
     rebound = await stage.http.get("/v1/jobs", headers={"host": "evil.example:8000"})
     assert rebound.status_code == 403
+    no_address = await stage.http.get("/v1/jobs", headers={"host": "[::1"})
+    assert no_address.status_code == 403
     large = await stage.http.post("/v1/jobs", content=b"#" * (CONFIG.body_bytes + 1))
     assert large.status_code == 413
     assert "bytes" in large.json()["error"]

@@ -9,7 +9,7 @@ import ipaddress
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 import pyarrow as pa
@@ -137,10 +137,10 @@ def _refusal(request: Request, token: str | None) -> Response | None:
         return None
     origin = request.headers.get("origin")
     host = request.headers.get("host", "")
-    if origin is not None and urlsplit(origin).netloc != host:
+    if origin is not None and _split(origin).netloc != host:
         return _answer(403, f"the request comes from a page of {origin}; only the API's own page may ask")
     if token is None:
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _split(f"//{host}").hostname or ""
         if not is_loopback(name):
             return _answer(403, f"the request is for host {name!r}; without a token only loopback names are answered")
         return None
@@ -152,6 +152,14 @@ def _refusal(request: Request, token: str | None) -> Response | None:
         refusal.headers["WWW-Authenticate"] = "Bearer"
         return refusal
     return None
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address; of what is none (`[::1`, say) nothing."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def _answer(status: int, error: str, mistakes: Sequence[str] = ()) -> JSONResponse:
