@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 LAYERS := $(WITH:%=deploy/compose/compose.%.yaml) $(wildcard deploy/compose/compose.override.yaml)
 COMPOSE := docker compose -f deploy/compose/compose.yaml $(LAYERS:%=-f %)
 
-.PHONY: help setup demo test check format bench up down logs clean
+.PHONY: help setup demo test check format bench chaos up down logs clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ format: setup  ## bring the code into its form
 
 bench: setup  ## the numbers of docs/performance.md, as JSON lines
 	$(BIN)/python -m bench
+
+chaos: setup  ## deaths and outages by seed against real jobs: make chaos SEEDS=50 [AGAINST=runs/ID]
+	$(BIN)/python -m tests.chaos --seeds $(or $(SEEDS),2) $(AGAINST:%=--against %)
 
 up: deploy/compose/.env  ## the whole system in containers; SCALE="--scale reward=4" for more replicas
 	$(COMPOSE) up --build --detach --wait $(SCALE)

@@ -10,7 +10,7 @@ from shared.errors import UserError
 from shared.runtime.logging import set_up_logging
 from triune.local.process import free_port, port_is_free
 from triune.local.servers import LocalServers, local_servers
-from triune.local.supervisor import Supervisor
+from triune.local.supervisor import QUICK_DEATHS, Command, Supervisor, serve_command
 
 READY_S = 120.0
 
@@ -35,25 +35,29 @@ async def deployed(
     replicas: Mapping[str, int],
     api_port: int | None = None,
     threads: Mapping[str, int] | None = None,
+    env: Mapping[str, str] | None = None,
+    command: Command = serve_command,
+    quick_deaths: int = QUICK_DEATHS,
 ) -> AsyncIterator[Deployment]:
     """Start everything, wait until it is ready, and stop everything that was started at the end.
 
     `runs` and `folder` are absolute paths; `folder` holds the servers' data, the blobs and the logs. NATS_URL,
     REDIS_URL and TRIUNE_BLOBS are used when they are set. `api_port` None: a free one. `threads`: compute threads by
-    service. Raises UserError for a busy port, Unavailable when something does not become ready.
+    service; `env`: more variables for all; `command`, `quick_deaths`: as for the supervisor. Raises UserError (busy
+    port) or Unavailable (something does not become ready).
     """
     if api_port and not port_is_free(api_port):
         raise UserError(f"port {api_port} on 127.0.0.1 is in use, expected it free for the API (TRIUNE_API_PORT)")
     port = api_port or free_port()
     set_up_logging("supervisor", "local")  # standard output belongs to the command
     with contextlib.ExitStack() as stack:
-        env, servers = dict(os.environ), None
-        if not (env.get("NATS_URL") and env.get("REDIS_URL")):
+        variables, servers = {**os.environ, **(env or {})}, None
+        if not (variables.get("NATS_URL") and variables.get("REDIS_URL")):
             servers = stack.enter_context(local_servers(folder))
-            env.setdefault("NATS_URL", servers.nats.url)
-            env.setdefault("REDIS_URL", servers.redis.url)
-        env.setdefault("TRIUNE_BLOBS", (folder / "blobs").as_uri())
-        env |= {
+            variables.setdefault("NATS_URL", servers.nats.url)
+            variables.setdefault("REDIS_URL", servers.redis.url)
+        variables.setdefault("TRIUNE_BLOBS", (folder / "blobs").as_uri())
+        variables |= {
             "TRIUNE_RUNS": str(runs),
             "TRIUNE_API_URL": f"http://127.0.0.1:{port}",
             "TRIUNE_API_PORT": str(port),
@@ -63,7 +67,15 @@ async def deployed(
         }
         logs = folder / "logs"
         extra = {name: {"OMP_NUM_THREADS": str(count)} for name, count in (threads or {}).items()}
-        supervisor = Supervisor(services=dict(replicas), env=env, env_by_service=extra, log_dir=logs, servers=servers)
+        supervisor = Supervisor(
+            services=dict(replicas),
+            env=variables,
+            env_by_service=extra,
+            log_dir=logs,
+            servers=servers,
+            command=command,
+            quick_deaths=quick_deaths,
+        )
         async with supervisor:
             await supervisor.wait_ready(READY_S)
-            yield Deployment(env["TRIUNE_API_URL"], runs, logs, supervisor, servers)
+            yield Deployment(variables["TRIUNE_API_URL"], runs, logs, supervisor, servers)

@@ -1,0 +1,136 @@
+"""What must hold of a job after all that was done to it; each broken rule is a sentence."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import blake3
+import pyarrow.parquet as pq
+
+from shared.messages import StepDone
+from tests.chaos.schedule import MOMENTS, Fault, Schedule
+from tests.chaos.system import PROMPTS_PER_STEP, Seen, System
+
+_TWICE = {"rollout", "reward", "nats"}
+"""Whose deaths and outages may have work done twice; of the others', none."""
+
+
+async def broken_rules(system: System, schedule: Schedule, job: str, reference: str | None) -> list[str]:
+    """The rules that `job` breaks; `reference` is the digest of the weights that an undisturbed run ends with."""
+    details = await system.show(job) or {}
+    if details.get("state") != "done":
+        return [f"the job is {details.get('state')}, expected done: {details.get('error')}"]
+    report, seen = system.report(job), system.seen[job]
+    broken = [
+        *_sums(report, schedule),
+        *_sequence(seen, system.deployment.runs / job, report, schedule),
+        *_versions(seen, schedule),
+        *_voids(report, schedule),
+        *_repeated(report, schedule),
+        *[sentence async for sentence in _left(system, job)],
+    ]
+    if reference is not None and schedule.is_comparable and not report["groups"]["void"]:
+        found = weights_digest(system.deployment.runs / job)
+        if found != reference:
+            broken.append(f"the final weights are {found[:12]}, expected {reference[:12]} as without a fault")
+    return broken
+
+
+def _sums(report: dict[str, Any], schedule: Schedule) -> Iterator[str]:
+    """Published = trained + void, in total and by source; staleness within the bound."""
+    groups = {"all": report["groups"], **{name: one["groups"] for name, one in report["sources"].items()}}
+    for name, of in groups.items():
+        if of["published"] != of["trained"] + of["void"]:
+            yield f"source {name}: {of['published']} published, {of['trained']} trained and {of['void']} void"
+    trained = schedule.steps * PROMPTS_PER_STEP
+    if report["groups"]["trained"] != trained:
+        yield f"{report['groups']['trained']} groups were trained, expected {trained}"
+    if report["staleness"]["max"] > schedule.max_staleness:
+        yield f"staleness {report['staleness']['max']}, expected at most {schedule.max_staleness}"
+
+
+def _sequence(seen: Seen, folder: Path, report: dict[str, Any], schedule: Schedule) -> Iterator[str]:
+    """Each ordinal once: in the steps that the learner told, and in the samples on file."""
+    steps: dict[int, StepDone] = {}
+    for _, done in seen.steps:
+        before = steps.setdefault(done.step, done)
+        if before.trained != done.trained:
+            yield f"step {done.step} was told twice, with other groups"
+    if sorted(steps) != list(range(1, schedule.steps + 1)):
+        yield f"steps {sorted(steps)}, expected 1 to {schedule.steps}"
+    told = Counter(ordinal for done in steps.values() for ordinal in done.trained)
+    filed = Counter(_ordinals(folder, "trained"))
+    for name, count in (("told", told), ("on file", filed)):
+        if doubled := sorted(ordinal for ordinal, times in count.items() if times > 1):
+            yield f"{name}: ordinals {doubled} were trained more than once"
+    if set(told) != set(filed):
+        yield f"ordinals {sorted(set(told) ^ set(filed))} are told and not on file, or the other way round"
+    every = Counter([*filed, *_ordinals(folder, "void")])
+    if sorted(every) != list(range(report["groups"]["published"])):
+        yield f"{len(every)} ordinals are on file, expected 0 to {report['groups']['published'] - 1}"
+
+
+def _ordinals(folder: Path, state: str) -> list[int]:
+    rows = (row for path in sorted((folder / "samples").glob("*.parquet")) for row in pq.read_table(path).to_pylist())
+    return [row["ordinal"] for row in rows if row["kind"] == "train" and row["state"] == state]
+
+
+def _versions(seen: Seen, schedule: Schedule) -> Iterator[str]:
+    """Versions from 0 to the last without a gap; neither they nor the window ever go back."""
+    numbers = [message.version for _, message in seen.versions]
+    if sorted(set(numbers)) != list(range(schedule.steps + 1)):
+        yield f"versions {sorted(set(numbers))}, expected 0 to {schedule.steps}"
+    if numbers != sorted(numbers):
+        yield f"versions went back: {numbers}"
+    ends = [message.window_end for _, message in seen.versions]
+    if ends != sorted(ends):
+        yield f"the window went back: {ends}"
+    if any(message.incarnation for _, message in seen.versions):
+        yield "a replay on the CPU gave other bits: there is a second incarnation"
+
+
+def _voids(report: dict[str, Any], schedule: Schedule) -> Iterator[str]:
+    """A poisoned sample is void, one whose image was destroyed may be; nothing else is."""
+    has_spoiled = any(fault.kind == "blob" for fault in schedule.faults)
+    for name, source in report["sources"].items():
+        reasons = dict(source["void_reasons"])
+        if name == "poisoned":
+            if set(reasons) - {"unverifiable", "bad-sample"} or source["groups"]["trained"]:
+                yield f"the poisoned sample was {source['groups']} for {reasons}, expected unverifiable"
+        elif reasons and not has_spoiled:
+            yield f"source {name} has voids {reasons}, expected none"
+
+
+def _repeated(report: dict[str, Any], schedule: Schedule) -> Iterator[str]:
+    """No group is made twice because learner, data, monitor or Redis died."""
+    guilty = {_of(fault) for fault in schedule.faults} & _TWICE
+    if report["groups"]["duplicates"] and not guilty:
+        yield f"{report['groups']['duplicates']} groups were made twice, expected none after these faults"
+
+
+def _of(fault: Fault) -> str:
+    return MOMENTS.get(fault.target, fault.target)
+
+
+async def _left(system: System, job: str) -> Any:
+    """Nothing of the job is left in the queues."""
+    for stream in ("prompts", "completions"):
+        for kind in ("train", "eval"):
+            waiting, held = await system.bus.waiting(stream, job, kind)  # type: ignore[arg-type]
+            if waiting or held:
+                yield f"{waiting} + {held} messages are left in {stream}.{job}.{kind}"
+
+
+def left_blobs(system: System) -> list[str]:
+    """Blobs that nobody refers to: after the last job, all that are there."""
+    return sorted(path.name for path in system.blobs.glob("??/*"))
+
+
+def weights_digest(run: Path) -> str:
+    """Of the model in the run folder's last checkpoint."""
+    folders = sorted((run / "checkpoints").glob("step-*"))
+    digest = blake3.blake3()
+    for path in sorted((folders[-1] / "model").glob("*.safetensors")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
