@@ -1,11 +1,11 @@
 """A Hugging Face vision-language model as the learner sees it: components, image features, log-probs of responses.
 
 Letters: N tokens of a packed row, M response tokens of a micro-batch, K image tokens, V logits.
-Tested with Qwen2.5-VL on the CPU; CUDA (bf16 autocast, gradient checkpointing) has never run.
+Tested with Qwen2.5-VL on the CPU; CUDA has never run.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from services.learner.attention import packed as attention
 from services.learner.attention.batch import Packed
+from services.learner.head import LogProbHead
 from shared.errors import BadJob
 from shared.models import common as vlm
 
@@ -28,8 +28,6 @@ COMPONENTS: tuple[Component, ...] = ("vit", "connector", "llm")
 
 BANNED_LOGIT = -1e9
 """Added to the logits of banned tokens: their probability is exactly 0 in float32, and 0·log 0 stays finite."""
-LOGITS_AT_ONCE = 32 * 1024 * 1024
-"""Logits (tokens times vocabulary) kept for the backward pass; more are computed again there, so many at a time."""
 
 
 def component_of(name: str) -> Component:
@@ -70,7 +68,7 @@ class FlatConv3d(nn.Conv3d):
 
 @dataclass(frozen=True)
 class TokenValues:
-    """Values of the M response tokens: `log_probs` (with gradient) and `entropy`, both float32 (M,)."""
+    """Values of the M response tokens: `log_probs` and `entropy`, both float32 (M,), both with gradient."""
 
     log_probs: Tensor
     entropy: Tensor
@@ -87,17 +85,18 @@ class Images:
 
 
 class VisionLanguageModel:
-    """Weights, tokenizer and image processor of one model folder or hub id, on one device.
+    """Weights, tokenizer and image processor of one model folder or hub id, on one device, all in one `dtype`.
 
     Raises BadJob when `source` cannot be loaded or is no vision-language model of the kind that is known here.
     """
 
-    def __init__(self, source: str | Path, *, dtype: str, device: torch.device, freeze: Sequence[Component]) -> None:
-        self.device = device
-        self.autocast_dtype = torch.bfloat16 if dtype == "bfloat16" else None
+    def __init__(
+        self, source: str | Path, *, dtype: torch.dtype, device: torch.device, freeze: Sequence[Component]
+    ) -> None:
+        self.device, self.dtype = device, dtype
         self.frozen = frozenset(freeze)
         with loading(source):
-            self.hf: Any = _complete_model(source)
+            self.hf: Any = _complete_model(source, dtype)
             self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
             self.image_processor: Any = AutoImageProcessor.from_pretrained(source)
         self._check(source)
@@ -117,12 +116,9 @@ class VisionLanguageModel:
     def _prepare(self) -> None:
         self.hf.to(self.device).eval()
         flatten_convolutions(self.hf)
+        self.hf.lm_head = LogProbHead.over(self.hf.lm_head)
         for name, parameter in self.hf.named_parameters():
             parameter.requires_grad_(component_of(name) not in self.frozen)
-            if self.autocast_dtype is not None and not parameter.requires_grad:
-                parameter.data = parameter.data.to(self.autocast_dtype)
-        if self.device.type == "cuda":
-            self.checkpoint_activations()
         self._bias = torch.zeros(self.hf.config.get_text_config().vocab_size, device=self.device)
         self._bias[self.banned] = BANNED_LOGIT
 
@@ -172,7 +168,7 @@ class VisionLanguageModel:
     def image_features(self, pixels: Sequence[Tensor], grids: Sequence[tuple[int, int, int]]) -> list[Tensor]:
         """One (k, hidden) tensor an image, from its pixels (patches, values a patch); gradient unless all is frozen."""
         values = torch.cat(list(pixels)).to(self.device, non_blocking=True)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_frozen), self._autocast():
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_frozen):
             output = self.hf.model.get_image_features(values, torch.tensor(grids, device=self.device))
         features = getattr(output, "pooler_output", output)
         return list(features)
@@ -181,20 +177,18 @@ class VisionLanguageModel:
         """Log-prob and entropy of every response token of a micro-batch, under the sampler's distribution.
 
         The distribution is softmax(logits / temperature) without the banned tokens; the entropy, in nats, is of the
-        same distribution and has no gradient.
+        same distribution.
         """
         features = self.features_of(images)
-        with self._autocast():
-            embeddings = self._embed(packed, features)
-            output = self.hf.model.language_model(
-                inputs_embeds=embeddings,
-                position_ids=torch.from_numpy(packed.positions)[:, None].to(self.device),
-                use_cache=False,
-                packed_layout=attention.Layout.of(packed, self.device),
-            )
-            source = torch.from_numpy(packed.source).to(self.device)
-            hidden = output.last_hidden_state[0].index_select(0, source)
-            values = self._head(hidden, torch.from_numpy(packed.targets).to(self.device), temperature)
+        output = self.hf.model.language_model(
+            inputs_embeds=self._embed(packed, features),
+            position_ids=torch.from_numpy(packed.positions)[:, None].to(self.device),
+            use_cache=False,
+            packed_layout=attention.Layout.of(packed, self.device),
+        )
+        source, targets = (torch.from_numpy(part).to(self.device) for part in (packed.source, packed.targets))
+        hidden = output.last_hidden_state[0].index_select(0, source)
+        values = TokenValues(*self.hf.lm_head(hidden, targets, self._bias, temperature))
         if "" in features:  # a dummy takes part in the gradient, with nothing
             values = replace(values, log_probs=values.log_probs + 0.0 * features[""].sum())
         return values
@@ -206,28 +200,6 @@ class VisionLanguageModel:
             places = torch.from_numpy(packed.image_places).to(self.device)
             embeddings = embeddings.index_copy(0, places, values)
         return embeddings[None]
-
-    def _head(self, hidden: Tensor, targets: Tensor, temperature: float) -> TokenValues:
-        size = max(1, LOGITS_AT_ONCE // len(self._bias))
-        chunks = list(zip(hidden.split(size), targets.split(size), strict=True))
-        if len(chunks) == 1 or not torch.is_grad_enabled():
-            values = [self._values(*chunk, temperature) for chunk in chunks]
-        else:
-            values = [checkpoint(self._values, *chunk, temperature, use_reentrant=False) for chunk in chunks]
-        return TokenValues(*(torch.cat(parts) for parts in zip(*values, strict=True)))
-
-    def _values(self, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        logits = self.hf.lm_head(hidden).float()
-        if temperature != 1.0:
-            logits = logits / temperature
-        log_probs = F.log_softmax(logits.add_(self._bias), dim=-1)
-        with torch.no_grad():
-            entropy = -torch.linalg.vecdot(log_probs.exp(), log_probs)
-        return log_probs.gather(-1, targets[:, None]).squeeze(-1), entropy
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        enabled = self.autocast_dtype is not None
-        return torch.autocast(self.device.type, self.autocast_dtype or torch.float32, enabled=enabled)
 
     def tensors(self, *, trainable_only: bool) -> dict[str, Tensor]:
         """State-dict name → tensor on its device; a tied tensor once, under the first of its names."""
@@ -264,10 +236,10 @@ def flatten_convolutions(module: nn.Module) -> None:
             flatten_convolutions(child)
 
 
-def _complete_model(source: str | Path) -> Any:
-    """The model in float32; raises ValueError when a weight is missing, which transformers would draw at random."""
-    model, loading = AutoModelForImageTextToText.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    if missing := sorted(loading["missing_keys"]):
+def _complete_model(source: str | Path, dtype: torch.dtype) -> Any:
+    """The model in `dtype`; raises ValueError when a weight is missing, which transformers would draw at random."""
+    model, found = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, output_loading_info=True)
+    if missing := sorted(found["missing_keys"]):
         raise ValueError(f"it has no weights for {missing[0]!r} and {len(missing) - 1} others")
     return model
 

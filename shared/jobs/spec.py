@@ -128,9 +128,24 @@ class Learner(Section, frozen=True, kw_only=True):
         Literal["torch", "deepspeed"],
         Meta(description="torch: one device; deepspeed (ZeRO under torchrun) is not built yet"),
     ] = "torch"
-    dtype: Annotated[Literal["float32", "bfloat16"], Meta(description="parameters' type in forward and backward")] = (
-        "float32"
-    )
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Meta(
+            description="type of parameters and published weights, the optimizer's copies are float32; "
+            "auto: bfloat16 on CUDA, float32 on a CPU"
+        ),
+    ] = "auto"
+    gradient_checkpointing: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(description="keep one activation a layer and compute the others again; auto: on CUDA"),
+    ] = "auto"
+    optimizer_state: Annotated[
+        Literal["float32", "8bit", "cpu"],
+        Meta(
+            description="Adam's moments: on the device, in 8 bits there (bitsandbytes), or in the host's memory "
+            "with the float32 copies of the parameters"
+        ),
+    ] = "float32"
     tokens_per_batch: Annotated[
         int, Meta(ge=1, le=10**9, description="token budget of one micro-batch; never changes the loss")
     ] = 16384

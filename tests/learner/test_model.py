@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from services.learner.attention.batch import Ready, micro_batches, pack, parts_of
+from services.learner.head import LOGITS_AT_ONCE
 from services.learner.model import BANNED_LOGIT, Images, VisionLanguageModel, component_of, layer_of
 
 SHAPES = [
@@ -112,7 +113,7 @@ def test_a_vocabulary_cut_into_chunks_gives_the_same_values_and_gradients(engine
     model = engine.model
     gradients = []
     for limit in (10**9, 5 * 48):
-        monkeypatch.setattr("services.learner.model.LOGITS_AT_ONCE", limit)
+        monkeypatch.setitem(LOGITS_AT_ONCE, "cpu", limit)
         model.hf.zero_grad()
         sum(values[0].sum() for values in shared_prefix(model, groups, 10_000).values()).backward()
         gradients.append(model.hf.lm_head.weight.grad.clone())

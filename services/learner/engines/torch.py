@@ -8,22 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from services.learner.attention.batch import Packed
 from services.learner.engine import DoesNotFit, Facts, Scope, StepResult, StepWork, TensorSink
 from services.learner.engines.passes import Passes
+from services.learner.engines.state import SavedState, write_state
 from services.learner.engines.team import Alone
 from services.learner.model import Images, TokenValues, VisionLanguageModel
 from services.learner.optimizer import ClippedAdamW
 from services.learner.pixels import PixelCache
-from shared.errors import BadJob, Corrupt
 from shared.jobs.spec import JobSpec
-
-OPTIMIZER_FILE = "optimizer.safetensors"
-RNG = "rng/cpu"
 
 
 class TorchEngine:
@@ -37,38 +32,16 @@ class TorchEngine:
         self._pixels = pixels
 
     def open(self, spec: JobSpec, checkpoint: Path | None) -> Facts:
-        """Load the job's model on the GPU if there is one, else on the CPU; raises BadJob, Corrupt."""
+        """Load the job's model on the GPU if there is one, else on the CPU; raises BadJob, Corrupt, DoesNotFit."""
         self._spec = spec
-        with fits(spec):
-            if checkpoint is None:
-                self._build(spec.model)
-                torch.manual_seed(spec.seed)
-            else:
-                self._continue(checkpoint)
-        trained = sum(parameter.numel() for parameter in self.model.trainable().values())
-        return {
-            "device": str(self.model.device),
-            "dtype": spec.learner.dtype,
-            "attention": self.model.attention,
-            "trained_parameters": trained,
-            "threads": torch.get_num_threads(),
-        }
-
-    def _build(self, source: str | Path) -> None:
-        spec = self._spec
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = VisionLanguageModel(source, dtype=spec.learner.dtype, device=device, freeze=spec.optimizer.freeze)
-        self._optimizer = ClippedAdamW(self.model.trainable(), spec.optimizer)
-
-    def _continue(self, folder: Path) -> None:
-        """Continue from what `save` wrote; raises Corrupt when it belongs to another model or job."""
-        try:
-            tensors = load_file(folder / OPTIMIZER_FILE)
-            self._build(folder / "model")
-        except (OSError, SafetensorError, BadJob) as error:
-            raise Corrupt(f"checkpoint {folder} cannot be loaded: {error}") from error
-        torch.set_rng_state(tensors.pop(RNG))
-        self._optimizer.restore(tensors)
+        with fits(spec):
+            self.model = open_model(spec, device)
+            self._optimizer = ClippedAdamW(self.model.trainable(), spec.optimizer, spec.learner.optimizer_state)
+            if checkpoint is not None:
+                with SavedState(checkpoint) as state:
+                    self._optimizer.restore(state)
+        return facts(self.model)
 
     def step(self, work: StepWork) -> StepResult:
         """The updates of one training step; raises Diverged, DoesNotFit."""
@@ -88,15 +61,14 @@ class TorchEngine:
         return self._optimizer.update(step, total_steps)
 
     def export(self, sink: TensorSink, *, scope: Scope) -> None:
-        """CPU copies in the job's type (float32 or bfloat16), by state-dict name; tied tensors once."""
-        dtype = torch.bfloat16 if self._spec.learner.dtype == "bfloat16" else torch.float32
+        """CPU copies in the model's type, by state-dict name; tied tensors once."""
         for name, tensor in self.model.tensors(trainable_only=scope == "trained").items():
-            sink.put(name, tensor.detach().to("cpu", dtype, copy=True).contiguous())
+            sink.put(name, tensor.detach().to("cpu", copy=True).contiguous())
 
     def save(self, folder: Path) -> None:
-        """Write `model/` (trained tensors in float32, so that bits are kept) and `optimizer.safetensors`."""
+        """Write `model/` in the published type, and masters and moments in float32."""
         self.model.save(folder / "model")
-        save_file(self._optimizer.state() | {RNG: torch.get_rng_state()}, folder / OPTIMIZER_FILE)
+        write_state(folder, 0, self._optimizer.state())
 
     def close(self) -> None:
         """Let go of model and optimizer."""
@@ -104,13 +76,41 @@ class TorchEngine:
             self.__dict__.pop(name, None)
 
 
+def open_model(spec: JobSpec, device: torch.device) -> VisionLanguageModel:
+    """The job's model on `device`, its keys of type and memory resolved there; raises BadJob."""
+    torch.manual_seed(spec.seed)
+    settings, on_gpu = spec.learner, device.type == "cuda"
+    small = settings.dtype == "bfloat16" or (settings.dtype == "auto" and on_gpu)
+    model = VisionLanguageModel(
+        spec.model,
+        dtype=torch.bfloat16 if small else torch.float32,
+        device=device,
+        freeze=spec.optimizer.freeze,
+    )
+    if settings.gradient_checkpointing == "on" or (settings.gradient_checkpointing == "auto" and on_gpu):
+        model.checkpoint_activations()
+    return model
+
+
+def facts(model: VisionLanguageModel) -> Facts:
+    """What the log says of an open model."""
+    return {
+        "device": str(model.device),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "attention": model.attention,
+        "trained_parameters": sum(parameter.numel() for parameter in model.trainable().values()),
+        "threads": torch.get_num_threads(),
+    }
+
+
 @contextmanager
 def fits(spec: JobSpec) -> Iterator[None]:
-    """Say in one sentence that the device's memory ran out, and which key to lower."""
+    """Say in one sentence that the device's memory ran out, and which keys make it less."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise DoesNotFit(
-            f"the device ran out of memory training {spec.model} with learner.tokens_per_batch "
-            f"{spec.learner.tokens_per_batch}; lower it, or freeze more components ({str(error).splitlines()[0]})"
+            f"the device ran out of memory training {spec.model}: lower learner.tokens_per_batch "
+            f"({spec.learner.tokens_per_batch}), turn learner.gradient_checkpointing on, freeze more components, or "
+            f"set learner.optimizer_state to '8bit' or 'cpu' ({str(error).splitlines()[0]})"
         ) from error
