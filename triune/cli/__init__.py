@@ -9,7 +9,7 @@ import typer
 
 from shared.errors import UserError
 from shared.runtime.settings import read_settings
-from triune.cli import data, demo, jobs, reward, trace, up
+from triune.cli import data, demo, env, jobs, reward, trace, up
 from triune.cli.errors import FAILED, exit_codes
 
 SERVICES = ("data", "rollout", "reward", "learner", "monitor")
@@ -23,6 +23,7 @@ app = typer.Typer(
 app.add_typer(jobs.app, name="job")
 app.add_typer(data.app, name="data")
 app.add_typer(reward.app, name="reward")
+app.add_typer(env.app, name="env")
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("trace")(trace.trace)
