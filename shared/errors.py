@@ -15,6 +15,9 @@ TriuneError
 import contextlib
 from collections.abc import Iterator, Sequence
 
+FAULT = 3
+"""Exit code of a service that a fault in the work on a job has ended."""
+
 
 class TriuneError(Exception):
     """Anything the system raises on purpose; its text names the thing, the value, and what was expected."""
@@ -53,7 +56,7 @@ class Refused(TriuneError):
 
 
 class WorkFault(TriuneError):
-    """A fault of ours in the work on a job; the service ends with exit code 3, to be started again."""
+    """A fault of ours in the work on a job; the service ends with exit code `FAULT`, to be started again."""
 
 
 class Corrupt(TriuneError):

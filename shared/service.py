@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from shared.blobs.port import Blobs
 from shared.bus.port import HEARTBEAT_S, Bus
-from shared.errors import TriuneError, UserError, WorkFault, one_error
+from shared.errors import FAULT, TriuneError, UserError, WorkFault, one_error
 from shared.jobs.record import JobStore
 from shared.ledger.port import Ledger
 from shared.messages import Heartbeat
@@ -29,7 +29,6 @@ from shared.runtime.moments import arm
 from shared.runtime.settings import Settings, read_settings
 from shared.runtime.telemetry import set_up_telemetry
 
-FAULT = 3
 STOP_S = 10.0
 """How long the loops may take to hand back their work after a signal."""
 

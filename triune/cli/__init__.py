@@ -1,18 +1,14 @@
 """The `triune` command."""
 
 import importlib
-import sys
 from typing import Annotated
 
-import httpx
 import typer
 
 from shared.errors import UserError
-from shared.runtime.settings import read_settings
-from triune.cli import data, demo, env, jobs, reward, trace, up
-from triune.cli.errors import FAILED, exit_codes
-
-SERVICES = ("data", "rollout", "reward", "learner", "monitor")
+from triune.cli import compare, data, demo, doctor, env, health, jobs, logs, reward, runs, trace, up
+from triune.cli.errors import exit_codes
+from triune.cli.health import SERVICES
 
 app = typer.Typer(
     name="triune",
@@ -24,9 +20,14 @@ app.add_typer(jobs.app, name="job")
 app.add_typer(data.app, name="data")
 app.add_typer(reward.app, name="reward")
 app.add_typer(env.app, name="env")
+app.add_typer(runs.app, name="runs")
+for command in (compare.diff, compare.clone, logs.logs):
+    jobs.app.command()(command)
 app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("trace")(trace.trace)
+app.command("doctor")(doctor.doctor)
+app.command("health")(health.health)
 
 
 @app.command()
@@ -37,20 +38,6 @@ def serve(service: Annotated[str, typer.Argument(help=f"one of {', '.join(SERVIC
             raise UserError(f"no service {service!r}; there are {', '.join(SERVICES)}")
     # By name, so that no other service's libraries are loaded: the import contracts cannot see this line.
     raise typer.Exit(importlib.import_module(f"services.{service}.app").main())
-
-
-@app.command()
-def health() -> None:
-    """Ask this container's own service whether it is ready: exit code 0 if it is, 1 if not."""
-    with exit_codes():
-        settings = read_settings()
-        host = "127.0.0.1" if settings.health_host == "0.0.0.0" else settings.health_host
-        try:
-            ready = httpx.get(f"http://{host}:{settings.health_port}/readyz", timeout=3.0).is_success
-        except httpx.TransportError:
-            ready = False
-    sys.stdout.write("ready\n" if ready else "not ready\n")
-    raise typer.Exit(0 if ready else FAILED)
 
 
 def main() -> None:

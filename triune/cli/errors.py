@@ -10,6 +10,7 @@ from shared.errors import TriuneError, UserError
 
 FAILED = 1
 BAD_INPUT = 2
+INTERRUPTED = 130
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from shared.errors import UserError
 from shared.jobs.spec import JobSpec, read_job, write_toml
 from shared.runtime.settings import read_settings
 from triune.cli.client import Api
-from triune.cli.errors import FAILED, exit_codes
+from triune.cli.errors import FAILED, INTERRUPTED, console, exit_codes
 from triune.cli.watch import watch_job
 
 app = typer.Typer(no_args_is_help=True, help="Submit, watch and steer jobs.")
@@ -23,6 +24,7 @@ out = Console(highlight=False)
 
 DELETE_S = 600.0
 """How long `delete` waits for a job that lives to stop."""
+LIVE = ("queued", "running", "paused", "stopping")
 Id = Annotated[str, typer.Argument(help="the job's id")]
 Json = Annotated[bool, typer.Option("--json", help="machine-readable lines")]
 
@@ -38,22 +40,37 @@ def submit(
         spec = read_job(file)
         api = Api(read_settings())
         created = api.submit(write_toml(resolve_paths(spec, file.resolve().parent)))
-        out.print_json(data=created) if as_json else out.print(f"{created['job_id']} is {created['state']}")
-        if watch and watch_job(api, created["job_id"], as_json=as_json) != "done":
-            raise typer.Exit(FAILED)
+        out.print(json.dumps(created) if as_json else _place(api, created), soft_wrap=True)
+        if watch:
+            _follow(api, created["job_id"], as_json)
+
+
+def _place(api: Api, created: dict[str, Any]) -> str:
+    """What a submitted job is, and whom it waits for."""
+    before = takewhile(lambda job: job["job_id"] != created["job_id"], api.get("/v1/jobs")["jobs"])
+    ahead = [job["job_id"] for job in before if job["state"] in LIVE]
+    if not ahead:
+        return f"{created['job_id']} is {created['state']}"
+    others = f" and {len(ahead) - 1} more" if len(ahead) > 1 else ""
+    return f"{created['job_id']} is {created['state']}, behind {ahead[0]}{others}"
 
 
 @app.command("list")
-def list_jobs(as_json: Json = False) -> None:
+def list_jobs(
+    state: Annotated[str | None, typer.Option(help="only jobs in this state, such as running")] = None,
+    as_json: Json = False,
+) -> None:
     """All jobs, oldest first."""
     with exit_codes():
-        jobs = Api(read_settings()).get("/v1/jobs")["jobs"]
+        jobs = [job for job in Api(read_settings()).get("/v1/jobs")["jobs"] if state in (None, job["state"])]
         if as_json:
             for job in jobs:
                 out.print(json.dumps(job), soft_wrap=True)
             return
         if not jobs:
-            out.print("no jobs yet; submit one with `triune job submit FILE`")
+            out.print(
+                "no jobs yet; submit one with `triune job submit FILE`" if state is None else f"no job is {state}"
+            )
             return
         table = Table("job", "state", "step", box=None)
         for job in jobs:
@@ -72,15 +89,25 @@ def show(job: Id) -> None:
 def watch(job: Id, as_json: Json = False) -> None:
     """Follow a job until it ends."""
     with exit_codes():
-        if watch_job(Api(read_settings()), job, as_json=as_json) != "done":
-            raise typer.Exit(FAILED)
+        _follow(Api(read_settings()), job, as_json)
 
 
-def _command(name: str, text: str) -> None:
-    def command(job: Id) -> None:
+def _follow(api: Api, job: str, as_json: bool) -> None:
+    """Watch until the job ends; the command fails unless it is done. Ctrl-C ends the watching alone."""
+    try:
+        state = watch_job(api, job, as_json=as_json)
+    except KeyboardInterrupt:
+        console.print(f"no longer watched; {job} goes on (`triune job stop {job}` ends it)", markup=False)
+        raise typer.Exit(INTERRUPTED) from None
+    if state != "done":
+        raise typer.Exit(FAILED)
+
+
+def _command(name: str, text: str, answer: str = "{job} is {state}") -> None:
+    def command(job: Id, as_json: Json = False) -> None:
         with exit_codes():
-            answer = Api(read_settings()).post(f"/v1/jobs/{job}/{name}")
-            out.print(f"{job} is {answer['state']}")
+            shown = Api(read_settings()).post(f"/v1/jobs/{job}/{name}")
+            out.print(json.dumps(shown) if as_json else answer.format(job=job, state=shown["state"]), soft_wrap=True)
 
     app.command(name, help=text)(command)
 
@@ -88,7 +115,11 @@ def _command(name: str, text: str) -> None:
 _command("pause", "Finish what was admitted, admit nothing more.")
 _command("resume", "Go on with a paused job, or a failed one from its last checkpoint.")
 _command("stop", "End a job; what is open becomes void.")
-_command("checkpoint", "Write a checkpoint at the next step boundary.")
+_command(
+    "checkpoint",
+    "Write a checkpoint at the next step boundary.",
+    "{job} is {state}; a checkpoint is written at the next step boundary",
+)
 
 
 @app.command()

@@ -31,7 +31,8 @@ def watch_job(
 ) -> str:
     """Follow `job` until it has ended and its run folder is written; returns its last state.
 
-    On a terminal a table is kept up to date; elsewhere a line is printed now and then (`as_json`: a JSON line a poll).
+    On a terminal a table is kept up to date; elsewhere a line is printed now and then (`as_json`: a JSON line
+    when something has changed).
     `look` is called once a poll and may raise. An API that is away is waited for (60 s), since the monitor may be
     starting again. Raises JobFailed, and Unavailable when an ended job is not on file within 60 s.
     """
@@ -59,13 +60,22 @@ Shown = tuple[dict[str, Any], dict[str, Any]]
 
 
 def _json_lines() -> Generator[None, Shown, None]:
+    last = ""
     while True:
         details, _ = yield
         report = details["report"]
-        line = {name: details[name] for name in ("job_id", "state", "step", "total_steps")}
-        out.print(
-            json.dumps(line | {name: report[name] for name in ("groups", "staleness", "sources")}), soft_wrap=True
-        )
+        line = {name: details[name] for name in ("job_id", "state", "step", "total_steps", "on_file")}
+        line |= {name: report[name] for name in ("groups", "staleness", "sources")}
+        text = json.dumps(line | {"mean_reward": _mean(report)})
+        if text != last:
+            out.print(text, soft_wrap=True)
+            last = text
+
+
+def _mean(report: dict[str, Any]) -> float | None:
+    """Of the newest training rewards of all sources; None before the first."""
+    latest = [value for value in report.get("latest", {}).values() if value is not None]
+    return sum(latest) / len(latest) if latest else None
 
 
 def _plain_lines() -> Generator[None, Shown, None]:
@@ -73,8 +83,8 @@ def _plain_lines() -> Generator[None, Shown, None]:
     printed_at = 0.0
     while True:
         details, _ = yield
-        latest = [value for value in details["report"].get("latest", {}).values() if value is not None]
-        mean = f", mean reward {sum(latest) / len(latest):.3f}" if latest else ""
+        reward = _mean(details["report"])
+        mean = "" if reward is None else f", mean reward {reward:.3f}"
         line = f"{details['state']}: step {details['step']} of {details['total_steps']}{mean}"
         if line != last and (time.monotonic() > printed_at + PLAIN_S or details["state"] in ENDED):
             out.print(line)

@@ -15,9 +15,8 @@ from types import TracebackType
 
 import httpx
 
-from shared.errors import TriuneError, Unavailable, UserError
+from shared.errors import FAULT, TriuneError, Unavailable, UserError
 from shared.runtime.logging import get_logger
-from shared.service import FAULT
 from triune.local.process import end_group, free_port, last_lines, spawn
 from triune.local.servers import LocalServers
 
