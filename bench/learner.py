@@ -26,7 +26,7 @@ from services.learner.algorithms.losses import Clip, policy_loss
 from services.learner.attention.batch import Ready
 from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
-from services.learner.ingest import Frame, GroupIngest
+from services.learner.ingest import GroupIngest
 from services.learner.pixels import PixelCache
 from shared.jobs.spec import JobSpec, parse_job
 from shared.messages import (
@@ -43,6 +43,9 @@ from shared.messages import (
     pack_floats,
     pack_ints,
 )
+from shared.models.hf.forward import image_arguments
+from shared.models.inputs import Inputs
+from shared.models.roles import role_of
 from triune.demo.tiny_vlm import make_tiny_vlm
 
 N = 8
@@ -93,7 +96,7 @@ def measure(case: Case, folder: str, repeats: int) -> dict[str, object]:
     ingest = GroupIngest(spec)
     engine = TorchEngine(ingest.pixels)
     facts = engine.open(spec, None)
-    groups = [ingest.ready(*scored_group(case, ordinal, ingest.frame)) for ordinal in range(case.groups)]
+    groups = [ingest.ready(*scored_group(case, ordinal, ingest.inputs)) for ordinal in range(case.groups)]
     plain = Plain(spec, groups, ingest.pixels)
     ours = [0]
 
@@ -135,10 +138,7 @@ class Plain:
     def __init__(self, spec: JobSpec, groups: Sequence[Ready], pixels: PixelCache) -> None:
         self.model: Any = AutoModelForImageTextToText.from_pretrained(spec.model, dtype=torch.float32)
         for name, parameter in self.model.named_parameters():
-            frozen = "llm"
-            if "visual" in name:
-                frozen = "connector" if "merger" in name else "vit"
-            parameter.requires_grad_(frozen not in spec.optimizer.freeze)
+            parameter.requires_grad_(role_of(name) not in spec.optimizer.freeze)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.adam = torch.optim.AdamW(trained, lr=spec.optimizer.learning_rate, fused=True)
         self.clip = Clip.of(spec.algorithm)
@@ -166,8 +166,9 @@ class Plain:
                 "input_ids": ids,
                 "attention_mask": mask,
                 "mm_token_type_ids": (ids == image_token).long(),
-                "pixel_values": torch.cat([pixels.pixels(group.images[0]) for group, _ in rows]),
-                "image_grid_thw": torch.tensor([group.images[0].grid for group, _ in rows]),
+                **image_arguments(
+                    pixels.inputs, [pixels.get(group.images[0]) for group, _ in rows], torch.device("cpu")
+                ),
             },
             "prompt": prompt,
             "mask": mask[:, prompt:].bool(),
@@ -201,15 +202,15 @@ def job(case: Case, folder: str) -> JobSpec:
     )
 
 
-def scored_group(case: Case, ordinal: int, frame: Frame) -> tuple[Scored, list[bytes]]:
+def scored_group(case: Case, ordinal: int, inputs: Inputs) -> tuple[Scored, list[bytes]]:
     """A drawn group: noise for an image, random text tokens, alternating rewards."""
     random = np.random.default_rng(ordinal)
     buffer = BytesIO()
     Image.fromarray(random.integers(0, 256, (case.side, case.side, 3), dtype=np.uint8)).save(buffer, "PNG")
     data = buffer.getvalue()
-    banned = set(frame.banned)
-    text = [token for token in range(frame.vocab_size) if token not in banned]
-    ids = [frame.image_token_id] * case.image_tokens + random.choice(text, case.text).tolist()
+    banned = set(inputs.banned)
+    text = [token for token in range(inputs.vocab_size) if token not in banned]
+    ids = [inputs.image_token_id] * case.image_tokens + random.choice(text, case.text).tolist()
     completions = []
     for length in random.integers(case.lengths[0], case.lengths[1] + 1, N).tolist():
         tokens, log_probs = random.choice(text, length), np.full(length, -3.0)

@@ -23,7 +23,7 @@ from PIL import Image
 from services.rollout.engine import PreparedPrompt, PromptLimits
 from services.rollout.engines.hf import HfEngine
 from shared.messages import ChatTurn, Prompt, RewardSpec, Sampling
-from shared.models.common import token_types
+from shared.models.hf.forward import image_arguments
 from triune.demo.tiny_vlm import make_tiny_vlm
 
 QUESTION = "count the red circles"
@@ -95,16 +95,14 @@ def by_engine(engine: HfEngine, prompts: list[PreparedPrompt]) -> int:
 @torch.inference_mode()
 def by_generate(engine: HfEngine, prompts: list[PreparedPrompt]) -> int:
     """Tokens within each group's limit that `generate` sampled (all prompts are of one length)."""
-    sampling, config = [prompt.sampling for prompt in prompts], engine.model.config
+    sampling = [prompt.sampling for prompt in prompts]
     ids = np.stack([prompt.ids for prompt in prompts]).astype(np.int64)
-    kinds = token_types(ids, image_token_id=config.image_token_id, video_token_id=config.video_token_id)
-    pixels = np.concatenate([prompt.pixel_values for prompt in prompts if prompt.pixel_values is not None])
+    images = [image for prompt in prompts for image in prompt.images]
     made = engine.model.generate(
         input_ids=torch.from_numpy(ids),
         attention_mask=torch.ones(ids.shape, dtype=torch.long),
-        mm_token_type_ids=torch.from_numpy(kinds),
-        pixel_values=torch.from_numpy(pixels),
-        image_grid_thw=torch.tensor([grid for prompt in prompts for grid in prompt.image_grid_thw]),
+        mm_token_type_ids=torch.from_numpy(engine.inputs.kinds(ids)),
+        **image_arguments(engine.inputs, images, engine.model.device),
         max_new_tokens=max(one.max_new_tokens for one in sampling),
         num_return_sequences=sampling[0].n,
         do_sample=sampling[0].temperature > 0,

@@ -1,57 +1,32 @@
-"""A Hugging Face vision-language model as the learner sees it: components, image features, log-probs of responses.
+"""A Hugging Face vision-language model as the learner sees it: roles, image features, log-probs of responses.
 
 Letters: N tokens of a packed row, M response tokens of a micro-batch, K image tokens, V logits.
-Tested with Qwen2.5-VL on the CPU; CUDA has never run.
+Tested on the CPU; CUDA has never run.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from PIL import Image
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
 
 from services.learner.attention import packed as attention
 from services.learner.attention.batch import Packed
 from services.learner.head import LogProbHead
-from shared.errors import BadJob
-from shared.models import common as vlm
-
-Component = Literal["vit", "connector", "llm"]
-COMPONENTS: tuple[Component, ...] = ("vit", "connector", "llm")
+from shared.models.family import PreparedImage
+from shared.models.hf import forward
+from shared.models.hf.loading import open_model
+from shared.models.inputs import Inputs
+from shared.models.roles import Role, role_of
 
 BANNED_LOGIT = -1e9
 """Added to the logits of banned tokens: their probability is exactly 0 in float32, and 0·log 0 stays finite."""
-
-
-def component_of(name: str) -> Component:
-    """The component of a parameter: the vision tower, its merger (the connector), or the language model.
-
-    By module name, with or without the `model.` that transformers 4.52 put before `visual` (which made V-Triune's
-    rule take the tower for a part of the language model).
-    """
-    parts = name.split(".")
-    if "visual" not in parts:
-        return "llm"
-    inner = parts[parts.index("visual") + 1 :]
-    return "connector" if inner and "merger" in inner[0] else "vit"
-
-
-def layer_of(name: str) -> str:
-    """The layer a parameter is counted under, in the names of transformers 4.51 as V-Triune logs them.
-
-    `model.visual.blocks.0.mlp.down_proj.weight` → `visual.blocks.0`, `model.visual.merger.ln_q.weight` →
-    `visual.merger`, `model.language_model.layers.5.…` → `model.layers.5`, `lm_head.weight` → `lm_head.weight`.
-    """
-    name = name.replace("model.visual.", "visual.", 1).replace("model.language_model.", "model.", 1)
-    parts = name.split(".")
-    return ".".join(parts[: 3 if len(parts) > 2 and parts[2].isdigit() else 2])
+DUMMY_SIDE = 64
+"""Pixels of a side of the image that stands in where a rank has none."""
 
 
 class FlatConv3d(nn.Conv3d):
@@ -76,51 +51,32 @@ class TokenValues:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """The images of a micro-batch: those whose `features` are known by digest, and the others' digests and pixels."""
+    """The images of a micro-batch, by name: those whose `features` are known, the others as the tower takes them."""
 
     features: Mapping[str, Tensor]
-    missing: Sequence[str] = ()
-    pixels: Sequence[Tensor] = ()
-    grids: Sequence[tuple[int, int, int]] = field(default=())
+    missing: Mapping[str, PreparedImage] = field(default_factory=dict)
 
 
 class VisionLanguageModel:
-    """Weights, tokenizer and image processor of one model folder or hub id, on one device, all in one `dtype`.
-
-    Raises BadJob when `source` cannot be loaded or is no vision-language model of the kind that is known here.
-    """
+    """The weights of one model folder or hub id, on one device, all in one `dtype`; raises BadJob."""
 
     def __init__(
-        self, source: str | Path, *, dtype: torch.dtype, device: torch.device, freeze: Sequence[Component]
+        self, source: str | Path, *, inputs: Inputs, dtype: torch.dtype, device: torch.device, freeze: Sequence[Role]
     ) -> None:
-        self.device, self.dtype = device, dtype
+        self.device, self.dtype, self.inputs = device, dtype, inputs
         self.frozen = frozenset(freeze)
-        with loading(source):
-            self.hf: Any = _complete_model(source, dtype)
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            self.image_processor: Any = AutoImageProcessor.from_pretrained(source)
-        self._check(source)
-        self.attention = attention.install(self.hf)
-        self.banned = vlm.banned_for_model(self.hf.config, self.hf.generation_config, self.tokenizer)
+        self.hf: Any = open_model(source, dtype=dtype)
+        self.attention = attention.install(self.hf, inputs.family)
         self._prepare()
-
-    def _check(self, source: str | Path) -> None:
-        base = getattr(self.hf, "model", None)
-        missing = [name for name in ("visual", "language_model", "get_rope_index") if not hasattr(base, name)]
-        if missing:
-            kind = type(self.hf).__name__
-            raise BadJob([f"model {str(source)!r} is a {kind} without {missing[0]!r}; expected one like Qwen2.5-VL"])
-        if "sliding_attention" in (getattr(self.hf.config.get_text_config(), "layer_types", None) or ()):
-            raise BadJob([f"model {str(source)!r} has sliding-window layers; expected full attention only"])
 
     def _prepare(self) -> None:
         self.hf.to(self.device).eval()
         flatten_convolutions(self.hf)
         self.hf.lm_head = LogProbHead.over(self.hf.lm_head)
         for name, parameter in self.hf.named_parameters():
-            parameter.requires_grad_(component_of(name) not in self.frozen)
-        self._bias = torch.zeros(self.hf.config.get_text_config().vocab_size, device=self.device)
-        self._bias[self.banned] = BANNED_LOGIT
+            parameter.requires_grad_(role_of(name) not in self.frozen)
+        self._bias = torch.zeros(self.inputs.vocab_size, device=self.device)
+        self._bias[self.inputs.banned] = BANNED_LOGIT
 
     def checkpoint_activations(self) -> None:
         """Keep one activation a layer and compute the others again in the backward pass.
@@ -138,40 +94,25 @@ class VisionLanguageModel:
         """True when image features cannot change: neither tower nor connector is trained."""
         return {"vit", "connector"} <= self.frozen
 
-    @property
-    def image_token_id(self) -> int:
-        return int(self.hf.config.image_token_id)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of logits, padded rows included."""
-        return len(self._bias)
-
     def trainable(self) -> dict[str, nn.Parameter]:
         """Parameters that are trained, by name; a tied one once."""
         return {name: parameter for name, parameter in self.hf.named_parameters() if parameter.requires_grad}
 
     def features_of(self, images: Images) -> dict[str, Tensor]:
-        """Every image's features by digest: those that are known, and those made from pixels."""
-        made = self.image_features(images.pixels, images.grids) if images.missing else []
+        """Every image's features by name: those that are known, and those made from pixels."""
+        made = self.image_features(list(images.missing.values())) if images.missing else []
         return {**images.features, **dict(zip(images.missing, made, strict=True))}
 
     def with_dummy(self, images: Images) -> Images:
         """`images` and a black one that no placeholder names: with it the tower runs, and has a gradient of zeros."""
-        vision = self.hf.config.vision_config
-        side = int(vision.spatial_merge_size)
-        values = int(vision.in_channels * vision.temporal_patch_size * vision.patch_size**2)
-        return replace(
-            images, missing=[*images.missing, ""], pixels=[torch.zeros(side * side, values)], grids=[(1, side, side)]
-        )
+        black = Image.new("RGB", (DUMMY_SIDE, DUMMY_SIDE))
+        made = self.inputs.family.prepare(black, self.inputs.parts, alone=True)
+        return replace(images, missing={**images.missing, "": made})
 
-    def image_features(self, pixels: Sequence[Tensor], grids: Sequence[tuple[int, int, int]]) -> list[Tensor]:
-        """One (k, hidden) tensor an image, from its pixels (patches, values a patch); gradient unless all is frozen."""
-        values = torch.cat(list(pixels)).to(self.device, non_blocking=True)
+    def image_features(self, images: Sequence[PreparedImage]) -> list[Tensor]:
+        """One (levels, k, hidden) tensor an image (`forward.image_features`); gradient unless all is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.vision_frozen):
-            output = self.hf.model.get_image_features(values, torch.tensor(grids, device=self.device))
-        features = getattr(output, "pooler_output", output)
-        return list(features)
+            return forward.image_features(self.hf, self.inputs, images, self.device)
 
     def token_values(self, packed: Packed, images: Images, temperature: float) -> TokenValues:
         """Log-prob and entropy of every response token of a micro-batch, under the sampler's distribution.
@@ -180,9 +121,9 @@ class VisionLanguageModel:
         same distribution.
         """
         features = self.features_of(images)
-        output = self.hf.model.language_model(
-            inputs_embeds=self._embed(packed, features),
-            position_ids=torch.from_numpy(packed.positions)[:, None].to(self.device),
+        output = self.hf.get_decoder()(
+            **self._embed(packed, features),
+            position_ids=forward.position_ids(torch.from_numpy(packed.positions)[:, None].to(self.device)),
             use_cache=False,
             packed_layout=attention.Layout.of(packed, self.device),
         )
@@ -193,13 +134,18 @@ class VisionLanguageModel:
             values = replace(values, log_probs=values.log_probs + 0.0 * features[""].sum())
         return values
 
-    def _embed(self, packed: Packed, features: Mapping[str, Tensor]) -> Tensor:
-        embeddings = self.hf.get_input_embeddings()(torch.from_numpy(packed.token_ids).to(self.device))
-        if packed.image_order:
-            values = torch.cat([features[digest] for digest in packed.image_order]).to(embeddings.dtype)
-            places = torch.from_numpy(packed.image_places).to(self.device)
-            embeddings = embeddings.index_copy(0, places, values)
-        return embeddings[None]
+    def _embed(self, packed: Packed, features: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The row (1, N, hidden) with image features at their placeholders, and DeepStack's levels beside it."""
+        row = self.hf.get_input_embeddings()(torch.from_numpy(packed.token_ids).to(self.device))
+        if not packed.image_order:
+            return {"inputs_embeds": row[None]}
+        values = torch.cat([features[name] for name in packed.image_order], dim=1).to(row.dtype)
+        places = torch.from_numpy(packed.image_places).to(self.device)
+        arguments: dict[str, Any] = {"inputs_embeds": row.index_copy(0, places, values[0])[None]}
+        if len(values) > 1:
+            is_image = torch.zeros(len(row), dtype=torch.bool, device=self.device).index_fill(0, places, True)
+            arguments |= {"visual_pos_masks": is_image[None], "deepstack_visual_embeds": list(values[1:])}
+        return arguments
 
     def tensors(self, *, trainable_only: bool) -> dict[str, Tensor]:
         """State-dict name → tensor on its device; a tied tensor once, under the first of its names."""
@@ -216,8 +162,8 @@ class VisionLanguageModel:
     def save(self, folder: Path) -> None:
         """Write a folder that any Hugging Face loader reads: weights, configurations, tokenizer, image processor."""
         self.hf.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        self.image_processor.save_pretrained(folder)
+        self.inputs.tokenizer.save_pretrained(folder)
+        self.inputs.parts.image_processor.save_pretrained(folder)
 
 
 def flatten_convolutions(module: nn.Module) -> None:
@@ -234,21 +180,3 @@ def flatten_convolutions(module: nn.Module) -> None:
             setattr(module, name, flat)
         else:
             flatten_convolutions(child)
-
-
-def _complete_model(source: str | Path, dtype: torch.dtype) -> Any:
-    """The model in `dtype`; raises ValueError when a weight is missing, which transformers would draw at random."""
-    model, found = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, output_loading_info=True)
-    if missing := sorted(found["missing_keys"]):
-        raise ValueError(f"it has no weights for {missing[0]!r} and {len(missing) - 1} others")
-    return model
-
-
-@contextmanager
-def loading(source: str | Path) -> Iterator[None]:
-    """What transformers raises for a folder or hub id that it cannot load, as BadJob."""
-    disable_progress_bar()  # stderr is a log
-    try:
-        yield
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        raise BadJob([f"model {str(source)!r} cannot be loaded: {str(error).strip().splitlines()[0]}"]) from error

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from services.learner.model import COMPONENTS, Component, component_of, layer_of
 from shared.errors import BadJob, Corrupt, TriuneError
 from shared.jobs import spec
+from shared.models.roles import ROLES, Role, layer_of, role_of
 
 MAX_SKIPPED_IN_A_ROW = 10
 SKIPPED = "skipped_in_a_row"
@@ -37,7 +37,7 @@ def rate_factor(settings: spec.Optimizer, step: int, total_steps: int) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
-def peak_rate(settings: spec.Optimizer, component: Component) -> float:
+def peak_rate(settings: spec.Optimizer, component: Role) -> float:
     """The component's own rate, or the common one."""
     own = {"vit": settings.learning_rate_vit, "connector": settings.learning_rate_connector, "llm": None}[component]
     return settings.learning_rate if own is None else own
@@ -46,8 +46,8 @@ def peak_rate(settings: spec.Optimizer, component: Component) -> float:
 def adam_groups(parameters: Mapping[str, nn.Parameter]) -> list[dict[str, Any]]:
     """A parameter group for each component that has any, marked with its name."""
     groups = []
-    for component in COMPONENTS:
-        members = [parameter for name, parameter in parameters.items() if component_of(name) == component]
+    for component in ROLES:
+        members = [parameter for name, parameter in parameters.items() if role_of(name) == component]
         if members:
             groups.append({"params": members, "component": component})
     return groups
@@ -68,7 +68,7 @@ def norms_of(squares: Mapping[str, float]) -> dict[str, float]:
     """`grad_norm`, `grad_norm/<component>` and `layer_grad_norm/<layer>` from each parameter's squared norm."""
     sums: defaultdict[str, float] = defaultdict(float)
     for name, square in squares.items():
-        for key in ("grad_norm", f"grad_norm/{component_of(name)}", f"layer_grad_norm/{layer_of(name)}"):
+        for key in ("grad_norm", f"grad_norm/{role_of(name)}", f"layer_grad_norm/{layer_of(name)}"):
             sums[key] += square
     return {key: math.sqrt(total) for key, total in sums.items()}
 

@@ -16,7 +16,9 @@ def open_engine(spec: JobSpec) -> Engine:
     if spec.rollout.engine == "hf":
         from services.rollout.engines.hf import HfEngine
 
-        return HfEngine.open(spec.model, dtype=spec.rollout.dtype, limits=limits)
+        return HfEngine.open(
+            spec.model, dtype=spec.rollout.dtype, limits=limits, banned_tokens=spec.sampling.banned_tokens
+        )
     raise UserError(f"rollout.engine is {spec.rollout.engine!r}; this version has 'hf'")
 
 

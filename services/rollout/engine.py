@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared.messages import Completion, Prompt, Sampling
+from shared.models.family import PreparedImage
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,23 @@ class PromptLimits:
     max_prompt_tokens: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PreparedPrompt:
     """A prompt as the model sees it.
 
-    `ids` int32 (P,) with image placeholders expanded; `pixel_values` float32 (patches of all images, patch size in
-    numbers) or None without images; `image_grid_thw` one (t, h, w) in patches an image.
+    `ids` int32 (P,) with image placeholders expanded, `logical_ids` with one placeholder an image; `images` as the
+    model's family prepares them.
     """
 
     ids: NDArray[np.int32]
-    pixel_values: NDArray[np.float32] | None
-    image_grid_thw: list[tuple[int, int, int]]
+    logical_ids: list[int]
+    images: tuple[PreparedImage, ...]
     sampling: Sampling
+
+    @property
+    def image_grid_thw(self) -> list[tuple[int, int, int]]:
+        """One (t, h, w) in patches an image."""
+        return [image.grid for image in self.images]
 
 
 def never() -> bool:

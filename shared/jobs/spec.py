@@ -94,6 +94,9 @@ class Sampling(Section, frozen=True, kw_only=True):
         float, Meta(gt=0.0, le=1.0, description="nucleus; below 1 the log-probs are of the whole softmax")
     ] = 1.0
     max_new_tokens: Annotated[int, Meta(ge=1, le=10**7, description="tokens of one completion at most")] = 2048
+    banned_tokens: Annotated[
+        list[str], Meta(description="texts of tokens that are never sampled, beside placeholders, turn marks, padding")
+    ] = []
 
 
 class Optimizer(Section, frozen=True, kw_only=True):

@@ -1,1 +1,1 @@
-"""What sampler and learner must treat alike in a vision-language model."""
+"""What sampler and learner must treat alike about a vision-language model: one family a file, facts without torch."""

@@ -7,7 +7,7 @@ import torch
 import transformers
 from PIL import Image
 
-from shared.models.common import banned_for_model
+from shared.models.hf.loading import open_inputs
 from triune.demo.tiny_vlm import VOCAB_SIZE, build_tiny_vlm, make_tiny_vlm
 from triune.demo.tokenizer import ANSWER_PIECES, SPECIAL_TOKENS, train_tokenizer
 
@@ -34,7 +34,7 @@ def test_it_names_its_end_tokens_and_bans_the_other_special_ones(folder: Path) -
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert sorted(model.generation_config.eos_token_id) == sorted(ends)
-    banned = banned_for_model(model.config, model.generation_config, tokenizer)
+    banned = open_inputs(folder).banned
     others = set(tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS))) - set(ends)
     assert set(banned) == others | set(range(len(tokenizer), VOCAB_SIZE))
 

@@ -55,7 +55,7 @@ def test_patches_are_what_the_image_processor_makes() -> None:
 
 def test_prompts_are_those_that_the_rollout_service_makes(folder: Path) -> None:
     engine = HfEngine.open(str(folder), dtype="float32", limits=PromptLimits(0, 10**6, 512))
-    batches = Batches(engine._tokenizer, SHORT.task_weights, seed=0)
+    batches = Batches(engine.inputs.tokenizer, SHORT.task_weights, seed=0)
     for task, draw in TASKS.items():
         drawn = draw(Random(2))
         prompt = Prompt(
@@ -65,9 +65,9 @@ def test_prompts_are_those_that_the_rollout_service_makes(folder: Path) -> None:
             sampling=Sampling(n=1, temperature=0.0, max_new_tokens=1, seed=0),
         )  # fmt: skip
         prepared = engine.prepare(prompt, [png(drawn)])
-        assert prepared.ids.tolist() == engine._tokenizer(batches.prompt(drawn.question))["input_ids"]
-        assert prepared.pixel_values is not None
-        np.testing.assert_allclose(prepared.pixel_values, patches([drawn.image]), atol=1e-6)
+        assert prepared.ids.tolist() == engine.inputs.tokenizer(batches.prompt(drawn.question))["input_ids"]
+        made = engine.inputs.family.collate(prepared.images)["pixel_values"]
+        np.testing.assert_allclose(made, patches([drawn.image]), atol=1e-6)
 
 
 def test_images_attended_together_give_the_loss_of_images_attended_one_by_one() -> None:

@@ -129,7 +129,7 @@ class Learner:
 
     def __init__(self, spec: JobSpec, checkpoint: Path | None = None) -> None:
         self._ingest = GroupIngest(spec)
-        self.frame, self.pixels = self._ingest.frame, self._ingest.pixels
+        self.inputs, self.pixels = self._ingest.inputs, self._ingest.pixels
         self.engine = TorchEngine(self._ingest.pixels)
         self.facts = self.engine.open(spec, checkpoint)
         self.model, self.save = self.engine.model, self.engine.save

@@ -1,9 +1,10 @@
+import dataclasses
 import io
+from copy import copy
 
 import msgspec
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from services.learner.attention.batch import ReadyImage
@@ -26,7 +27,7 @@ def test_a_group_becomes_arrays(engine, make_group):
     assert [row.index for row in ready.responses] == [0, 2]
     assert ready.num_valid == 2 and ready.num_response_tokens == 6 and not ready.uniform
     assert np.isnan(ready.advantages[1])
-    assert ready.images[0].grid == (1, 6, 4)
+    assert engine.pixels.get(ready.images[0]).grid == (1, 6, 4)
 
 
 def test_an_empty_completion_counts_in_the_group_but_is_not_trained_on(engine, make_group):
@@ -84,7 +85,8 @@ class Counting:
     """An image processor that counts its calls."""
 
     def __init__(self, processor):
-        self.processor, self.temporal_patch_size, self.calls = processor, processor.temporal_patch_size, 0
+        self.processor, self.calls = processor, 0
+        self.temporal_patch_size, self.merge_size = processor.temporal_patch_size, processor.merge_size
 
     def __call__(self, **arguments):
         self.calls += 1
@@ -92,27 +94,32 @@ class Counting:
 
 
 def test_pixels_are_kept_within_their_bound_and_made_again_when_dropped(engine):
-    processor = Counting(engine.model.image_processor)
+    parts = engine.model.inputs.parts
+    processor = Counting(parts.image_processor)
+    inputs = copy(engine.model.inputs)
+    inputs.parts = dataclasses.replace(parts, image_processor=processor)
     size = 16 * 588 * 4  # a 56x56 image: 16 patches of 588 floats, its second frame left out
-    cache = PixelCache(processor, min_pixels=0, max_pixels=10**6, limit_bytes=2 * size)
-    images = [ReadyImage(str(shade), png(shade), (1, 4, 4)) for shade in range(3)]
-    cache.pixels(images[0])
-    cache.pixels(images[1])
-    cache.pixels(images[0])  # used again, so that image 1 is the oldest
+    cache = PixelCache(inputs, limit_bytes=2 * size)
+    images = [ReadyImage(str(shade), png(shade), alone=True) for shade in range(3)]
+    cache.get(images[0])
+    cache.get(images[1])
+    cache.get(images[0])  # used again, so that image 1 is the oldest
     assert processor.calls == 2 and cache.held_bytes == 2 * size
-    cache.pixels(images[2])
+    cache.get(images[2])
     assert processor.calls == 3 and cache.held_bytes == 2 * size
-    cache.pixels(images[0])
+    cache.get(images[0])
     assert processor.calls == 3
-    cache.pixels(images[1])
+    cache.get(images[1])
     assert processor.calls == 4
 
 
 def test_pixels_are_those_of_the_image_processor(engine, make_group):
     _, (data,) = make_group(0, sizes=[(84, 56)])
-    cache = PixelCache(engine.model.image_processor, min_pixels=0, max_pixels=10**6)
-    expected = engine.model.image_processor(images=[Image.open(io.BytesIO(data))], return_tensors="pt")
-    torch.testing.assert_close(cache.pixels(ReadyImage("a", data, (1, 4, 6))), expected["pixel_values"], atol=0, rtol=0)
+    inputs = engine.model.inputs
+    expected = inputs.parts.image_processor(images=[Image.open(io.BytesIO(data))], return_tensors="np")
+    made = inputs.family.collate([PixelCache(inputs).get(ReadyImage("a", data, alone=True))])
+    assert np.array_equal(made["pixel_values"], expected["pixel_values"])
+    assert made["image_grid_thw"].tolist() == expected["image_grid_thw"].tolist() == [[1, 4, 6]]
 
 
 def png(shade: int) -> bytes:

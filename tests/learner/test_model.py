@@ -12,7 +12,10 @@ from transformers import AutoModelForImageTextToText
 
 from services.learner.attention.batch import Ready, micro_batches, pack, parts_of
 from services.learner.head import LOGITS_AT_ONCE
-from services.learner.model import BANNED_LOGIT, Images, VisionLanguageModel, component_of, layer_of
+from services.learner.model import BANNED_LOGIT, Images, VisionLanguageModel
+from shared.models.family import PreparedImage
+from shared.models.hf.forward import positions_of
+from shared.models.roles import layer_of, role_of
 
 SHAPES = [
     {"sizes": [(56, 84)], "text": 4, "lengths": [3, 9, 1, 5]},
@@ -35,7 +38,7 @@ def shared_prefix(model: VisionLanguageModel, groups: Sequence[Ready], budget: i
     """Log-probs and entropies by (ordinal, completion)."""
     found = {}
     for parts in micro_batches(parts_of(groups, budget), budget):
-        packed = pack(parts, image_token_id=model.image_token_id)
+        packed = pack(parts, image_token_id=model.inputs.image_token_id)
         values = model.token_values(packed, images_of(model, [part.group for part in parts]), temperature)
         rows = [(part.group.ordinal, row) for part in parts for row in part.responses]
         lengths = [len(row.token_ids) for _, row in rows]
@@ -45,17 +48,13 @@ def shared_prefix(model: VisionLanguageModel, groups: Sequence[Ready], budget: i
 
 
 def images_of(model: VisionLanguageModel, groups: Sequence[Ready]) -> Images:
-    images = list({image.digest: image for group in groups for image in group.images}.values())
-    pixels = [PIXELS.setdefault(image.digest, processed(model, image)) for image in images]
-    return Images({}, [image.digest for image in images], pixels, [image.grid for image in images])
+    images = {image.name: image for group in groups for image in group.images}
+    return Images({}, {name: model.inputs.image(image.data, alone=image.alone) for name, image in images.items()})
 
 
-PIXELS: dict[str, Tensor] = {}
-
-
-def processed(model: VisionLanguageModel, image) -> Tensor:
-    picture = Image.open(io.BytesIO(image.data)).convert("RGB")
-    return model.image_processor(images=[picture], return_tensors="pt")["pixel_values"]
+def processed(model: VisionLanguageModel, group: Ready) -> dict[str, Tensor]:
+    pictures = [Image.open(io.BytesIO(image.data)).convert("RGB") for image in group.images]
+    return dict(model.inputs.parts.image_processor(images=pictures, return_tensors="pt"))
 
 
 def plain(hf, model: VisionLanguageModel, groups: Sequence[Ready], temperature: float = 1.0):
@@ -64,14 +63,11 @@ def plain(hf, model: VisionLanguageModel, groups: Sequence[Ready], temperature: 
     for group in groups:
         for row in group.responses:
             ids = torch.from_numpy(np.concatenate([group.prompt_ids, row.token_ids]))[None]
-            kinds = (ids == model.image_token_id).long()
-            inputs = {}
-            if group.images:
-                inputs["pixel_values"] = torch.cat([processed(model, image) for image in group.images])
-                inputs["image_grid_thw"] = torch.tensor([image.grid for image in group.images])
+            kinds = (ids == model.inputs.image_token_id).long()
+            inputs = processed(model, group) if group.images else {}
             logits = hf(input_ids=ids, mm_token_type_ids=kinds, use_cache=False, **inputs).logits[0]
             logits = logits[len(group.prompt_ids) - 1 : -1] / temperature
-            logits[:, model.banned] = -torch.inf
+            logits[:, model.inputs.banned] = -torch.inf
             log_probs = logits.log_softmax(-1)
             entropy = torch.distributions.Categorical(logits=logits.detach()).entropy()
             targets = torch.from_numpy(row.token_ids)[:, None]
@@ -140,15 +136,17 @@ def test_recomputed_activations_give_the_same_gradients(make_engine, groups):
 
 
 def test_banned_tokens_are_special_ones_but_the_end_token_and_the_padded_rows(engine):
-    assert engine.model.banned == [0, 2, 3, 4, 5, *range(36, 48)]
+    assert engine.model.inputs.banned == [0, 2, 3, 4, 5, *range(36, 48)]
     assert torch.exp(torch.tensor(BANNED_LOGIT)) == 0.0
 
 
 @pytest.mark.parametrize("width", [28, 140])
-def test_positions_of_an_image_are_two_dimensional(engine, width):
-    grid = (1, 2 * 2, 2 * width // 28)
+@pytest.mark.parametrize("loaded", [True, False], ids=["loaded model", "skeleton without weights"])
+def test_positions_of_an_image_are_two_dimensional(engine, width, loaded):
+    rule = positions_of(engine.inputs, engine.model.hf if loaded else None)
+    image = PreparedImage({}, "", 2 * width // 28, (1, 2 * 2, 2 * width // 28))
     ids = np.array([2, *[4] * (2 * width // 28), 3, 7, 8])
-    positions = engine.frame.positions(ids, [grid])
+    positions = rule(ids, [image])
     columns = width // 28
     assert positions[0].tolist() == [0, *[1] * (2 * columns), *(1 + max(2, columns) + np.arange(3))]
     assert positions[1, 1:-3].tolist() == [1] * columns + [2] * columns
@@ -167,7 +165,7 @@ def test_positions_of_an_image_are_two_dimensional(engine, width):
     ],
 )
 def test_a_parameter_belongs_to_a_component_and_a_layer_whatever_the_release_calls_it(name, component, layer):
-    assert (component_of(name), layer_of(name)) == (component, layer)
+    assert (role_of(name), layer_of(name)) == (component, layer)
 
 
 @pytest.mark.parametrize("frozen", ["vit", "connector", "llm"])
@@ -175,4 +173,4 @@ def test_a_frozen_component_gets_no_gradient_and_the_others_do(make_engine, grou
     model = make_engine(optimizer={"freeze": [frozen]}).model
     sum(values[0].sum() for values in shared_prefix(model, groups, 10_000).values()).backward()
     for name, parameter in model.hf.named_parameters():
-        assert (parameter.grad is None) == (component_of(name) == frozen), name
+        assert (parameter.grad is None) == (role_of(name) == frozen), name

@@ -139,8 +139,8 @@ def packed(engine, ready):
     from services.learner.attention.batch import Part, pack
 
     image = ready.images[0]
-    row = pack([Part(ready, ready.responses)], image_token_id=engine.model.image_token_id)
-    return row, Images({}, [image.digest], [engine.pixels.pixels(image)], [image.grid])
+    row = pack([Part(ready, ready.responses)], image_token_id=engine.inputs.image_token_id)
+    return row, Images({}, {image.name: engine.pixels.get(image)})
 
 
 @pytest.mark.parametrize(("asked", "tokens"), [(False, 44), (True, 58)])

@@ -56,7 +56,7 @@ class Stage:
         self.http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")
         write_data(folder / "train.parquet")
         (folder / "model").mkdir(exist_ok=True)
-        (folder / "model" / "config.json").write_text("{}")
+        (folder / "model" / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
 
     def job(self, **keys: object) -> dict[str, object]:
         data = {"train": [str(self.folder / "train.parquet")]}

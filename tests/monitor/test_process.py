@@ -57,7 +57,7 @@ class Process:
 async def monitor(tmp_path: Path, own_nats_server: NatsServer, redis_server: RedisServer) -> AsyncIterator[Process]:
     write_data(tmp_path / "train.parquet")
     (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
     process = Process(tmp_path, own_nats_server.url, redis_server.url)
     yield process
     assert await asyncio.to_thread(process.stop) == 0

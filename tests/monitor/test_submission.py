@@ -116,3 +116,11 @@ async def test_what_failed_jobs_hold_of_the_journal_counts_as_taken() -> None:
     largest = int(3 * 100 * 229_376 / 0.3) + 1
     assert journal_mistakes(job, largest) == []  # type: ignore[arg-type]
     assert "delete jobs that failed: they hold 1 MB" in journal_mistakes(job, largest, 10**6)[0]  # type: ignore[arg-type]
+
+
+def test_a_model_of_an_unknown_family_is_refused_with_the_known_ones(tmp_path: Path) -> None:
+    write_data(tmp_path / "train.parquet")
+    (tmp_path / "config.json").write_text('{"model_type": "kimi_k25"}')
+    body = f'model = "{tmp_path}"\ntotal_steps = 1\n[data]\ntrain = ["{tmp_path}/train.parquet"]\n'
+    with pytest.raises(BadJob, match=r"'kimi_k25'; expected one of .*qwen2_5_vl, qwen2_vl, .*qwen3_vl"):
+        read_submission(body.encode(), "application/toml", ())

@@ -12,7 +12,7 @@ from services.rollout.engine import PreparedPrompt
 from services.rollout.engines.hf import HfEngine
 from shared.errors import Corrupt, UserError
 from shared.messages import Completion, unpack_floats, unpack_ints
-from shared.models.common import banned_for_model, token_types
+from shared.models.hf.forward import plain_arguments
 from tests.rollout.helpers import LIMITS, make_prompt, png
 
 
@@ -23,17 +23,11 @@ def prepared(engine: HfEngine, width: int = 84, shade: int = 0, **how: Any) -> P
 def naive_log_probs(engine: HfEngine, prompt: PreparedPrompt, completion: Completion, temperature: float) -> np.ndarray:
     """Log-probs of one completion by one plain forward pass over prompt and completion, image included."""
     model, answer = engine.model, unpack_ints(completion.token_ids)
-    ids = np.concatenate([prompt.ids, answer]).astype(np.int64)[None]
-    kinds = token_types(ids, image_token_id=model.config.image_token_id, video_token_id=model.config.video_token_id)
-    assert prompt.pixel_values is not None
+    ids = np.concatenate([prompt.ids, answer])
     with torch.no_grad():
-        logits = model(
-            input_ids=torch.from_numpy(ids),
-            pixel_values=torch.from_numpy(prompt.pixel_values),
-            image_grid_thw=torch.tensor(prompt.image_grid_thw),
-            mm_token_type_ids=torch.from_numpy(kinds),
-        ).logits[0, len(prompt.ids) - 1 : -1]
-    logits[:, banned_for_model(model.config, model.generation_config, engine._tokenizer)] = -torch.inf
+        arguments = plain_arguments(engine.inputs, ids, prompt.images, model.device)
+        logits = model(**arguments).logits[0, len(prompt.ids) - 1 : -1]
+    logits[:, engine.inputs.banned] = -torch.inf
     log_probs = torch.log_softmax(logits / temperature, dim=-1)
     return log_probs.gather(1, torch.from_numpy(answer.astype(np.int64))[:, None])[:, 0].numpy()
 
@@ -72,12 +66,12 @@ def test_greedy_takes_the_most_probable_token_that_is_not_banned(engine: HfEngin
     expected = naive_log_probs(engine, prompt, completion, 1.0)
     np.testing.assert_allclose(unpack_floats(completion.log_probs), expected, atol=2e-5)
     assert dict(engine.generate([prompt]))[0][0].token_ids == completion.token_ids
-    banned = banned_for_model(engine.model.config, engine.model.generation_config, engine._tokenizer)
+    banned = engine.inputs.banned
     assert not set(unpack_ints(completion.token_ids).tolist()) & set(banned)
 
 
 def test_no_completion_holds_a_banned_token(engine: HfEngine) -> None:
-    banned = set(banned_for_model(engine.model.config, engine.model.generation_config, engine._tokenizer))
+    banned = set(engine.inputs.banned)
     prompts = [prepared(engine, seed=seed, n=16, tokens=40) for seed in range(4)]
     for _, completions in engine.generate(prompts):
         for completion in completions:

@@ -1,13 +1,15 @@
 """Prompts as the model sees them."""
 
+import re
+
 import numpy as np
 import pytest
 
 from services.rollout.engine import PromptLimits
 from services.rollout.engines.hf import HfEngine
-from services.rollout.prepare import expand_placeholders, template_turn
 from shared.errors import BadSample
 from shared.messages import ChatTurn
+from shared.models.inputs import Inputs, template_turn
 from tests.rollout.helpers import make_prompt, png
 
 
@@ -23,35 +25,36 @@ def test_a_user_turn_is_split_at_its_images_and_empty_pieces_are_dropped() -> No
     }
 
 
-def test_each_placeholder_becomes_as_many_tokens_as_its_image_has() -> None:
-    assert expand_placeholders([1, 9, 2, 9, 3], 9, [2, 3]).tolist() == [1, 9, 9, 2, 9, 9, 9, 3]
-
-
-def test_a_placeholder_that_was_typed_into_the_question_is_a_bad_sample(engine: HfEngine) -> None:
-    with pytest.raises(BadSample, match="2 image placeholders for 1 images"):
-        engine.prepare(make_prompt("<image>What is <|image_pad|>?"), [png(84, 84)])
-
-
 @pytest.mark.parametrize(
     ("text", "images", "reason"),
     [
-        ("<|video_pad|>How many?", 0, "holds a video placeholder"),
-        ("<image>How many? <|vision_start|><|video_pad|><|vision_end|>", 1, "holds a video placeholder"),
-        ("What is <|image_pad|>?", 0, "1 image placeholders for 0 images"),
+        ("<|video_pad|>How many?", 0, "a user turn holds '<|video_pad|>'"),
+        ("<image>How many? <|vision_start|><|video_pad|><|vision_end|>", 1, "a user turn holds"),
+        ("<image>What is <|image_pad|>?", 1, "a user turn holds '<|image_pad|>', which only an image may put"),
+        ("What is <|image_pad|>?", 0, "a user turn holds"),
+        ("<|image_pad|><|image_pad|>How many?", 2, "a user turn holds"),
         ("<image>How many?", 0, "1 image placeholders for 0 images"),
         ("How many?", 1, "0 image placeholders for 1 images"),
-        ("<|image_pad|><|image_pad|>How many?", 2, "stand side by side"),
     ],
 )
-def test_placeholders_that_the_model_would_not_place_are_a_bad_sample(
+def test_placeholders_that_no_image_put_there_are_a_bad_sample(
     engine: HfEngine, text: str, images: int, reason: str
 ) -> None:
-    with pytest.raises(BadSample, match=reason):
+    with pytest.raises(BadSample, match=re.escape(reason)):
         engine.prepare(make_prompt(text), [png(84, 84)] * images)
 
 
+def test_images_may_stand_side_by_side(engine: HfEngine) -> None:
+    prepared = engine.prepare(make_prompt("<image><image>Which is larger?"), [png(84, 84), png(168, 84)])
+    assert prepared.image_grid_thw == [(1, 6, 6), (1, 6, 12)]
+    placeholders = prepared.ids == engine.inputs.image_token_id
+    runs = np.flatnonzero(np.diff(np.concatenate([[0], placeholders, [0]])))
+    assert np.diff(runs)[::2].tolist() == [9, 18]
+    assert int((np.array(prepared.logical_ids) == engine.inputs.image_token_id).sum()) == 2
+
+
 def test_what_the_models_own_code_refuses_is_a_bad_sample_with_its_reason(engine: HfEngine) -> None:
-    engine._tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    engine.inputs.tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(BadSample, match="can't be prepared: TemplateError: roles must alternate"):
         engine.prepare(make_prompt("How many?"), [])
 
@@ -60,7 +63,7 @@ def test_a_fault_of_the_machine_is_no_bad_sample(engine: HfEngine, monkeypatch: 
     def out_of_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(engine._preparer, "tokenize", out_of_memory)
+    monkeypatch.setattr(Inputs, "_tokens", out_of_memory)
     with pytest.raises(MemoryError):
         engine.prepare(make_prompt("How many?"), [])
 
@@ -69,7 +72,7 @@ def test_image_tokens_are_the_patches_merged_two_by_two(engine: HfEngine) -> Non
     """84 x 168 px: 6 x 12 patches of 14 px, 18 merged tokens; 3 x 2 x 14 x 14 numbers a patch."""
     prepared = engine.prepare(make_prompt(), [png(168, 84)])
     assert prepared.image_grid_thw == [(1, 6, 12)]
-    assert prepared.pixel_values is not None and prepared.pixel_values.shape == (72, 1176)
+    assert engine.inputs.family.collate(prepared.images)["pixel_values"].shape == (72, 1176)
     assert int((prepared.ids == engine.model.config.image_token_id).sum()) == 18
 
 
@@ -94,4 +97,4 @@ def test_an_undecodable_image_is_a_bad_sample(engine: HfEngine, data: bytes) -> 
 
 def test_any_text_survives_the_tokenizer(engine: HfEngine) -> None:
     ids = engine.prepare(make_prompt("Ünïcode 漢字 \N{GRINNING FACE}"), []).ids
-    assert "Ünïcode 漢字 \N{GRINNING FACE}" in engine._tokenizer.decode(np.asarray(ids).tolist())
+    assert "Ünïcode 漢字 \N{GRINNING FACE}" in engine.inputs.tokenizer.decode(np.asarray(ids).tolist())

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
-from shared.models.common import image_token_count, token_types
 from triune.demo.dataset import training_stream
 from triune.demo.tasks import Drawn, demonstration
 from triune.demo.tasks.drawn import SIZE
@@ -50,7 +49,7 @@ class Batches:
         self._streams = {task: training_stream(seed, task) for task in weights}
         patches = (1, SIZE // 14, SIZE // 14)
         self.grid = patches
-        self._image = IMAGE_PLACEHOLDER * image_token_count(patches, 2)
+        self._image = IMAGE_PLACEHOLDER * (SIZE // 28) ** 2
 
     def draw(self, rng: Random, size: int, wrong_share: float) -> Batch:
         """`size` demonstrations, each with its task's mistake with probability `wrong_share`."""
@@ -101,14 +100,11 @@ def _processor() -> Any:
 
 def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, grid: tuple[int, int, int]) -> Tensor:
     """Mean negative log-likelihood of the answers' tokens."""
-    config = model.config
     ids = batch.ids
-    kinds = token_types(ids[:1].numpy(), image_token_id=config.image_token_id, video_token_id=config.video_token_id)
+    kinds = (ids[:1] == model.config.image_token_id).long()
     grids = torch.tensor([grid]).expand(len(ids), 3)
     # All prompts begin alike (turn mark, image), so one row's positions are everybody's.
-    positions, _ = model.model.get_rope_index(
-        ids[:1], mm_token_type_ids=torch.from_numpy(kinds), image_grid_thw=grids[:1]
-    )
+    positions, _ = model.model.get_rope_index(ids[:1], mm_token_type_ids=kinds, image_grid_thw=grids[:1])
     hidden = model.model(
         input_ids=ids,
         pixel_values=batch.pixels,

@@ -17,11 +17,14 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ReadyImage:
-    """An image of a prompt: its digest, encoded bytes, and grid (t, h, w) in patches."""
+    """An image of a prompt: encoded bytes, and the name of what its family makes of them (`Inputs.image_key`).
 
-    digest: str
+    `alone`: its prompt has no other image.
+    """
+
+    name: str
     data: bytes
-    grid: tuple[int, int, int]
+    alone: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +41,8 @@ class Response:
 class Ready:
     """A scored group, checked and turned into arrays, so that a step only has to compute.
 
-    `prompt_ids` (P,); `positions` (3, P): mRoPE's temporal, height and width position of every prompt token;
-    `next_position`: where every response starts, on all three axes. `advantages` float64 (n,), NaN for a completion
+    `prompt_ids` (P,); `positions` (A, P) of every prompt token: mRoPE's temporal, height and width (A = 3), or A = 1;
+    `next_position`: where every response starts, on all axes. `advantages` float64 (n,), NaN for a completion
     without a verdict; `responses` are the others, empty ones left out. Images in the order of their placeholders.
     """
 
@@ -152,10 +155,10 @@ class Block:
 class Packed:
     """A micro-batch as one row of N tokens in which every prompt stands once, followed by all responses.
 
-    `token_ids` (N,), `positions` (3, N). Response tokens, M in all, stand in the order of `parts`: `source` (M,) is
+    `token_ids` (N,), `positions` (A, N). Response tokens, M in all, stand in the order of `parts`: `source` (M,) is
     the place whose hidden state predicts each, `targets` (M,) its id, `advantages` and `rollout_log_probs` (M,).
     `blocks` hold the attention; `restore` (N,) is where each token of the row stands among all blocks' queries.
-    `image_places` (K,) are the placeholders, `image_order` the digests whose features fill them, in order.
+    `image_places` (K,) are the placeholders, `image_order` names the images whose features fill them, in order.
     """
 
     parts: Sequence[Part]
@@ -184,7 +187,7 @@ def pack(parts: Sequence[Part], *, image_token_id: int) -> Packed:
         places.append(np.arange(end, end + len(response.token_ids)))
         end += len(response.token_ids)
     positions = [part.group.positions for part in parts]
-    positions += [_text_positions(group.next_position, len(response.token_ids)) for group, response, _ in rows]
+    positions += [_text_positions(group, len(response.token_ids)) for group, response, _ in rows]
     ids = np.concatenate(prompts + [response.token_ids for _, response, _ in rows])
     blocks = _prompt_blocks(spans) + _response_blocks(
         [(span, place) for (_, _, span), place in zip(rows, places, strict=True)]
@@ -202,12 +205,13 @@ def pack(parts: Sequence[Part], *, image_token_id: int) -> Packed:
         blocks=blocks,
         restore=_restore(blocks, len(ids)),
         image_places=np.flatnonzero(ids[: starts[-1]] == image_token_id),
-        image_order=[image.digest for part in parts for image in part.group.images],
+        image_order=[image.name for part in parts for image in part.group.images],
     )
 
 
-def _text_positions(start: int, length: int) -> Ints:
-    return np.broadcast_to(np.arange(start, start + length), (3, length))
+def _text_positions(group: Ready, length: int) -> Ints:
+    start = group.next_position
+    return np.broadcast_to(np.arange(start, start + length), (len(group.positions), length))
 
 
 SIMILAR = 0.6

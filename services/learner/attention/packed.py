@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from services.learner.attention.batch import Block, Packed
+from shared.models.family import Family
 
 TEXT = "triune_packed"
 VISION = "triune_flash_segments"
@@ -143,7 +144,7 @@ def _no_mask(*_: Any, **__: Any) -> None:
     return None
 
 
-def install(model: Any) -> str:
+def install(model: Any, family: Family) -> str:
     """Make a transformers model use packed attention, and say what computes attention where.
 
     The language model's layout needs blocks; the tower's calling convention is flash-attn's own, so that it is taken
@@ -153,9 +154,11 @@ def install(model: Any) -> str:
     AttentionMaskInterface.register(TEXT, _no_mask)
     AttentionInterface.register(VISION, segment_attention)
     model.set_attn_implementation({"text_config": TEXT})
+    if not family.tower_takes_segments:
+        return "sdpa"
     if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None:
         model.set_attn_implementation({"vision_config": "flash_attention_2"})
         return "sdpa, vision flash_attention_2"
     # Not by set_attn_implementation, which would look for a kernel of that name on the hub.
-    model.model.visual.config._attn_implementation = VISION
+    model.get_encoder(modality="image").config._attn_implementation = VISION
     return "sdpa"

@@ -127,23 +127,19 @@ class Passes:
             self._add({"loss": loss})
 
     def _values(self, parts: Sequence[Part]) -> tuple[Packed, TokenValues]:
-        packed = pack(parts, image_token_id=self.model.image_token_id)
+        packed = pack(parts, image_token_id=self.model.inputs.image_token_id)
         return packed, self._backend.token_values(packed, self._images(parts), self._spec.sampling.temperature)
 
     # ---------------------------------------------------------------- images
 
     def _images(self, parts: Sequence[Part]) -> Images:
         """The micro-batch's images: features where the tower is frozen, else pixels that it must see with gradient."""
-        needed = {image.digest: image for part in parts for image in part.group.images}
-        kept = {digest: self._features[digest] for digest in needed if digest in self._features}
-        missing = sorted((needed[digest] for digest in needed.keys() - kept.keys()), key=lambda image: image.digest)
-        missing.sort(key=lambda image: image.grid)
-        images = Images(
-            kept,
-            [image.digest for image in missing],
-            [self._pixels.pixels(image) for image in missing],
-            [image.grid for image in missing],
-        )
+        needed = {image.name: image for part in parts for image in part.group.images}
+        kept = {name: self._features[name] for name in needed if name in self._features}
+        missing = {name: self._pixels.get(needed[name]) for name in sorted(needed.keys() - kept.keys())}
+        # Those of a prompt with several images come last (`Family.collate`), equal sizes stand together.
+        order = sorted(missing, key=lambda name: (not needed[name].alone, missing[name].grid))
+        images = Images(kept, {name: missing[name] for name in order})
         if not self.model.vision_frozen:
             return self.model.with_dummy(images) if self._team.world > 1 and not missing else images
         features = self.model.features_of(images)
@@ -154,9 +150,9 @@ class Passes:
     def _keep(self, features: Mapping[str, Tensor]) -> None:
         """Keep a frozen tower's features for the passes of this step that need them again, within their bound."""
         held = sum(value.nbytes for value in self._features.values())
-        for digest, value in features.items():
-            if digest not in self._features and held + value.nbytes <= self._spec.learner.feature_memory_gib * GIB:
-                self._features[digest] = value
+        for name, value in features.items():
+            if name not in self._features and held + value.nbytes <= self._spec.learner.feature_memory_gib * GIB:
+                self._features[name] = value
                 held += value.nbytes
 
     # ---------------------------------------------------------------- loss and sums

@@ -19,6 +19,7 @@ from services.learner.model import Images, TokenValues, VisionLanguageModel
 from services.learner.optimizer import ClippedAdamW
 from services.learner.pixels import PixelCache
 from shared.jobs.spec import JobSpec
+from shared.models.inputs import Inputs
 
 
 class TorchEngine:
@@ -36,7 +37,7 @@ class TorchEngine:
         self._spec = spec
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with fits(spec):
-            self.model = open_model(spec, device)
+            self.model = open_model(spec, self._pixels.inputs, device)
             self._optimizer = ClippedAdamW(self.model.trainable(), spec.optimizer, spec.learner.optimizer_state)
             if checkpoint is not None:
                 with SavedState(checkpoint) as state:
@@ -76,13 +77,14 @@ class TorchEngine:
             self.__dict__.pop(name, None)
 
 
-def open_model(spec: JobSpec, device: torch.device) -> VisionLanguageModel:
+def open_model(spec: JobSpec, inputs: Inputs, device: torch.device) -> VisionLanguageModel:
     """The job's model on `device`, its keys of type and memory resolved there; raises BadJob."""
     torch.manual_seed(spec.seed)
     settings, on_gpu = spec.learner, device.type == "cuda"
     small = settings.dtype == "bfloat16" or (settings.dtype == "auto" and on_gpu)
     model = VisionLanguageModel(
         spec.model,
+        inputs=inputs,
         dtype=torch.bfloat16 if small else torch.float32,
         device=device,
         freeze=spec.optimizer.freeze,

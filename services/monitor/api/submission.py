@@ -14,6 +14,7 @@ from services.monitor.history.report import write_whole
 from shared.errors import BadData, BadJob
 from shared.jobs.record import JobRecord, JobStore
 from shared.jobs.spec import JobSpec, parse_job, parse_toml, write_toml
+from shared.models.catalog import family_in
 from shared.samples.schema import DataFile, count_rows, inspect_files
 
 JOB_NAME = "job.toml"
@@ -53,6 +54,15 @@ def _model_mistakes(model: str, roots: Collection[Path]) -> Iterator[str]:
         yield f"model {model!r}: there is no folder of that name with a config.json"
     elif roots and not any(path.resolve().is_relative_to(root) for root in roots):
         yield f"model {model!r} does not lie under the data roots {', '.join(map(str, roots))}"
+    else:
+        yield from _family_mistakes(path)
+
+
+def _family_mistakes(folder: Path) -> Iterator[str]:
+    try:
+        family_in(folder)
+    except BadJob as error:
+        yield from error.mistakes
 
 
 def _data_mistakes(spec: JobSpec, roots: Collection[Path]) -> Iterator[str]:

@@ -41,12 +41,18 @@ class Sampled:
 
 
 class DecodeLoop:
-    """Decodes all rows of some groups with `model`; `banned` is a bias (V,), `ends` bool (V,)."""
+    """Decodes all rows of some groups with `model`; `banned` is a bias (V,), `ends` bool (V,).
+
+    `mrope`: a position has three axes, which are equal after a prompt.
+    """
 
     def __init__(
-        self, model: Any, prompts: Sequence[PreparedPrompt], start: Start, banned: Tensor, ends: Tensor
+        self, model: Any, prompts: Sequence[PreparedPrompt], start: Start, banned: Tensor, ends: Tensor, mrope: bool
     ) -> None:
         self._model, self._cache, self._banned, self._ends = model, start.cache, banned, ends
+        self._mrope = mrope
+        layers = getattr(model.config.get_text_config(), "layer_types", None)
+        self._windowed = "sliding_attention" in (layers or ())
         device = start.logits.device
         sizes = [prompt.sampling.n for prompt in prompts]
         repeats = torch.tensor(sizes, device=device)
@@ -123,11 +129,12 @@ class DecodeLoop:
         return tokens[kept]
 
     def _forward(self, tokens: Tensor) -> None:
-        """One pass: `tokens` at `position` give the next logits. Positions are the same in all three mRoPE axes."""
+        """One pass: `tokens` at `position` give the next logits."""
+        position = self._position[:, None]
         made = self._model(
             input_ids=tokens[:, None],
-            position_ids=self._position[None, :, None].expand(3, -1, 1),
-            attention_mask={"full_attention": self._attention()},
+            position_ids=position[None].expand(3, -1, 1) if self._mrope else position,
+            attention_mask=self._attention(),
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
@@ -137,11 +144,15 @@ class DecodeLoop:
         self._logits = made.logits[:, -1]
 
     def _attention(self) -> Tensor | None:
-        """Bool (R, 1, 1, length): all but the padding of shorter prompts; None where no prompt is padded."""
+        """Bool, all but the padding of shorter prompts; None where no prompt is padded.
+
+        (R, 1, 1, length) goes to every layer as it is; a model with sliding windows makes its own masks of (R, length).
+        """
         if self._mask is None:
             return None
         new = self._cache.length + 1 - self._mask.shape[1]
-        return torch.nn.functional.pad(self._mask, (0, new), value=True)[:, None, None, :]
+        mask = torch.nn.functional.pad(self._mask, (0, new), value=True)
+        return mask if self._windowed else mask[:, None, None, :]
 
 
 def _per_row(prompts: Sequence[PreparedPrompt], name: str, repeats: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""The `hf` engine: transformers, one device, any model of the Qwen2-VL family; the default on a CPU.
+"""The `hf` engine: transformers, one device, any known family; the default on a CPU.
 
 A prompt is computed once a group and its keys and values are expanded to the n rows, which are decoded together with
 those of all other groups.
@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-import transformers
 from torch import Tensor
+from transformers import DynamicCache
 
 from services.rollout.engine import PreparedPrompt, PromptLimits, never
 from services.rollout.engines.decode import DecodeLoop, Sampled, Start
 from services.rollout.engines.kv import GrowingCache
-from services.rollout.prepare import Preparer
-from shared.errors import Corrupt, UserError
+from services.rollout.prepare import prepare
+from shared.errors import Corrupt
 from shared.messages import Completion, Prompt, pack_floats, pack_ints
-from shared.models.common import banned_for_model, end_token_ids, token_types
+from shared.models.hf.forward import image_arguments, position_ids, positions_of
+from shared.models.hf.loading import open_inputs, open_model
+from shared.models.inputs import Inputs, PixelLimits
 
 _PREFILL_TOKENS = 16384
 """Prompt tokens, padding included, that are prefilled together: bounds the memory of a batch of long prompts."""
@@ -28,43 +30,32 @@ _PREFILL_TOKENS = 16384
 class HfEngine:
     """See `services.rollout.engine.Engine`."""
 
-    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, limits: PromptLimits) -> None:
+    def __init__(self, model: Any, inputs: Inputs, max_prompt_tokens: int) -> None:
         self.model = model.eval().requires_grad_(False)
-        self._tokenizer = tokenizer
-        self._ids_of_kinds = {
-            "image_token_id": model.config.image_token_id, "video_token_id": model.config.video_token_id
-        }  # fmt: skip
-        self._preparer = Preparer(tokenizer, image_processor, **self._ids_of_kinds, limits=limits)
-        vocab = model.config.get_text_config().vocab_size
-        self._banned = torch.zeros(vocab, device=model.device)
-        self._banned[banned_for_model(model.config, model.generation_config, tokenizer)] = -torch.inf
-        self._end_ids = end_token_ids(model.generation_config.eos_token_id, tokenizer)
-        self._ends = torch.zeros(vocab, dtype=torch.bool, device=model.device)
-        self._ends[self._end_ids] = True
+        self.inputs = inputs
+        self._max_prompt_tokens = max_prompt_tokens
+        self._positions = positions_of(inputs, model)
+        self._banned = torch.zeros(inputs.vocab_size, device=model.device)
+        self._banned[inputs.banned] = -torch.inf
+        self._ends = torch.zeros(inputs.vocab_size, dtype=torch.bool, device=model.device)
+        self._ends[inputs.ends] = True
         self.version = -1
 
     @classmethod
-    def open(cls, name: str, *, dtype: str, limits: PromptLimits) -> "HfEngine":
-        """The engine of a model folder or hub id, on the GPU if there is one; raises UserError when it can't load."""
-        transformers.logging.set_verbosity_error()  # the service's own log is one JSON line an event
-        transformers.logging.disable_progress_bar()
+    def open(cls, name: str, *, dtype: str, limits: PromptLimits, banned_tokens: Sequence[str] = ()) -> "HfEngine":
+        """The engine of a model folder or hub id, on the GPU if there is one; raises BadJob when it can't load."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            model = transformers.AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, dtype))
-            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
-            image_processor = transformers.AutoImageProcessor.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise UserError(f"model {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-        if not hasattr(model.model, "get_rope_index"):
-            raise UserError(f"model {name!r} is a {type(model).__name__}; engine hf runs the Qwen2-VL family")
-        return cls(model.to(device), tokenizer, image_processor, limits)
+        pixels = PixelLimits(limits.min_image_pixels, limits.max_image_pixels)
+        inputs = open_inputs(name, pixels=pixels, banned_tokens=banned_tokens)
+        model = open_model(name, dtype=getattr(torch, dtype))
+        return cls(model.to(device), inputs, limits.max_prompt_tokens)
 
     @property
     def patch_size(self) -> int:
-        return self.model.config.vision_config.patch_size
+        return self.inputs.patch_size
 
     def prepare(self, prompt: Prompt, images: Sequence[bytes]) -> PreparedPrompt:
-        return self._preparer.prepare(prompt, images)
+        return prepare(prompt, images, self.inputs, self._max_prompt_tokens)
 
     @torch.inference_mode()
     def load(self, version: int, blobs: Sequence[bytes]) -> None:
@@ -85,7 +76,9 @@ class HfEngine:
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
         batch = [prompts[index] for index in order]
         with torch.inference_mode():
-            loop = DecodeLoop(self.model, batch, self._prefill(batch), self._banned, self._ends)
+            loop = DecodeLoop(
+                self.model, batch, self._prefill(batch), self._banned, self._ends, self.inputs.family.mrope
+            )
             for sampled in loop.run(stop):
                 yield order[sampled.group], self._completions(sampled)
 
@@ -106,49 +99,45 @@ class HfEngine:
     def _forward(self, prompts: Sequence[PreparedPrompt]) -> tuple[Tensor, Tensor, Any]:
         """Left-padded forward of some prompts: mask bool (G, P), first new position (G,), the model's output."""
         device = self.model.device
-        ids, mask = _left_pad(prompts)
-        kinds = token_types(ids, **self._ids_of_kinds)
-        grids = [grid for prompt in prompts for grid in prompt.image_grid_thw]
-        pixels = [prompt.pixel_values for prompt in prompts if prompt.pixel_values is not None]
-        grid_thw = torch.tensor(grids, device=device) if grids else None
-        on_device = [torch.from_numpy(array).to(device) for array in (ids, kinds, mask)]
-        position_ids, _ = self.model.model.get_rope_index(
-            on_device[0], mm_token_type_ids=on_device[1], image_grid_thw=grid_thw, attention_mask=on_device[2]
-        )
+        ids = _left_pad([prompt.ids for prompt in prompts])
+        mask = _left_pad([np.ones_like(prompt.ids) for prompt in prompts])
+        places = [self._positions(prompt.ids, prompt.images) for prompt in prompts]
+        arguments = {"input_ids": ids, "attention_mask": mask}
+        if self.inputs.family.kinds_argument:
+            arguments[self.inputs.family.kinds_argument] = self.inputs.kinds(ids)
+        padded = np.stack([_left_pad(list(axis)) for axis in zip(*places, strict=True)])  # (A, G, P)
+        images = [image for prompt in prompts for image in prompt.images]
         made = self.model(
-            input_ids=on_device[0],
-            attention_mask=on_device[2],
-            position_ids=position_ids,
-            pixel_values=torch.from_numpy(np.concatenate(pixels)).to(device) if pixels else None,
-            image_grid_thw=grid_thw,
+            **{name: torch.from_numpy(value).to(device) for name, value in arguments.items()},
+            **image_arguments(self.inputs, images, device),
+            position_ids=position_ids(torch.from_numpy(padded).to(device)),
+            past_key_values=DynamicCache(),  # one without a configuration keeps all of a sliding layer's keys
             use_cache=True,
             logits_to_keep=1,
         )
-        return on_device[2].bool(), position_ids.amax(dim=(0, 2)) + 1, made
+        first = torch.tensor([int(place.max()) + 1 for place in places], device=device)
+        return torch.from_numpy(mask).to(device).bool(), first, made
 
     def _completions(self, sampled: Sampled) -> list[Completion]:
-        texts = self._tokenizer.batch_decode([row.tolist() for row in sampled.token_ids], skip_special_tokens=True)
         return [
             Completion(
                 token_ids=pack_ints(ids),
                 log_probs=pack_floats(log_probs),
-                text=text,
-                finish="stop" if int(ids[-1]) in self._end_ids else "length",
+                text=self.inputs.text(ids.tolist()),
+                finish="stop" if int(ids[-1]) in self.inputs.ends else "length",
                 versions=[(self.version, len(ids))],
             )
-            for ids, log_probs, text in zip(sampled.token_ids, sampled.log_probs, texts, strict=True)
+            for ids, log_probs in zip(sampled.token_ids, sampled.log_probs, strict=True)
         ]
 
 
-def _left_pad(prompts: Sequence[PreparedPrompt]) -> tuple[np.ndarray, np.ndarray]:
-    """Ids int64 (G, P), 0 in the padding, and mask int64 (G, P), 1 where a token is."""
-    longest = max(len(prompt.ids) for prompt in prompts)
-    ids = np.zeros((len(prompts), longest), dtype=np.int64)
-    mask = np.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, longest - len(prompt.ids) :] = prompt.ids
-        mask[row, longest - len(prompt.ids) :] = 1
-    return ids, mask
+def _left_pad(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """int64 (G, P), 0 in the padding."""
+    longest = max(map(len, rows))
+    padded = np.zeros((len(rows), longest), dtype=np.int64)
+    for row, values in enumerate(rows):
+        padded[row, longest - len(values) :] = values
+    return padded
 
 
 def _chunks(prompts: Sequence[PreparedPrompt]) -> Iterator[list[PreparedPrompt]]:

@@ -10,8 +10,9 @@ _FIRST_ROOM = 64
 class GrowingCache:
     """The `past_key_values` of a decode loop: buffers with room to grow, written in place, rows dropped when done.
 
-    Stands in for transformers' caches: attention layers only call `update`. Buffers are (rows, KV heads, room, head
-    dimension) a layer, zero where nothing was written (a masked position must not hold NaN).
+    Stands in for transformers' caches: attention layers call `update`, and what makes masks the `get_` methods.
+    Buffers are (rows, KV heads, room, head dimension) a layer, zero where nothing was written (a masked position must
+    not hold NaN).
     """
 
     def __init__(self, prefixes: list[list[tuple[Tensor, Tensor]]], repeats: list[Tensor], limit: int) -> None:
@@ -59,9 +60,19 @@ class GrowingCache:
         self._keys = [buffer[index] for buffer in self._keys]
         self._values = [buffer[index] for buffer in self._values]
 
+    is_compileable = False
+
     def get_seq_length(self, *_: object) -> int:
         """Positions stored so far, the padding of prompts included."""
         return self.length
+
+    def get_query_offset(self, *_: object) -> int:
+        """Where the next position is stored."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, *_: object) -> tuple[int, int]:
+        """How many keys a mask has after `query_length` more positions, and where they begin."""
+        return self.length + query_length, 0
 
 
 def _grow(buffer: Tensor, room: int) -> Tensor:

@@ -1,0 +1,69 @@
+"""A model folder or hub id as transformers loads it: inputs without weights, and the model itself."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    GenerationConfig,
+)
+from transformers.utils import logging
+
+from shared.errors import BadJob
+from shared.models.catalog import family_of
+from shared.models.family import Parts
+from shared.models.inputs import ANY_SIZE, Inputs, PixelLimits
+
+
+def open_inputs(source: str | Path, *, pixels: PixelLimits = ANY_SIZE, banned_tokens: Sequence[str] = ()) -> Inputs:
+    """Tokenizer, image processor and configurations of `source`; raises BadJob: it can't be loaded, or isn't known."""
+    with _one_sentence(source):
+        config = AutoConfig.from_pretrained(source)
+        family = family_of(config.model_type, str(source))
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        # Another backend makes other pixels (by up to 0.3), and which one is the default depends on what is installed.
+        processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+        return Inputs(
+            family,
+            Parts(config, tokenizer, processor),
+            _generation_config(source, config),
+            pixels=pixels,
+            banned_tokens=banned_tokens,
+        )
+
+
+def open_model(source: str | Path, *, dtype: torch.dtype) -> Any:
+    """The model with its weights; raises BadJob: it can't be loaded, isn't known, or a weight is missing, which
+    transformers would draw at random.
+    """
+    with _one_sentence(source):
+        family_of(AutoConfig.from_pretrained(source).model_type, str(source))
+        model, loading = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, output_loading_info=True)
+        if missing := sorted(loading["missing_keys"]):
+            raise ValueError(f"it has no weights for {missing[0]!r} and {len(missing) - 1} others")
+        return model
+
+
+def _generation_config(source: str | Path, config: Any) -> Any:
+    try:
+        return GenerationConfig.from_pretrained(source)
+    except OSError:  # an older folder has none
+        return GenerationConfig.from_model_config(config)
+
+
+@contextmanager
+def _one_sentence(source: str | Path) -> Iterator[None]:
+    logging.set_verbosity_error()  # the services' own log is one JSON line an event
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise BadJob([f"model {str(source)!r} cannot be loaded: {reason}"]) from error

@@ -1,0 +1,220 @@
+"""Every family against its model's own plain forward: sampler, learner, checkpoints, at a tiny size in float32."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blake3
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+
+from services.learner.attention.batch import Ready, micro_batches, pack, parts_of
+from services.learner.engines.torch import TorchEngine
+from services.learner.ingest import GroupIngest
+from services.learner.model import Images
+from services.rollout.engine import PromptLimits
+from services.rollout.engines.hf import HfEngine
+from shared.jobs.spec import parse_job
+from shared.messages import (
+    BlobRef,
+    ChatTurn,
+    Completed,
+    ImageRef,
+    Prompt,
+    Reward,
+    RewardSpec,
+    Sampling,
+    Scored,
+    pack_ints,
+    unpack_ints,
+)
+from shared.models.hf.forward import plain_arguments
+from shared.models.inputs import Inputs
+from tests.models.tiny import FAMILIES, make
+
+SIZES = [[(84, 112)], [(56, 56), (140, 84)], []]
+"""Width and height of each prompt's images: one, two, none."""
+TEXTS = ["<image>How many?", "<image><image>Which one is larger?", "How much is 3 + 4?"]
+LIMIT = 1e-4
+
+
+@dataclass(frozen=True)
+class Learner:
+    """An open engine and the ingest beside it."""
+
+    ingest: GroupIngest
+    engine: TorchEngine
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return make(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def rollout(folder: Path) -> HfEngine:
+    limits = PromptLimits(min_image_pixels=0, max_image_pixels=2048 * 2048, max_prompt_tokens=2048)
+    return HfEngine.open(str(folder), dtype="float32", limits=limits)
+
+
+@pytest.fixture(scope="module")
+def learner(folder: Path) -> Learner:
+    document = {"model": str(folder), "total_steps": 2, "data": {"train": ["x"]}, "optimizer": {"freeze": []}}
+    spec = parse_job(document)
+    ingest = GroupIngest(spec)
+    engine = TorchEngine(ingest.pixels)
+    engine.open(spec, None)
+    return Learner(ingest, engine)
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Any:
+    """The model as transformers loads it, with its plain attention."""
+    return AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+@pytest.fixture(scope="module")
+def scored(rollout: HfEngine) -> list[tuple[Scored, list[bytes]]]:
+    """Groups that the rollout engine has sampled, three completions each."""
+    wanted = [prompt(ordinal) for ordinal in range(len(SIZES))]
+    prepared = [rollout.prepare(one, images) for one, images in wanted]
+    groups: dict[int, tuple[Scored, list[bytes]]] = {}
+    for index, completions in rollout.generate(prepared):
+        one, images = wanted[index]
+        group = Completed(
+            prompt=one,
+            completions=completions,
+            prompt_ids=pack_ints(prepared[index].ids),
+            image_grid_thw=prepared[index].image_grid_thw,
+            patch_size=rollout.patch_size,
+            replica="r",
+            started_at=0.0,
+            finished_at=0.0,
+        )
+        rewards = [Reward(status="ok", final=float(row % 2)) for row in range(len(completions))]
+        groups[index] = (
+            Scored(group=group, rewards=rewards, replica="w", started_at=0.0, finished_at=0.0),
+            images,
+        )
+    return [groups[index] for index in sorted(groups)]
+
+
+@pytest.fixture(scope="module")
+def ready(learner: Learner, scored: list[tuple[Scored, list[bytes]]]) -> list[Ready]:
+    return [learner.ingest.ready(*group) for group in scored]
+
+
+def prompt(ordinal: int) -> tuple[Prompt, list[bytes]]:
+    random = np.random.default_rng(ordinal)
+    images = [_png(random, *size) for size in SIZES[ordinal]]
+    blobs = [BlobRef(digest=blake3.blake3(data).hexdigest(), size=len(data)) for data in images]
+    one = Prompt(
+        job="job-1",
+        kind="train",
+        ordinal=ordinal,
+        source="drawn",
+        task="counting",
+        sample_id=str(ordinal),
+        turns=[ChatTurn(role="system", content="Be brief."), ChatTurn(role="user", content=TEXTS[ordinal])],
+        images=[
+            ImageRef(blob=blob, width=width, height=height)
+            for blob, (width, height) in zip(blobs, SIZES[ordinal], strict=True)
+        ],
+        reward=RewardSpec(verifier="mathverify", answer="1", ground_truth="1"),
+        sampling=Sampling(n=3, temperature=1.0, max_new_tokens=[9, 14, 5][ordinal], seed=ordinal),
+    )
+    return one, images
+
+
+def _png(random: np.random.Generator, width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def plain(model: Any, inputs: Inputs, group: Ready, tokens: np.ndarray, blank: bool = False) -> torch.Tensor:
+    """Log-probs (T,) of a response by one forward pass of the model itself; `blank`: its images are all grey."""
+    images = [inputs.image(image.data, alone=image.alone) for image in group.images]
+    arguments = plain_arguments(inputs, np.concatenate([group.prompt_ids, tokens]), images, model.device)
+    if blank and images:
+        arguments["pixel_values"] = torch.full_like(arguments["pixel_values"], 0.1)
+    logits = model(**arguments, use_cache=False).logits[0, len(group.prompt_ids) - 1 : -1].clone()
+    logits[:, inputs.banned] = -torch.inf
+    return logits.log_softmax(-1).gather(-1, torch.from_numpy(tokens)[:, None])[:, 0]
+
+
+def shared_prefix(learner: Learner, groups: Sequence[Ready], budget: int) -> dict[tuple[int, int], torch.Tensor]:
+    """Log-probs by (ordinal, completion) as the learner computes them, micro-batches of at most `budget` tokens."""
+    found = {}
+    for parts in micro_batches(parts_of(groups, budget), budget):
+        packed = pack(parts, image_token_id=learner.ingest.inputs.image_token_id)
+        images = {image.name: learner.ingest.pixels.get(image) for part in parts for image in part.group.images}
+        values = learner.engine.model.token_values(packed, Images({}, images), 1.0)
+        rows = [(part.group.ordinal, row) for part in parts for row in part.responses]
+        pieces = values.log_probs.split([len(row.token_ids) for _, row in rows])
+        found |= {(ordinal, row.index): piece for (ordinal, row), piece in zip(rows, pieces, strict=True)}
+    return found
+
+
+def test_an_image_matters(reference: Any, learner: Learner, ready: list[Ready]) -> None:
+    """The other tests would prove little if it did not."""
+    tokens = ready[0].responses[0].token_ids
+    inputs = learner.ingest.inputs
+    with torch.no_grad():
+        moved = plain(reference, inputs, ready[0], tokens) - plain(reference, inputs, ready[0], tokens, blank=True)
+    assert moved.abs().max() > 0.05
+
+
+def test_the_sampler_records_the_log_probs_of_the_plain_forward(
+    reference: Any, rollout: HfEngine, scored: list[tuple[Scored, list[bytes]]], ready: list[Ready]
+) -> None:
+    worst = 0.0
+    for group in ready:
+        for row in group.responses:
+            with torch.no_grad():
+                expected = plain(reference, rollout.inputs, group, row.token_ids)
+            worst = max(worst, float((torch.from_numpy(row.log_probs.copy()) - expected).abs().max()))
+    assert worst < LIMIT
+
+
+@pytest.mark.parametrize("budget", [10_000, 1])
+def test_the_learner_computes_log_probs_and_gradients_of_the_plain_forward(
+    reference: Any, learner: Learner, ready: list[Ready], budget: int
+) -> None:
+    weigh = torch.Generator().manual_seed(1)
+    inputs = learner.ingest.inputs
+    ours = shared_prefix(learner, ready, budget)
+    totals = [torch.zeros(()), torch.zeros(())]
+    worst = 0.0
+    for group in ready:
+        for row in group.responses:
+            log_probs = ours[group.ordinal, row.index]
+            expected = plain(reference, inputs, group, row.token_ids)
+            worst = max(worst, float((log_probs - expected).detach().abs().max()))
+            weights = torch.randn(len(expected), generator=weigh)
+            totals = [totals[0] + (weights * log_probs).sum(), totals[1] + (weights * expected).sum()]
+    assert worst < LIMIT
+    for total, model in zip(totals, (learner.engine.model.hf, reference), strict=True):
+        model.zero_grad()
+        total.backward()
+    expected_gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    norm = torch.sqrt(sum((grad**2).sum() for grad in expected_gradients.values() if grad is not None))
+    for name, parameter in learner.engine.model.hf.named_parameters():
+        expected = expected_gradients[name]
+        assert (parameter.grad is None) == (expected is None), name
+        if expected is not None:
+            assert (parameter.grad - expected).norm() / norm < LIMIT, name
+
+
+def test_completions_are_whole_and_hold_no_banned_token(
+    rollout: HfEngine, scored: list[tuple[Scored, list[bytes]]]
+) -> None:
+    for group, _ in scored:
+        for completion in group.group.completions:
+            assert not set(unpack_ints(completion.token_ids).tolist()) & set(rollout.inputs.banned)
