@@ -71,7 +71,7 @@ async def measure(folder: Path, steps: int, rounds: int) -> None:
     threads = dict.fromkeys(REPLICAS, 1)
     async with (
         deployed(folder / "runs", folder / "local", replicas=REPLICAS, threads=threads) as system,
-        httpx.AsyncClient(base_url=system.api_url, timeout=30.0) as client,
+        httpx.AsyncClient(base_url=system.api_url, headers=system.headers, timeout=30.0) as client,
     ):
         await run_job(client, job(model, folder / "data", 3, 0))  # imports and first touches are not measured
         for _ in range(rounds):

@@ -103,7 +103,7 @@ async def connect(name: str, settings: Settings) -> AsyncIterator[Ports]:
     from shared.bus.nats.bus import NatsBus
     from shared.ledger.redis import RedisLedger
 
-    blobs = BlobStore(settings.blobs)
+    blobs = BlobStore(settings.blobs, durable=settings.durable)
     bus = await NatsBus.connect(
         settings.nats_url, name=f"{name}-{settings.replica}", blobs=blobs, copies=settings.nats_copies
     )

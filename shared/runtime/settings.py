@@ -3,6 +3,7 @@
 import os
 import socket
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,13 +25,15 @@ class Settings:
     redis_url: str = "redis://127.0.0.1:6379/0"
     blobs: str = "file:///tmp/triune-blobs"
     """URI of the blob store, opened with pyarrow.fs; shared by all services."""
+    durable: bool = False
+    """Whether blobs (and the servers that `triune up` starts) write through to the disk, against a loss of power."""
     runs: Path = Path("runs")
     """Run folders; shared by monitor and learner."""
     api_url: str = "http://127.0.0.1:8000"
     api_host: str = "127.0.0.1"
     api_port: int = 8000
     api_token: str | None = None
-    """Bearer token of the REST API; required when it is bound to anything but loopback."""
+    """Bearer token of the REST API, from the environment, else from `api_token_file`; required off loopback."""
     health_host: str = "127.0.0.1"
     health_port: int = 0
     """Port of /healthz, /readyz and /metrics of this process; 0: not served."""
@@ -48,6 +51,11 @@ class Settings:
     replica: str = field(default_factory=_replica)
 
 
+def api_token_file(runs: Path) -> Path:
+    """Where the token lies that `triune up` draws, for the commands beside it."""
+    return runs / ".local" / "api-token"
+
+
 def read_settings() -> Settings:
     """The settings of this process; raises UserError when a variable does not parse."""
     env = os.environ
@@ -57,11 +65,12 @@ def read_settings() -> Settings:
         nats_copies=_copies(env.get("TRIUNE_NATS_COPIES", "1")),
         redis_url=env.get("REDIS_URL", Settings.redis_url),
         blobs=env.get("TRIUNE_BLOBS") or (runs / ".local" / "blobs").as_uri(),
+        durable=is_durable(env),
         runs=runs,
         api_url=env.get("TRIUNE_API_URL", Settings.api_url),
         api_host=env.get("TRIUNE_API_HOST", Settings.api_host),
         api_port=_port("TRIUNE_API_PORT", Settings.api_port),
-        api_token=env.get("TRIUNE_API_TOKEN") or None,
+        api_token=env.get("TRIUNE_API_TOKEN") or _token(api_token_file(runs)),
         health_host=env.get("TRIUNE_HEALTH_HOST", Settings.health_host),
         health_port=_port("TRIUNE_HEALTH_PORT", Settings.health_port),
         otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
@@ -72,6 +81,25 @@ def read_settings() -> Settings:
         moments=Path(env["TRIUNE_MOMENTS"]) if env.get("TRIUNE_MOMENTS") else None,
         replica=env.get("TRIUNE_REPLICA") or _replica(),
     )
+
+
+def is_durable(env: Mapping[str, str]) -> bool:
+    """TRIUNE_DURABLE: 0 or 1."""
+    text = env.get("TRIUNE_DURABLE") or "0"
+    if text not in ("0", "1"):
+        raise UserError(f"TRIUNE_DURABLE is {text!r}; expected 0 or 1")
+    return text == "1"
+
+
+def _token(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(
+            f"the API's token in {path} cannot be read: {error}; expected TRIUNE_API_TOKEN or that file"
+        ) from error
 
 
 def _copies(text: str) -> int:

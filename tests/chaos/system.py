@@ -58,7 +58,7 @@ class System:
         self.blobs = disk / "blobs"
         self.seen: dict[str, Seen] = {}
         self._eyes: list[asyncio.Task[None]] = []
-        self.client = httpx.AsyncClient(base_url=deployment.api_url, timeout=10.0)
+        self.client = httpx.AsyncClient(base_url=deployment.api_url, headers=deployment.headers, timeout=10.0)
 
     async def submit(self, schedule: Schedule) -> str:
         """One of the schedule's jobs; returns its id."""

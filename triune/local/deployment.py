@@ -8,7 +8,9 @@ from pathlib import Path
 
 from shared.errors import UserError
 from shared.runtime.logging import set_up_logging
+from shared.runtime.settings import api_token_file, is_durable
 from triune.local.process import free_port, port_is_free
+from triune.local.secret import local_secret
 from triune.local.servers import LocalServers, local_servers
 from triune.local.supervisor import QUICK_DEATHS, Command, Supervisor, serve_command
 
@@ -25,6 +27,18 @@ class Deployment:
     supervisor: Supervisor
     servers: LocalServers | None
     """The embedded NATS and Redis; None when those of the environment are used."""
+    token: str
+    """What the API asks for."""
+
+    @property
+    def page_url(self) -> str:
+        """The page's address with the token behind `#`, which no browser sends anywhere."""
+        return f"{self.api_url}/#token={self.token}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of a request to the API."""
+        return {"authorization": f"Bearer {self.token}"}
 
 
 @contextlib.asynccontextmanager
@@ -42,9 +56,10 @@ async def deployed(
     """Start everything, wait until it is ready, and stop everything that was started at the end.
 
     `runs` and `folder` are absolute paths; `folder` holds the servers' data, the blobs and the logs. NATS_URL,
-    REDIS_URL and TRIUNE_BLOBS are used when they are set. `api_port` None: a free one. `threads`: compute threads by
-    service; `env`: more variables for all; `command`, `quick_deaths`: as for the supervisor. Raises UserError (busy
-    port) or Unavailable (something does not become ready).
+    REDIS_URL, TRIUNE_BLOBS, TRIUNE_API_TOKEN and TRIUNE_DURABLE are used when they are set; the token that is drawn
+    otherwise lies where `read_settings` finds it. `api_port` None: a free one. `threads`: compute threads by service;
+    `env`: more variables for all; `command`, `quick_deaths`: as for the supervisor. Raises UserError (busy port) or
+    Unavailable (something does not become ready).
     """
     if api_port and not port_is_free(api_port):
         raise UserError(f"port {api_port} on 127.0.0.1 is in use, expected it free for the API (TRIUNE_API_PORT)")
@@ -53,11 +68,13 @@ async def deployed(
     with contextlib.ExitStack() as stack:
         variables, servers = {**os.environ, **(env or {})}, None
         if not (variables.get("NATS_URL") and variables.get("REDIS_URL")):
-            servers = stack.enter_context(local_servers(folder))
+            servers = stack.enter_context(local_servers(folder, durable=is_durable(variables)))
             variables.setdefault("NATS_URL", servers.nats.url)
             variables.setdefault("REDIS_URL", servers.redis.url)
         variables.setdefault("TRIUNE_BLOBS", (folder / "blobs").as_uri())
+        token = variables.get("TRIUNE_API_TOKEN") or local_secret(api_token_file(runs))
         variables |= {
+            "TRIUNE_API_TOKEN": token,
             "TRIUNE_RUNS": str(runs),
             "TRIUNE_API_URL": f"http://127.0.0.1:{port}",
             "TRIUNE_API_PORT": str(port),
@@ -78,4 +95,4 @@ async def deployed(
         )
         async with supervisor:
             await supervisor.wait_ready(READY_S)
-            yield Deployment(variables["TRIUNE_API_URL"], runs, logs, supervisor, servers)
+            yield Deployment(variables["TRIUNE_API_URL"], runs, logs, supervisor, servers, token)

