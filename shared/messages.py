@@ -226,12 +226,26 @@ JournalRecord = Scored | Voided
 # ---------------------------------------------------------------- events
 
 
-class WeightsPublished(Message, frozen=True, kw_only=True, tag="weights.v1"):
+class WeightsSync(Message, frozen=True, kw_only=True):
+    """What a version took to publish: bytes of blobs that were written, and bytes of its trained tensors.
+
+    `export_s`: seconds that the learner computed nothing; `publish_s`: until its blobs were stored, beside the next
+    step where there is one. `is_anchor`: its whole tensors are published.
+    """
+
+    sent_bytes: int = 0
+    full_bytes: int = 0
+    is_anchor: bool = False
+    export_s: float = 0.0
+    publish_s: float = 0.0
+
+
+class WeightsPublished(Message, frozen=True, kw_only=True, tag="weights.v2"):
     """learner → all: the newest weights and the window they open; self-contained, sent again when the window widens.
 
     Version v = the weights after training step v. `cursor` is the first ordinal not yet consumed, `window_end` the
-    first ordinal that may not be published yet (it never decreases). `chain` are safetensors blobs to be applied in
-    order, the anchor first; each holds whole tensors by name.
+    first ordinal that may not be published yet (it never decreases). `manifest` names its tensors and, link by link,
+    all that a late replica needs (`shared.blobs.manifest`).
     """
 
     job: JobId
@@ -241,8 +255,9 @@ class WeightsPublished(Message, frozen=True, kw_only=True, tag="weights.v1"):
     window_end: int
     max_staleness: int
     total_steps: int
-    chain: list[BlobRef]
-    digest: str  # of all tensors together: equal digests are equal weights
+    manifest: BlobRef
+    digest: str  # of all tensors, however they are encoded: equal digests are equal weights
+    sync: WeightsSync = WeightsSync()
     published_at: float = 0.0
 
 
@@ -266,12 +281,12 @@ class StepDone(Message, frozen=True, kw_only=True, tag="step.v1"):
     finished_at: float = 0.0
 
 
-class EvalDue(Message, frozen=True, kw_only=True, tag="eval-due.v1"):
-    """learner → data, rollout: generate the held-out set with exactly `version` (weights in `chain`)."""
+class EvalDue(Message, frozen=True, kw_only=True, tag="eval-due.v2"):
+    """learner → data, rollout: generate the held-out set with exactly `version`, whose weights `manifest` names."""
 
     job: JobId
     version: int
-    chain: list[BlobRef]
+    manifest: BlobRef
 
 
 class EvalDone(Message, frozen=True, kw_only=True, tag="eval-done.v1"):

@@ -1,10 +1,11 @@
 """What the learner's flow needs from a training engine; implementations are in `services/learner/engines`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from services.learner.attention.batch import Ready
@@ -12,8 +13,10 @@ from shared.errors import TriuneError
 from shared.jobs.spec import JobSpec
 from shared.messages import Scored
 
-Scope = Literal["all", "trained"]
-"""Every tensor of the model, or only those that training changes."""
+Scope = Literal["frozen", "trained"]
+"""The tensors that training never changes, or all others."""
+Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+"""Published type and shape of every tensor that is exported."""
 Facts = dict[str, object]
 """For the log: device, type, attention, trained parameters, ranks."""
 
@@ -54,8 +57,12 @@ class StepResult:
 class TensorSink(Protocol):
     """Where an export goes, tensor by tensor."""
 
+    def begin(self, layout: Layout) -> None:
+        """Name all tensors that will follow; once, first."""
+        ...
+
     def put(self, name: str, tensor: Tensor) -> None:
-        """Take a contiguous CPU tensor in the published type; it is the sink's to keep."""
+        """Copy a contiguous CPU tensor in the published type; a large one may come in flat pieces, in order."""
         ...
 
 

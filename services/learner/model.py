@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from services.learner.attention import packed as attention
 from services.learner.attention.batch import Packed
+from services.learner.engine import Scope
 from services.learner.head import LogProbHead
 from shared.models.family import PreparedImage
 from shared.models.hf import forward
@@ -147,16 +148,15 @@ class VisionLanguageModel:
             arguments |= {"visual_pos_masks": is_image[None], "deepstack_visual_embeds": list(values[1:])}
         return arguments
 
-    def tensors(self, *, trainable_only: bool) -> dict[str, Tensor]:
+    def tensors(self, scope: Scope) -> dict[str, Tensor]:
         """State-dict name → tensor on its device; a tied tensor once, under the first of its names."""
         trained = set(self.trainable())
         found: dict[str, Tensor] = {}
         seen: set[int] = set()
         for name, tensor in self.hf.state_dict().items():
-            if tensor.data_ptr() in seen or (trainable_only and name not in trained):
-                continue
+            if tensor.data_ptr() not in seen and (name in trained) == (scope == "trained"):
+                found[name] = tensor
             seen.add(tensor.data_ptr())
-            found[name] = tensor
         return found
 
     def save(self, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """When a checkpoint is written and what may be deleted after it."""
 
+import asyncio
 from pathlib import Path
 
 from services.learner.checkpoint import Checkpoint, CheckpointState, load_latest, save
@@ -69,7 +70,7 @@ class Saving:
         except Unavailable as error:  # a full disk, say: training goes on, the next step tries again
             self._log.error("no checkpoint could be written", step=step, error=str(error))
         needed = self._intake.evaluations.open | ({self._saved} if self._saved is not None else set())
-        await self._versions.publisher.delete_before(step - self._config.kept_versions + 1, needed)
+        await asyncio.to_thread(self._versions.exports.delete_before, step - self._config.kept_versions + 1, needed)
 
     async def answer(self, in_compute: InCompute) -> None:
         """Write a checkpoint if somebody has asked for one; a request that meets a replay waits for its end."""
@@ -85,7 +86,7 @@ class Saving:
                 await self.write(in_compute)
             except Unavailable as error:
                 raise LastCheckpointMissing(f"the last checkpoint could not be written: {error}") from error
-        await self._versions.publisher.delete_before(self._versions.step + 1, set())
+        await asyncio.to_thread(self._versions.exports.delete_before, self._versions.step + 1, set())
 
     async def _purge_evaluations(self) -> None:
         """Remove the records of evaluations that are done and on the monitor's file."""

@@ -77,6 +77,7 @@ class Training:
             # The thread is waited for, so that no second model is loaded beside one that still computes.
             await asyncio.to_thread(self._compute.shutdown, wait=True, cancel_futures=True)
             self._engine.close()
+            await asyncio.to_thread(self.versions.exports.close)
 
     async def _restore(self) -> int:
         """Load the model, the last checkpoint and the last announcement; returns the journal sequence to read from."""
@@ -179,7 +180,7 @@ class Training:
         began = time.monotonic()
         result = await self._in_compute(lambda: self._engine.step(work))
         stepped = time.monotonic()
-        stored = await versions.store() if number >= announced else None
+        stored = await versions.store(number) if number >= announced else None
         passing("weights-stored")
         versions.step = number
         timing = {"wait_s": wait_s, "step_s": stepped - began, "store_s": time.monotonic() - stepped, **result.seconds}
@@ -188,7 +189,7 @@ class Training:
             passing("step-told")
         self._intake.consume(step)
         if stored is not None:
-            await versions.publish(*stored, is_new=number > announced)
+            await versions.publish(stored, is_new=number > announced)
         await self._count(step, stale, result, timing)
         await self._saving.after_step(self._in_compute)
 
@@ -273,7 +274,7 @@ class Training:
         """Have the last version evaluated if it was not yet, and wait until every evaluation is done."""
         last = self.versions.publisher.last
         if last is not None:
-            await self.versions.evaluate(last.chain)
+            await self.versions.evaluate(last.manifest)
         while self._intake.evaluations.open and not self._stopping:
             self._intake.bell.clear()
             await self._wait_bell(5.0)

@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from opentelemetry import trace
-from torch import Tensor
 
 from services.learner.changes import value_at
 from services.learner.engine import Engine
 from services.learner.evaluations import is_due
+from services.learner.exports import Exports, Stored
 from services.learner.handlers import Intake
 from services.learner.publisher import Publisher
+from shared.blobs.weights import WeightsStore
 from shared.jobs.following import ActiveJob
 from shared.messages import BlobRef, EvalDone, EvalDue, WeightsPublished
 from shared.runtime.logging import get_logger
@@ -20,14 +21,6 @@ from shared.staleness import window_end
 
 InCompute = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs work in the one thread that computes."""
-
-
-class Tensors(dict[str, Tensor]):
-    """An export held in memory."""
-
-    def put(self, name: str, tensor: Tensor) -> None:
-        """See `services.learner.engine.TensorSink`."""
-        self[name] = tensor
 
 
 class Versions:
@@ -40,7 +33,9 @@ class Versions:
         self.incarnation = 0
         self.stale_until = 0
         """Groups below this ordinal may be of an earlier incarnation, and get importance weights."""
-        self.publisher = Publisher(ports.bus, ports.ledger, ports.blobs, job.id)
+        self.publisher = Publisher(ports.bus, ports.ledger, job.id)
+        store = WeightsStore(ports.blobs, ports.settings.weights)
+        self.exports = Exports(engine, ports.blobs, store, job.spec.learner.anchor_every)
         self._job, self._bus, self._engine, self._intake, self._status = job, ports.bus, engine, intake, status
         self._in_compute = in_compute
         self._publishing = asyncio.Lock()
@@ -71,20 +66,22 @@ class Versions:
             found = await self._bus.last_event(self._job.id, name)
             if found is not None:
                 await self._intake.on_event(found[0])
-        return await self.publisher.recover()
+        last = await self.publisher.recover()
+        await asyncio.to_thread(self.exports.recover, await self.publisher.versions())
+        return last
 
-    async def store(self, *, anchor: bool = False) -> tuple[list[BlobRef], str]:
-        """Put the current weights into the blob store, all of them if the anchor is not there (any more)."""
-        anchor = anchor or not await self.publisher.has_anchor()
-        tensors = Tensors()
-        await self._in_compute(lambda: self._engine.export(tensors, scope="all" if anchor else "trained"))
-        return await self.publisher.store(tensors, anchor=anchor)
+    async def store(self, version: int) -> Stored:
+        """Put the current weights into the blob store as `version`; one that was announced only if its bits differ."""
+        snapshot = await self._in_compute(self.exports.snapshot)
+        announced = self.publisher.last if version == self.announced else None
+        return await asyncio.to_thread(self.exports.store, snapshot, version, announced)
 
     async def heal(self) -> None:
         """Announce the newest version as an anchor when blobs of its announcement are gone."""
-        if self.is_live and not await self.publisher.has_last():
+        last = self.publisher.last
+        if self.is_live and last is not None and not await asyncio.to_thread(self.exports.has, last.manifest):
             self._log.warning("blobs of the announced version are gone: announced again", version=self.step)
-            await self._announce(*await self.store(anchor=True))
+            await self._announce(await self.store(self.step))
 
     async def fence(self) -> None:
         """Write the last announcement again, before what can't be undone; raises Refused when it is not ours."""
@@ -92,33 +89,35 @@ class Versions:
             await self.publisher.fence()
 
     async def announce_first(self) -> None:
-        """Publish the initial weights as an anchor, and have them evaluated."""
-        chain, digest = await self.store(anchor=True)
-        await self.evaluate(chain)
-        await self._announce(chain, digest)
+        """Publish the initial weights, and have them evaluated."""
+        stored = await self.store(0)
+        await self.evaluate(stored.manifest)
+        await self._announce(stored)
 
-    async def publish(self, chain: list[BlobRef], digest: str, *, is_new: bool) -> None:
-        """Announce the version of `step`; a replay's last announced one again only if its bits differ."""
+    async def publish(self, stored: Stored, *, is_new: bool) -> None:
+        """Announce the version of `step`; a replay's last one again only if its bits, or its blobs, are others."""
         last = self.publisher.last
         assert last is not None
         if is_new:
             if is_due(self.step, self.value("total_steps", self.step), self._job.spec.evaluation.every):
-                await self.evaluate(chain)
-            await self._announce(chain, digest)
-        elif digest == last.digest:
+                await self.evaluate(stored.manifest)
+            await self._announce(stored)
+            return
+        if stored.digest == last.digest:
             self._log.info("replay reached the announced version with equal bits", version=self.step)
         else:
             self.incarnation = last.incarnation + 1
             self.stale_until = last.window_end
             self._log.warning("replay differs from the announced version", version=self.step)
-            await self._announce(*await self.store(anchor=True))
+        if stored.manifest != last.manifest:
+            await self._announce(stored)
 
-    async def evaluate(self, chain: list[BlobRef]) -> None:
+    async def evaluate(self, manifest: BlobRef) -> None:
         """Have the version of `step` evaluated, unless that was announced before or there is no held-out set."""
         evaluations = self._intake.evaluations
         if self._job.spec.data.held_out and not evaluations.is_announced(self.step):
             evaluations.announce(self.step)
-            await self._bus.announce(EvalDue(job=self._job.id, version=self.step, chain=chain))
+            await self._bus.announce(EvalDue(job=self._job.id, version=self.step, manifest=manifest))
 
     async def finish_evaluations(self) -> None:
         """Announce every evaluation whose groups have all arrived as done."""
@@ -143,17 +142,16 @@ class Versions:
             lost=self._intake.assembler.lost,
         )
         if end > last.window_end or eta != last.max_staleness:
-            await self._announce(last.chain, last.digest)
+            await self._announce(Stored(last.manifest, last.digest, last.sync))
 
-    async def _announce(self, chain: list[BlobRef], digest: str) -> None:
+    async def _announce(self, stored: Stored) -> None:
         attributes: dict[str, str | int] = {"triune.job": self._job.id, "triune.version": self.step}
         async with self._publishing:
             with trace.get_tracer("triune").start_as_current_span("weights.publish", attributes=attributes):
                 await self.publisher.announce(
                     version=self.step,
                     incarnation=self.incarnation,
-                    chain=chain,
-                    digest=digest,
+                    stored=stored,
                     cursor=self._intake.assembler.cursor,
                     lost=self._intake.assembler.lost,
                     total_steps=self.value("total_steps"),

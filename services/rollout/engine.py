@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from shared.blobs.weights import WeightsAt
 from shared.messages import Completion, Prompt, Sampling
 from shared.models.family import PreparedImage
 
@@ -72,9 +73,9 @@ class Engine(Protocol):
         """
         ...
 
-    def load(self, version: int, blobs: Sequence[bytes]) -> None:
-        """Copy whole tensors, by name, from safetensors `blobs` in order; what they don't name stays as it is.
+    def load(self, at: WeightsAt) -> None:
+        """Copy the `changed` tensors of `at` from its files; the others' bits are those that run.
 
-        Raises Corrupt when a blob names a tensor that the model doesn't have, or one of another shape.
+        Raises Corrupt when the model doesn't have such a tensor, or has one of another shape.
         """
         ...

@@ -5,6 +5,7 @@ no other with it.
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from services.rollout.hand import Hand, Held
 from services.rollout.handlers import Answers
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.weights import WeightsLoader, WeightsView
+from shared.blobs.weights import WeightsStore
 from shared.bus.port import DELIVERY_BUDGET, WorkQueue
 from shared.errors import BlobMissing, Unavailable, one_error
 from shared.jobs.following import ActiveJob
@@ -63,10 +65,13 @@ class Replica:
 
     async def run(self) -> None:
         """Work until cancelled; raises the first TriuneError alone. What is in hand at the end is handed back."""
+        files = contextlib.ExitStack()
         try:
             self._status.state = "loading"
             self._engine = await self._in_thread(partial(self._open_engine, self._job.spec))
-            self._loader = WeightsLoader(self._engine, self._ports.blobs)
+            store = WeightsStore(self._ports.blobs, self._ports.settings.weights)
+            self._loader = WeightsLoader(self._engine, store)
+            files.callback(self._loader.close)
             with one_error():
                 async with asyncio.TaskGroup() as self._tasks:
                     await self._weights.look()
@@ -77,6 +82,7 @@ class Replica:
         finally:
             self._status.state, self._status.version, self._status.in_flight = "idle", -1, 0
             self._thread.shutdown(wait=False, cancel_futures=True)
+            files.close()
             await self._hand.hand_back_all()
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
@@ -249,8 +255,8 @@ class Replica:
             await self._answers.on_loaded(self._job.id, self._ports.settings.replica, self._status.version)
             return True
 
-    async def _wanted(self, prompts: Sequence[Prompt], limit_s: float) -> tuple[int, list[BlobRef]] | None:
-        """Version and chain that `prompts` are to be generated with; None: not any more."""
+    async def _wanted(self, prompts: Sequence[Prompt], limit_s: float) -> tuple[int, BlobRef] | None:
+        """Version and manifest that `prompts` are to be generated with; None: not any more."""
         if prompts[0].version is not None:
             return await self._weights.evaluated(prompts[0].version, limit_s)
         return await self._weights.at_least(max(one.min_version for one in prompts), limit_s)

@@ -1,12 +1,11 @@
 """Which weights there are, and how the engine comes to a version of them."""
 
 import asyncio
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from services.rollout.engine import Engine
-from shared.blobs.port import Blobs
+from shared.blobs.weights import WeightsAt, WeightsStore
 from shared.bus.port import Bus
 from shared.errors import Unavailable
 from shared.messages import BlobRef, EvalDone, EvalDue, Event, WeightsPublished
@@ -60,19 +59,19 @@ class WeightsView:
         """Whether every held-out group of `version` is in the journal: its prompts that are left are of no use."""
         return version in self._done
 
-    async def at_least(self, version: int, limit_s: float) -> tuple[int, list[BlobRef]]:
-        """The newest version and its chain, once it is `version` or later; Unavailable after `limit_s`."""
+    async def at_least(self, version: int, limit_s: float) -> tuple[int, BlobRef]:
+        """The newest version and its manifest, once it is `version` or later; Unavailable after `limit_s`."""
         await self._wait(lambda: self._newest is not None and self._newest.version >= version, version, limit_s)
         assert self._newest is not None
-        return self._newest.version, self._newest.chain
+        return self._newest.version, self._newest.manifest
 
-    async def evaluated(self, version: int, limit_s: float) -> tuple[int, list[BlobRef]] | None:
-        """`version` and its chain, once its evaluation is announced; None once it is done; Unavailable after `limit_s`.
+    async def evaluated(self, version: int, limit_s: float) -> tuple[int, BlobRef] | None:
+        """`version` and its manifest, once its evaluation is announced; None once it is done.
 
-        Done means that others have generated it: its weights may be gone.
+        Raises Unavailable after `limit_s`. Done means that others have generated it: its weights may be gone.
         """
         await self._wait(lambda: version in self._due or version in self._done, version, limit_s)
-        return (version, self._due[version].chain) if version in self._due else None
+        return (version, self._due[version].manifest) if version in self._due else None
 
     async def _wait(self, there: Callable[[], bool], version: int, limit_s: float) -> None:
         try:
@@ -85,46 +84,34 @@ class WeightsView:
 
 
 class WeightsLoader:
-    """Brings the engine to a version; remembers which blobs it runs, so that shared ones are not fetched again.
+    """Brings the engine to a version; holds the files of the one that runs, so that the next one is a delta on it.
 
     Blocks: its methods are called from the engine's thread.
     """
 
-    def __init__(self, engine: Engine, blobs: Blobs) -> None:
-        self._engine, self._blobs = engine, blobs
-        self._applied: list[tuple[BlobRef, frozenset[str]]] = []
+    def __init__(self, engine: Engine, store: WeightsStore) -> None:
+        self._engine, self._store = engine, store
+        self._runs: WeightsAt | None = None
 
-    def runs(self, version: int, chain: Sequence[BlobRef]) -> bool:
+    def runs(self, version: int, manifest: BlobRef) -> bool:
         """Whether the engine runs these very weights."""
-        return self._engine.version == version and [ref for ref, _ in self._applied] == list(chain)
+        return self._runs is not None and (self._engine.version, self._runs.ref) == (version, manifest)
 
-    def load(self, version: int, chain: Sequence[BlobRef]) -> float:
-        """Load `chain`; returns the seconds it took. Raises BlobMissing, or Corrupt when it doesn't fit the model."""
+    def load(self, version: int, manifest: BlobRef) -> float:
+        """Load what `manifest` names; returns the seconds it took.
+
+        Raises BlobMissing, or Corrupt when it doesn't fit the model.
+        """
         started = time.monotonic()
-        shared = self._shared(chain)
-        fetched = [(ref, self._blobs.get(ref)) for ref in chain[shared:]]
-        fresh = [(ref, tensor_names(data)) for ref, data in fetched]
-        overwritten = frozenset[str]().union(*(names for _, names in fresh))
-        if any(not names <= overwritten for _, names in self._applied[shared:]):
-            earlier = [(ref, self._blobs.get(ref)) for ref in chain[:shared]]
-            fresh = [(ref, tensor_names(data)) for ref, data in earlier] + fresh
-            fetched, shared = earlier + fetched, 0
-        kept, self._applied = self._applied[:shared], []  # a load that fails half-way leaves nothing to build on
-        self._engine.load(version, [data for _, data in fetched])
-        self._applied = kept + fresh
+        at = self._store.materialise(manifest, since=self._runs)
+        before, self._runs = self._runs, None  # a load that fails half-way leaves nothing to build on
+        self._engine.load(at)
+        if before is not None:
+            before.close()
+        self._runs = at
         return time.monotonic() - started
 
-    def _shared(self, chain: Sequence[BlobRef]) -> int:
-        """How many blobs at the beginning of `chain` are those that the engine runs."""
-        count = 0
-        for ref, (applied, _) in zip(chain, self._applied, strict=False):
-            if ref != applied:
-                break
-            count += 1
-        return count
-
-
-def tensor_names(blob: bytes) -> frozenset[str]:
-    """The names in a safetensors file: its header is JSON, its length the first eight bytes."""
-    size = int.from_bytes(blob[:8], "little")
-    return frozenset(json.loads(blob[8 : 8 + size])) - {"__metadata__"}
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._runs is not None:
+            self._runs.close()

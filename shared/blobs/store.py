@@ -7,14 +7,18 @@ writer leaves nothing under a digest; an object store shows an object only when 
 import contextlib
 import errno
 import os
+import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from blake3 import blake3
 from pyarrow import ArrowException
 from pyarrow import fs as arrow_fs
 
+from shared.blobs.streams import AheadReader, SpooledWriter, copy_stream, link_or_copy
 from shared.errors import BlobMissing, Unavailable, UserError
 from shared.messages import BlobRef
 
@@ -70,18 +74,59 @@ class BlobStore:
         return ref
 
     def get(self, ref: BlobRef) -> bytes:
-        path = self._path(ref)
+        with self._reading(ref), self._fs.open_input_file(self._path(ref)) as source:
+            data: bytes = source.read()
+        if _digest(data) != ref.digest:
+            raise self._torn(ref, len(data))
+        return data
+
+    def writer(self) -> SpooledWriter:
+        folder = Path(self._root) if self._is_local else Path(tempfile.gettempdir()) / "triune-blobs"
+        return SpooledWriter(folder / "tmp", self._place, self._take)
+
+    def reader(self, ref: BlobRef) -> AheadReader:
+        with self._reading(ref):
+            return AheadReader(self._fs.open_input_file(self._path(ref)), ref, self._place)
+
+    def put_file(self, path: Path) -> BlobRef:
         try:
-            with self._fs.open_input_file(path) as source:
-                data: bytes = source.read()
+            digest = blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
+            ref = BlobRef(digest=digest, size=path.stat().st_size)
+            self._take(path, ref)
+        except OSError as error:
+            raise Unavailable(f"blob store {self._place} cannot take {path}: {_sentence(error)}") from error
+        return ref
+
+    def get_file(self, ref: BlobRef, path: Path) -> None:
+        with self._reading(ref):
+            if self._is_local:
+                link_or_copy(Path(self._path(ref)), path)
+                return
+            with self._fs.open_input_stream(self._path(ref)) as source, path.open("xb") as target:
+                copy_stream(source, target)
+
+    def verify(self, ref: BlobRef) -> None:
+        hasher, size = blake3(), 0
+        with self._reading(ref), self._fs.open_input_stream(self._path(ref)) as source:
+            while piece := source.read(_MANY_BYTES):
+                hasher.update(piece)
+                size += len(piece)
+        if hasher.hexdigest() != ref.digest:
+            raise self._torn(ref, size)
+
+    def _torn(self, ref: BlobRef, size: int) -> BlobMissing:
+        self.delete(ref)  # else the next `put` would take it for a sound copy
+        return BlobMissing(f"blob {ref.digest} in {self._place} is torn: {size} bytes, expected {ref.size}")
+
+    @contextlib.contextmanager
+    def _reading(self, ref: BlobRef) -> Iterator[None]:
+        try:
+            yield
         except FileNotFoundError:
             raise BlobMissing(f"blob {ref.digest} is not in {self._place}") from None
         except OSError as error:
+            path = self._path(ref)
             raise Unavailable(f"blob store {self._place} cannot be read ({path}): {_sentence(error)}") from error
-        if _digest(data) != ref.digest:
-            self.delete(ref)  # else the next `put` would take it for a sound copy
-            raise BlobMissing(f"blob {ref.digest} in {self._place} is torn: {len(data)} bytes, expected {ref.size}")
-        return data
 
     def has(self, ref: BlobRef) -> bool:
         try:
@@ -137,6 +182,28 @@ class BlobStore:
             with contextlib.suppress(OSError):
                 self._fs.delete_file(temporary)
             raise
+
+    def _take(self, source: Path, ref: BlobRef) -> None:
+        """Bring a local file, whose bytes have `ref`'s digest, under its name; a sound copy is kept."""
+        path = self._path(ref)
+        if self._size(path) == ref.size:
+            return
+        self._make_folder(path.rsplit("/", 1)[0])
+        if not self._is_local:
+            with source.open("rb") as origin, self._fs.open_output_stream(path) as target:
+                copy_stream(origin, target)
+            return
+        self._make_folder(f"{self._root}/tmp")
+        temporary = Path(self._root) / "tmp" / uuid.uuid4().hex
+        try:
+            link_or_copy(source, temporary)
+            if self._durable:
+                _sync(str(temporary))
+            temporary.rename(path)
+            if self._durable:
+                _sync(path.rsplit("/", 1)[0])
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _clean(self) -> None:
         """Remove what writers that were killed long ago have left."""

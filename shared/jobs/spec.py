@@ -163,6 +163,10 @@ class Learner(Section, frozen=True, kw_only=True):
         int, Meta(ge=0, le=10**9, description="steps between checkpoints; 0: only at the end")
     ] = 20
     keep_checkpoints: Annotated[int, Meta(ge=1, le=10**6, description="checkpoints kept; the newest ones")] = 2
+    anchor_every: Annotated[
+        int,
+        Meta(ge=1, le=10**6, description="versions between whole copies of the trained weights; others are deltas"),
+    ] = 8
 
 
 class Rollout(Section, frozen=True, kw_only=True):

@@ -29,6 +29,8 @@ class Settings:
     """Whether blobs (and the servers that `triune up` starts) write through to the disk, against a loss of power."""
     runs: Path = Path("runs")
     """Run folders; shared by monitor and learner."""
+    cache: Path | None = None
+    """Folder of this host for what its replicas share; None: below `runs`."""
     api_url: str = "http://127.0.0.1:8000"
     api_host: str = "127.0.0.1"
     api_port: int = 8000
@@ -50,6 +52,11 @@ class Settings:
     """A folder through which tests end the process at a named moment (`shared.runtime.moments`); none: never."""
     replica: str = field(default_factory=_replica)
 
+    @property
+    def weights(self) -> Path:
+        """Folder of this host's files of weights."""
+        return (self.cache or self.runs / ".local" / "cache") / "weights"
+
 
 def api_token_file(runs: Path) -> Path:
     """Where the token lies that `triune up` draws, for the commands beside it."""
@@ -67,6 +74,7 @@ def read_settings() -> Settings:
         blobs=env.get("TRIUNE_BLOBS") or (runs / ".local" / "blobs").as_uri(),
         durable=is_durable(env),
         runs=runs,
+        cache=Path(env["TRIUNE_CACHE"]).resolve() if env.get("TRIUNE_CACHE") else None,
         api_url=env.get("TRIUNE_API_URL", Settings.api_url),
         api_host=env.get("TRIUNE_API_HOST", Settings.api_host),
         api_port=_port("TRIUNE_API_PORT", Settings.api_port),

@@ -19,10 +19,23 @@ from shared.errors import BadData
 from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.record import Change, JobRecord, JobStore
 from shared.jobs.spec import parse_job
-from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, JobChanged, Prompt, Voided, WeightsPublished, decode
+from shared.messages import (
+    BlobRef,
+    EndOfOrder,
+    EvalDone,
+    EvalDue,
+    Event,
+    JobChanged,
+    Prompt,
+    Voided,
+    WeightsPublished,
+    decode,
+)
 from shared.service import Status
 from tests.data.rows import boxes_row, broken_row, math_row, write
 from tests.weather import through_weather, under
+
+MANIFEST = BlobRef(digest="d" * 64, size=0)
 
 LIMIT_S = 10.0
 weather = under("sent again")
@@ -62,7 +75,7 @@ class World:
                 window_end=end,
                 max_staleness=0,
                 total_steps=total_steps,
-                chain=[],
+                manifest=MANIFEST,
                 digest="",
             )
         )
@@ -181,7 +194,7 @@ async def test_a_paused_job_admits_nothing_until_it_runs_again(world: World) -> 
         await world.until(lambda: len(world.groups()) == 4)
         await world.change(job, state="paused")
         await world.open_window(1, 4, 8)
-        await world.bus.announce(EvalDue(job="job", version=1, chain=[]))
+        await world.bus.announce(EvalDue(job="job", version=1, manifest=MANIFEST))
         await world.until(lambda: len(world.groups("eval")) == 4)  # what came after the window was handled
         assert len(world.groups()) == 4
         await world.change(job, state="running")
@@ -252,7 +265,7 @@ def test_events_heard_again_from_the_first_one_do_not_replace_the_newest() -> No
     def weights(version: int, cursor: int) -> WeightsPublished:
         return WeightsPublished(
             job="job", version=version, incarnation=0, cursor=cursor, window_end=8, max_staleness=0, total_steps=2,
-            chain=[], digest="",
+            manifest=MANIFEST, digest="",
         )  # fmt: skip
 
     heard = Heard(weights(1, 4))
@@ -310,7 +323,7 @@ async def test_a_weight_change_is_fixed_to_an_ordinal_before_it_takes_effect(wor
 async def test_an_evaluation_publishes_the_held_out_set_for_its_version_and_says_how_many(world: World) -> None:
     job = await world.start()
     async with serving(world, job):
-        await world.bus.announce(EvalDue(job="job", version=0, chain=[]))
+        await world.bus.announce(EvalDue(job="job", version=0, manifest=MANIFEST))
         await world.until(lambda: world.published("events.job.end-of-order") != [])
     groups = world.groups("eval")
     assert [group.ordinal for group in groups] == [0, 1, 2, 3]
@@ -324,7 +337,7 @@ async def test_an_evaluation_publishes_the_held_out_set_for_its_version_and_says
 async def test_after_a_restart_only_evaluations_that_are_not_done_are_published(world: World) -> None:
     job = await world.start()
     for version in (0, 2):
-        await world.bus.announce(EvalDue(job="job", version=version, chain=[]))
+        await world.bus.announce(EvalDue(job="job", version=version, manifest=MANIFEST))
     await world.bus.announce(EvalDone(job="job", version=0, total=4, void=1))
     async with serving(world, job):
         await world.until(lambda: world.published("events.job.end-of-order") != [])
@@ -334,7 +347,7 @@ async def test_after_a_restart_only_evaluations_that_are_not_done_are_published(
 async def test_a_job_without_held_out_files_ends_an_evaluation_at_once(world: World) -> None:
     job = await world.start(data={"train": [str(world.tmp_path / "train")]})
     async with serving(world, job):
-        await world.bus.announce(EvalDue(job="job", version=0, chain=[]))
+        await world.bus.announce(EvalDue(job="job", version=0, manifest=MANIFEST))
         await world.until(lambda: world.published("events.job.end-of-order") != [])
     assert world.published("events.job.end-of-order") == [EndOfOrder(job="job", kind="eval", total=0, version=0)]
 

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import blake3
 import numpy as np
@@ -22,7 +23,6 @@ from services.learner.attention.batch import Ready
 from services.learner.engine import Scope, StepResult, StepWork
 from services.learner.engines.torch import TorchEngine
 from services.learner.ingest import GroupIngest
-from services.learner.versions import Tensors
 from shared.jobs.spec import JobSpec, parse_job
 from shared.messages import (
     BlobRef,
@@ -38,6 +38,7 @@ from shared.messages import (
     pack_floats,
     pack_ints,
 )
+from tests.published import Tensors
 
 SPECIAL = ["<pad>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 WORDS = [f"w{index}" for index in range(30)]
@@ -140,10 +141,14 @@ class Learner:
     def step(self, groups: Sequence[Ready], number: int = 1, importance: bool = False) -> StepResult:
         return self.engine.step(StepWork(number, 10, importance, groups))
 
-    def weights(self, scope: Scope = "all") -> dict[str, torch.Tensor]:
-        tensors = Tensors()
-        self.engine.export(tensors, scope=scope)
-        return tensors
+    def weights(self, *scopes: Scope) -> dict[str, torch.Tensor]:
+        """What is exported of these scopes; of none: of all."""
+        found: dict[str, torch.Tensor] = {}
+        for scope in scopes or get_args(Scope):
+            tensors = Tensors()
+            self.engine.export(tensors, scope=scope)
+            found |= tensors
+        return found
 
 
 @pytest.fixture(scope="session")

@@ -62,9 +62,10 @@ class CountingEngine:
         return StepResult({"loss": 0.0}, {}, 1, 1, 0)
 
     def export(self, sink: TensorSink, *, scope: Scope) -> None:
-        sink.put("w", self.weight.clone())
-        if scope == "all":
-            sink.put("frozen", torch.ones(1))
+        tensors = {"w": self.weight} if scope == "trained" else {"frozen": torch.ones(1)}
+        sink.begin({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
+        for name, tensor in tensors.items():
+            sink.put(name, tensor)
 
     def save(self, folder: Path) -> None:
         (folder / "w.json").write_text(json.dumps(self.weight.tolist()))

@@ -6,7 +6,6 @@ from pathlib import Path
 import blake3
 import numpy as np
 import pytest
-import safetensors.torch
 from PIL import Image
 
 from services.rollout.engine import PromptLimits
@@ -24,6 +23,7 @@ from shared.messages import (
     Scored,
     pack_ints,
 )
+from tests.published import weights_at
 from triune.demo.tiny_vlm import make_tiny_vlm
 
 SIZES = [(84, 84), (140, 56)]
@@ -81,7 +81,7 @@ def roll(rollout: HfEngine, temperature: float) -> list[tuple[Scored, list[bytes
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_of_sampler_and_learner_agree_before_and_after_an_update(open_learner, folder, temperature):
+def test_log_probs_of_sampler_and_learner_agree_before_and_after_an_update(open_learner, folder, tmp_path, temperature):
     spec = {"total_steps": 2, "data": {"train": ["x"]}, "sampling": {"temperature": temperature}}
     spec |= {"model": str(folder), "optimizer": {"freeze": [], "learning_rate": 1e-3}}
     learner = open_learner(parse_job(spec))
@@ -92,4 +92,4 @@ def test_log_probs_of_sampler_and_learner_agree_before_and_after_an_update(open_
         assert len(groups) == 2
         result = learner.step(groups, step)
         assert result.metrics["mismatch_max"] < 1e-4
-        rollout.load(step, [safetensors.torch.save(learner.weights("trained"))])
+        rollout.load(weights_at(tmp_path, step, learner.weights("trained")))

@@ -34,7 +34,7 @@ def step(engine, groups, number=1, importance=False):
 
 def digest(engine) -> str:
     hasher = blake3.blake3()
-    for name, tensor in sorted(engine.weights("all").items()):
+    for name, tensor in sorted(engine.weights().items()):
         hasher.update(name.encode())
         hasher.update(tensor.view(torch.uint8).numpy().tobytes())
     return hasher.hexdigest()
@@ -198,9 +198,9 @@ def test_groups_can_be_taken_in_while_a_step_runs(make_engine, make_group):
 @pytest.mark.parametrize("frozen", [["vit", "connector"], ["llm"]])
 def test_frozen_components_keep_their_bits_and_are_not_published(make_engine, make_group, frozen):
     engine = make_engine(optimizer={"freeze": frozen})
-    before = engine.weights("all")
+    before = engine.weights()
     result = step(engine, ready_groups(engine, make_group))
-    after, published = engine.weights("all"), engine.weights("trained")
+    after, published = engine.weights(), engine.weights("trained")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and changed <= published.keys() < before.keys()
     assert not any(f"grad_norm/{component}" in result.metrics for component in frozen)
@@ -208,7 +208,7 @@ def test_frozen_components_keep_their_bits_and_are_not_published(make_engine, ma
 
 def test_weights_are_contiguous_copies_and_a_tied_tensor_comes_once(make_engine):
     engine = make_engine()
-    weights = engine.weights("all")
+    weights = engine.weights()
     assert "model.language_model.embed_tokens.weight" in weights and "lm_head.weight" not in weights
     assert all(tensor.is_contiguous() and tensor.device.type == "cpu" for tensor in weights.values())
     weights["model.language_model.embed_tokens.weight"].zero_()

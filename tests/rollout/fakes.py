@@ -1,20 +1,20 @@
-"""A hand-written engine and blob store, and the ports of a replica over the in-memory bus."""
+"""A hand-written engine, and the ports of a replica over the in-memory bus."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import blake3
 import numpy as np
-import safetensors.numpy
 
 from services.rollout.engine import PreparedPrompt, never
+from shared.blobs.store import BlobStore
+from shared.blobs.weights import WeightsAt
 from shared.bus.memory import MemoryBus, MemoryServer
-from shared.errors import BadSample, BlobMissing, Corrupt, TriuneError
+from shared.errors import BadSample, Corrupt, TriuneError
 from shared.jobs.record import JobRecord, JobStore
 from shared.jobs.spec import Data, JobSpec, Rollout
 from shared.ledger.memory import MemoryLedger
-from shared.messages import BlobRef, Completion, Prompt, pack_floats, pack_ints
+from shared.messages import Completion, Prompt, pack_floats, pack_ints
 from shared.runtime.settings import Settings
 from shared.service import Ports
 
@@ -29,7 +29,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.version = -1
-        self.loads: list[tuple[int, int]] = []  # (version, blobs)
+        self.loads: list[tuple[int, list[str]]] = []  # (version, tensors)
         self.batches: list[tuple[int, list[str]]] = []
         self.fault: TriuneError | None = None
         self.gate = threading.Event()
@@ -65,41 +65,16 @@ class FakeEngine:
             )  # fmt: skip
             yield index, [one] * prompt.sampling.n
 
-    def load(self, version: int, blobs: Sequence[bytes]) -> None:
-        self.version = version
-        self.loads.append((version, len(blobs)))
+    def load(self, at: WeightsAt) -> None:
+        self.version = at.version
+        self.loads.append((at.version, sorted(at.changed)))
 
 
-class MemoryBlobs:
-    """Bytes by digest in a dictionary."""
-
-    def __init__(self) -> None:
-        self.held: dict[str, bytes] = {}
-
-    def put(self, data: bytes | memoryview) -> BlobRef:
-        digest = blake3.blake3(bytes(data)).hexdigest()
-        self.held[digest] = bytes(data)
-        return BlobRef(digest=digest, size=len(data))
-
-    def get(self, ref: BlobRef) -> bytes:
-        if ref.digest not in self.held:
-            raise BlobMissing(f"blob {ref.digest} is absent")
-        return self.held[ref.digest]
-
-    def delete(self, ref: BlobRef) -> None:
-        self.held.pop(ref.digest, None)
-
-
-def weights_blob(*names: str, value: float = 0.0) -> bytes:
-    """A safetensors file with one number under each name."""
-    return safetensors.numpy.save({name: np.full(1, value, dtype=np.float32) for name in names})
-
-
-def make_ports(server: MemoryServer | None = None) -> Ports:
-    """Ports over a fresh in-memory bus, or another handle on `server`."""
+def make_ports(folder: Path, server: MemoryServer | None = None) -> Ports:
+    """Ports over a fresh in-memory bus, or another handle on `server`; blobs and weights lie in `folder`."""
     bus = MemoryBus(server or MemoryServer())
-    settings = Settings(replica="replica-1", runs=Path("/nonexistent"))
-    return Ports(settings, bus, MemoryLedger(), MemoryBlobs(), JobStore(bus))
+    blobs = BlobStore((folder / "blobs").as_uri())
+    return Ports(Settings(replica="replica-1", runs=folder), bus, MemoryLedger(), blobs, JobStore(bus))
 
 
 def make_record(**rollout: float) -> JobRecord:

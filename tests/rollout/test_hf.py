@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 
 from services.rollout.engine import PreparedPrompt
@@ -13,6 +12,7 @@ from services.rollout.engines.hf import HfEngine
 from shared.errors import Corrupt, UserError
 from shared.messages import Completion, unpack_floats, unpack_ints
 from shared.models.hf.forward import plain_arguments
+from tests.published import weights_at
 from tests.rollout.helpers import LIMITS, make_prompt, png
 
 
@@ -102,16 +102,16 @@ def test_a_prompt_without_an_image_is_fine_beside_one_with(engine: HfEngine) -> 
     assert {index for index, _ in engine.generate([text_only, prepared(engine)])} == {0, 1}
 
 
-def test_loaded_tensors_are_used_and_their_version_stamped(engine: HfEngine) -> None:
+def test_loaded_tensors_are_used_and_their_version_stamped(engine: HfEngine, tmp_path: Path) -> None:
     prompt = prepared(engine, n=2)
     before = dict(engine.generate([prompt]))[0]
     name = "model.language_model.embed_tokens.weight"
     tensor = engine.model.state_dict()[name]
-    engine.load(3, [safetensors.torch.save({name: tensor.flip(1).contiguous()})])
+    engine.load(weights_at(tmp_path, 3, {name: tensor.flip(1)}))
     after = dict(engine.generate([prompt]))[0]
     assert engine.version == 3 and after[0].versions == [(3, after[0].num_tokens)]
     assert [c.token_ids for c in before] != [c.token_ids for c in after]
-    engine.load(4, [safetensors.torch.save({name: tensor.flip(1).contiguous()})])
+    engine.load(weights_at(tmp_path, 4, {name: tensor.flip(1)}))
     assert [c.token_ids for c in dict(engine.generate([prompt]))[0]] == [c.token_ids for c in before]
 
 
@@ -119,14 +119,16 @@ def test_loaded_tensors_are_used_and_their_version_stamped(engine: HfEngine) -> 
     ("tensors", "said"),
     [({"foreign.weight": torch.zeros(1)}, "no such tensor"), ({"lm_head.weight": torch.zeros(2, 2)}, "model has")],
 )
-def test_foreign_weights_are_refused(engine: HfEngine, tensors: dict[str, torch.Tensor], said: str) -> None:
+def test_foreign_weights_are_refused(
+    engine: HfEngine, tensors: dict[str, torch.Tensor], said: str, tmp_path: Path
+) -> None:
     with pytest.raises(Corrupt, match=said):
-        engine.load(1, [safetensors.torch.save(tensors)])
+        engine.load(weights_at(tmp_path, 1, tensors))
 
 
-def test_weights_that_are_not_finite_are_refused_when_they_sample(engine: HfEngine) -> None:
+def test_weights_that_are_not_finite_are_refused_when_they_sample(engine: HfEngine, tmp_path: Path) -> None:
     name = "model.language_model.norm.weight"
-    engine.load(1, [safetensors.torch.save({name: torch.full_like(engine.model.state_dict()[name], torch.nan)})])
+    engine.load(weights_at(tmp_path, 1, {name: torch.full_like(engine.model.state_dict()[name], torch.nan)}))
     with pytest.raises(Corrupt, match="not finite"):
         list(engine.generate([prepared(engine)]))
 

@@ -4,10 +4,12 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import torch
 
 from services.rollout import hand
 from services.rollout.config import RolloutConfig
@@ -31,7 +33,8 @@ from shared.messages import (
     message_id,
 )
 from shared.service import Ports, Status
-from tests.rollout.fakes import FakeEngine, make_ports, make_record, weights_blob
+from tests.published import publish
+from tests.rollout.fakes import FakeEngine, make_ports, make_record
 from tests.rollout.helpers import make_prompt
 from tests.weather import through_weather, under
 
@@ -52,17 +55,15 @@ class World:
         ports = dataclasses.replace(self.ports, bus=through_weather(self.ports.bus))
         return Replica(job, ports, lambda _: self.engine, config, self.status, RolloutMetrics())
 
-    def blob(self, *names: str, value: float = 0.0) -> BlobRef:
-        return self.ports.blobs.put(weights_blob(*names, value=value))
-
-    async def announce(self, version: int, chain: list[BlobRef] | None = None, window_end: int = 8) -> list[BlobRef]:
-        chain = chain or [self.blob("a", "b", value=version)]
+    async def announce(self, version: int, window_end: int = 8) -> BlobRef:
+        tensors = {name: torch.full((1,), float(version)) for name in "ab"}
+        manifest = publish(self.ports.blobs, self.ports.settings.runs / "learner", version, tensors)
         event = WeightsPublished(
             job="job", version=version, incarnation=0, cursor=0, window_end=window_end, max_staleness=0, total_steps=3,
-            chain=chain, digest="",
+            manifest=manifest, digest="",
         )  # fmt: skip
         await self.ports.bus.announce(event)
-        return chain
+        return manifest
 
     async def send(self, prompt: Prompt) -> None:
         identity = message_id("job", prompt.kind, prompt.version, prompt.ordinal)
@@ -90,8 +91,8 @@ async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
 
 
 @pytest.fixture
-def world() -> World:
-    return World(make_ports())
+def world(tmp_path: Path) -> World:
+    return World(make_ports(tmp_path))
 
 
 @contextlib.asynccontextmanager
@@ -160,9 +161,9 @@ async def test_training_runs_the_newest_weights_and_waits_for_those_it_asks_for(
 
 
 async def test_evaluation_goes_first_with_exactly_its_version(world: World) -> None:
-    chain = await world.announce(1)
+    manifest = await world.announce(1)
     await world.announce(2)
-    await world.ports.bus.announce(EvalDue(job="job", version=1, chain=chain))
+    await world.ports.bus.announce(EvalDue(job="job", version=1, manifest=manifest))
     await world.send(prompt(0, "train"))
     await world.send(prompt(0, "eval", kind="eval", version=1))
     world.engine.gate.clear()
@@ -178,10 +179,10 @@ async def test_evaluation_goes_first_with_exactly_its_version(world: World) -> N
 
 
 async def test_prompts_of_a_finished_evaluation_are_dropped(world: World) -> None:
-    chain = await world.announce(1)
-    for event in (EvalDue(job="job", version=1, chain=chain), EvalDone(job="job", version=1, total=1, void=0)):
+    manifest = await world.announce(1)
+    for event in (EvalDue(job="job", version=1, manifest=manifest), EvalDone(job="job", version=1, total=1, void=0)):
         await world.ports.bus.announce(event)
-    await world.ports.bus.announce(EvalDue(job="job", version=2, chain=chain))
+    await world.ports.bus.announce(EvalDue(job="job", version=2, manifest=manifest))
     await world.send(prompt(0, kind="eval", version=1))
     async with running(world.replica()):
         await until(lambda: world.prompts_left == 0)
@@ -190,8 +191,8 @@ async def test_prompts_of_a_finished_evaluation_are_dropped(world: World) -> Non
 
 async def test_an_evaluation_that_others_finish_is_not_waited_for(world: World) -> None:
     """The prompt of version 1 is in hand and its weights are not announced; version 2 is what keeps the queue open."""
-    chain = await world.announce(2)
-    await world.ports.bus.announce(EvalDue(job="job", version=2, chain=chain))
+    manifest = await world.announce(2)
+    await world.ports.bus.announce(EvalDue(job="job", version=2, manifest=manifest))
     await world.send(prompt(0, kind="eval", version=1))
     async with running(world.replica(config=msgspec.structs.replace(CONFIG, weights_limit_s=60.0))):
         await until(lambda: world.status.state == "loading" and world.status.in_flight == 1)
@@ -286,10 +287,10 @@ async def test_a_group_whose_image_is_missing_is_tried_again(world: World) -> No
         await world.answers("completions", 1)
 
 
-async def test_work_in_hand_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_in_hand_is_kept_alive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Longer than the bus would wait for a silent replica, and still delivered only once."""
     monkeypatch.setattr(hand, "HEARTBEAT_S", 0.02)
-    world = World(make_ports(MemoryServer(ack_wait_s=0.2)))
+    world = World(make_ports(tmp_path, MemoryServer(ack_wait_s=0.2)))
     await world.announce(0)
     await world.send(prompt(0))
     world.engine.gate.clear()
@@ -301,9 +302,11 @@ async def test_work_in_hand_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> No
         await world.answers("completions", 1)
 
 
-async def test_a_full_stream_keeps_the_input_alive_past_the_groups_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_stream_keeps_the_input_alive_past_the_groups_deadline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(hand, "HEARTBEAT_S", 0.02)
-    world = World(make_ports(MemoryServer(ack_wait_s=0.3, max_bytes={"completions": 1})))
+    world = World(make_ports(tmp_path, MemoryServer(ack_wait_s=0.3, max_bytes={"completions": 1})))
     await world.announce(0)
     await world.send(prompt(0))
     other = await world.ports.bus.work("prompts", "job", "train")
@@ -350,7 +353,7 @@ async def test_an_engine_that_fails_ends_the_work_with_its_own_error(world: Worl
 async def test_a_job_that_is_stopping_takes_no_more_training_prompts(world: World) -> None:
     await world.announce(0)
     await world.send(prompt(0, "train"))
-    await world.ports.bus.announce(EvalDue(job="job", version=0, chain=await world.announce(0)))
+    await world.ports.bus.announce(EvalDue(job="job", version=0, manifest=await world.announce(0)))
     await world.send(prompt(0, "eval", kind="eval", version=0))
     async with running(world.replica(msgspec.structs.replace(make_record(), state="stopping"))):
         await world.answers("completions", 1, "eval")

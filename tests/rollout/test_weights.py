@@ -1,59 +1,54 @@
-"""Which blobs are fetched and loaded when the weights change."""
+"""What is fetched and loaded when the weights change."""
+
+from pathlib import Path
 
 import pytest
+import torch
 
-from services.rollout.weights import WeightsLoader, tensor_names
+from services.rollout.weights import WeightsLoader
+from shared.blobs.store import BlobStore
+from shared.blobs.weights import WeightsStore
 from shared.errors import BlobMissing
 from shared.messages import BlobRef
-from tests.rollout.fakes import FakeEngine, MemoryBlobs, weights_blob
+from tests.published import publish
+from tests.rollout.fakes import FakeEngine
+
+
+class World:
+    """A blob store, and a replica's engine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.blobs, self.engine = folder, BlobStore((folder / "blobs").as_uri()), FakeEngine()
+        self.loader = WeightsLoader(self.engine, WeightsStore(self.blobs, folder / "replica"))
+
+    def publish(self, version: int, **values: float) -> BlobRef:
+        tensors = {name: torch.full((1,), float(value)) for name, value in values.items()}
+        return publish(self.blobs, self.folder / "learner", version, tensors)
 
 
 @pytest.fixture
-def blobs() -> MemoryBlobs:
-    return MemoryBlobs()
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
 
 
-def put(blobs: MemoryBlobs, *names: str, value: float = 0.0) -> BlobRef:
-    return blobs.put(weights_blob(*names, value=value))
+def test_only_tensors_that_changed_are_loaded(world: World) -> None:
+    world.loader.load(0, world.publish(0, frozen=0, trained=0))
+    world.loader.load(1, world.publish(1, frozen=0, trained=1))
+    world.loader.load(2, world.publish(2, frozen=0, trained=0))
+    assert world.engine.loads == [(0, ["frozen", "trained"]), (1, ["trained"]), (2, ["trained"])]
 
 
-def test_names_come_from_the_header_alone() -> None:
-    assert tensor_names(weights_blob("a", "b.weight")) == {"a", "b.weight"}
+def test_the_same_version_with_other_weights_is_another(world: World) -> None:
+    first, second = world.publish(1, x=0), world.publish(1, x=1)
+    world.loader.load(1, first)
+    assert world.loader.runs(1, first) and not world.loader.runs(1, second) and not world.loader.runs(2, first)
 
 
-def test_what_the_engine_runs_already_is_not_loaded_again(blobs: MemoryBlobs) -> None:
-    engine = FakeEngine()
-    loader = WeightsLoader(engine, blobs)
-    anchor = put(blobs, "frozen", "trained")
-    loader.load(0, [anchor])
-    loader.load(1, [anchor, put(blobs, "trained", value=1)])
-    loader.load(2, [anchor, put(blobs, "trained", value=2)])
-    assert engine.loads == [(0, 1), (1, 1), (2, 1)]
-
-
-def test_a_tensor_that_the_new_chain_does_not_name_comes_from_the_anchor(blobs: MemoryBlobs) -> None:
-    """Version 1 changed x and y, version 2 only x: y must go back to the anchor's."""
-    engine = FakeEngine()
-    loader = WeightsLoader(engine, blobs)
-    anchor = put(blobs, "x", "y")
-    loader.load(1, [anchor, put(blobs, "x", "y", value=1)])
-    loader.load(2, [anchor, put(blobs, "x", value=2)])
-    assert engine.loads == [(1, 2), (2, 2)]
-
-
-def test_the_same_version_with_other_blobs_is_another(blobs: MemoryBlobs) -> None:
-    loader = WeightsLoader(FakeEngine(), blobs)
-    first, second = [put(blobs, "x")], [put(blobs, "x", value=1)]
-    loader.load(1, first)
-    assert loader.runs(1, first) and not loader.runs(1, second) and not loader.runs(2, first)
-
-
-def test_a_missing_blob_leaves_what_runs_as_it_was(blobs: MemoryBlobs) -> None:
-    engine = FakeEngine()
-    loader = WeightsLoader(engine, blobs)
-    chain, missing = [put(blobs, "x")], put(blobs, "x", value=1)
-    loader.load(0, chain)
-    blobs.delete(missing)
+def test_a_missing_blob_leaves_what_runs_as_it_was(world: World) -> None:
+    first, second = world.publish(0, x=0), world.publish(1, x=1)
+    world.loader.load(0, first)
+    for ref in WeightsStore(world.blobs, world.folder / "other").blobs_of(second):
+        world.blobs.delete(ref)
     with pytest.raises(BlobMissing):
-        loader.load(1, [missing])
-    assert loader.runs(0, chain)
+        world.loader.load(1, second)
+    assert world.loader.runs(0, first)

@@ -9,9 +9,11 @@ import pytest
 from shared.bus.memory import MemoryBus, MemoryServer
 from shared.bus.port import Bus, Delivery, JournalEntry, JournalReader, WorkQueue
 from shared.errors import Corrupt, Refused, Unavailable
-from shared.messages import EndOfOrder, Heartbeat, JobChanged, Kind, WeightsPublished
+from shared.messages import BlobRef, EndOfOrder, Heartbeat, JobChanged, Kind, WeightsPublished
 from tests.conftest import ACK_WAIT_S, Connect
 from tests.fakes import FrozenClock, eventually, make_id, make_prompt, make_scored, make_voided
+
+MANIFEST = BlobRef(digest="d" * 64, size=0)
 
 LIMIT_S = 5.0
 SOON_S = 0.05
@@ -270,7 +272,7 @@ def weights(job: str, version: int) -> WeightsPublished:
         window_end=8,
         max_staleness=0,
         total_steps=4,
-        chain=[],
+        manifest=MANIFEST,
         digest="d",
     )
 

@@ -21,6 +21,9 @@ from services.learner.pixels import PixelCache
 from shared.jobs.spec import JobSpec
 from shared.models.inputs import Inputs
 
+EXPORT_NUMBERS = 4 * 1024 * 1024
+"""Numbers of a tensor that are brought to the CPU together."""
+
 
 class TorchEngine:
     """See `services.learner.engine.Engine`, which this implements, and `passes.Backend`, which it is to a step."""
@@ -62,9 +65,12 @@ class TorchEngine:
         return self._optimizer.update(step, total_steps)
 
     def export(self, sink: TensorSink, *, scope: Scope) -> None:
-        """CPU copies in the model's type, by state-dict name; tied tensors once."""
-        for name, tensor in self.model.tensors(trainable_only=scope == "trained").items():
-            sink.put(name, tensor.detach().to("cpu", copy=True).contiguous())
+        """In the model's type, by state-dict name; tied tensors once, no copy of a large one."""
+        found = self.model.tensors(scope)
+        sink.begin({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()})
+        for name, tensor in found.items():
+            for piece in tensor.detach().reshape(-1).split(EXPORT_NUMBERS):
+                sink.put(name, piece.to("cpu"))
 
     def save(self, folder: Path) -> None:
         """Write `model/` in the published type, and masters and moments in float32."""

@@ -153,8 +153,13 @@ class Fold:
 
     def _on_weights_published(self, event: WeightsPublished) -> None:
         store = self._store
-        if event.chain and int(store.meta("version") or -1) < event.version:
-            store.add_points(event.version, event.published_at, {ALL: {"weights/bytes": event.chain[-1].size}})
+        if int(store.meta("version") or -1) < event.version:
+            sync = event.sync
+            values: dict[str, float] = {
+                "weights/bytes": sync.sent_bytes, "weights/full_bytes": sync.full_bytes,
+                "weights/stall": sync.export_s, "weights/publish": sync.publish_s,
+            }  # fmt: skip
+            store.add_points(event.version, event.published_at, {ALL: values})
         store.set_meta("version", str(event.version))
         store.set_meta("bound", str(max(event.max_staleness, int(store.meta("bound") or 0))))
 

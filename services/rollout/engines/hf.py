@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import safetensors.torch
+import safetensors
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -17,6 +17,7 @@ from services.rollout.engine import PreparedPrompt, PromptLimits, never
 from services.rollout.engines.decode import DecodeLoop, Sampled, Start
 from services.rollout.engines.kv import GrowingCache
 from services.rollout.prepare import prepare
+from shared.blobs.weights import WeightsAt
 from shared.errors import Corrupt
 from shared.messages import Completion, Prompt, pack_floats, pack_ints
 from shared.models.hf.forward import image_arguments, position_ids, positions_of
@@ -58,17 +59,19 @@ class HfEngine:
         return prepare(prompt, images, self.inputs, self._max_prompt_tokens)
 
     @torch.inference_mode()
-    def load(self, version: int, blobs: Sequence[bytes]) -> None:
+    def load(self, at: WeightsAt) -> None:
         own = self.model.state_dict(keep_vars=True)
-        for blob in blobs:
-            for name, tensor in safetensors.torch.load(blob).items():
-                if name not in own or own[name].shape != tensor.shape:
-                    raise Corrupt(
-                        f"the weights of version {version} hold {name!r} of shape {tuple(tensor.shape)}; "
-                        f"the model has {tuple(own[name].shape) if name in own else 'no such tensor'}"
-                    )
-                own[name].copy_(tensor)
-        self.version = version
+        for path in at.files:
+            with safetensors.safe_open(path, "pt") as file:
+                for name in at.changed.intersection(file.keys()):
+                    tensor = file.get_tensor(name)
+                    if name not in own or own[name].shape != tensor.shape:
+                        raise Corrupt(
+                            f"the weights of version {at.version} hold {name!r} of shape {tuple(tensor.shape)}; "
+                            f"the model has {tuple(own[name].shape) if name in own else 'no such tensor'}"
+                        )
+                    own[name].copy_(tensor)
+        self.version = at.version
 
     def generate(
         self, prompts: Sequence[PreparedPrompt], stop: Callable[[], bool] = never

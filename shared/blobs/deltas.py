@@ -1,0 +1,171 @@
+"""Lossless deltas: the xor of a tensor's bits with those of an earlier version, compressed with zstd.
+
+Reinforcement learning moves a weight by about 1e-6 of its size, which bfloat16 mostly rounds away: few bits differ.
+(PULSE, arXiv 2602.03839, section 3: about 99 % of the weights keep their bits in a step.) All work is cut into
+pieces, so that memory is bounded by a few of them whatever the model's size.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+from blake3 import blake3
+
+from shared.blobs.manifest import PIECE, TensorEntry, TensorSpec
+from shared.blobs.port import BlobReader, BlobWriter
+from shared.errors import BlobMissing
+
+Read = Callable[[int, int], bytes | memoryview]
+"""(offset, length) → bytes of a safetensors file."""
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+_AHEAD = 4
+"""Pieces in work or waiting for their turn."""
+_ZSTD = pa.Codec("zstd", compression_level=1)
+
+
+class TooLarge(Exception):
+    """The delta passed its limit: the whole tensors are cheaper."""
+
+
+def encode(
+    specs: Sequence[TensorSpec],
+    places: Mapping[str, int],
+    new: Read,
+    base: Read,
+    writer: BlobWriter,
+    pool: Executor,
+    *,
+    limit: int,
+    blob: int,
+) -> list[TensorEntry]:
+    """Write the delta from `base` to `new`, two files of one layout; the entries point into blob number `blob`.
+
+    Raises TooLarge once more than `limit` bytes were written.
+    """
+
+    def work(item: _Place) -> tuple[bytes | memoryview, bytes]:
+        after, before = new(item.offset, item.length), base(item.offset, item.length)
+        return after, _delta(after, before)
+
+    entries: list[TensorEntry] = []
+    hasher, pieces, start, written = blake3(), [], 0, 0
+    for item, (after, delta) in _in_order(pool, work, _places(specs, places)):
+        hasher.update(after)
+        writer.write(delta)
+        written += len(delta)
+        pieces.append(len(delta))
+        if written > limit:
+            raise TooLarge
+        if item.is_last:
+            entries.append(
+                TensorEntry(
+                    item.spec.name, item.spec.dtype, item.spec.shape, hasher.hexdigest(), blob, start, written - start,
+                    "xor-zstd", tuple(pieces),
+                )
+            )  # fmt: skip
+            hasher, pieces, start = blake3(), [], written
+    return entries
+
+
+def decode(
+    specs: Sequence[TensorSpec],
+    places: Mapping[str, int],
+    base: Read,
+    deltas: Sequence[tuple[BlobReader, Mapping[str, TensorEntry]]],
+    write: Callable[[int, bytes | memoryview], None],
+    pool: Executor,
+) -> None:
+    """Write every tensor: `base` and all `deltas` xored together, which is the same in any order.
+
+    Raises BlobMissing when a piece is absent or can't be decompressed; the digests are to be checked by the caller.
+    """
+
+    def frames(place: _Place) -> tuple[_Place, list[bytes | memoryview]]:
+        found = [_frame(reader, tensors[place.spec.name], place.number) for reader, tensors in deltas]
+        return place, [frame for frame in found if frame]
+
+    def work(item: tuple[_Place, list[bytes | memoryview]]) -> None:
+        place, compressed = item
+        bits = base(place.offset, place.length)
+        for frame in compressed:
+            bits = _xor(bits, _decompress(frame, place))
+        write(place.offset, bits)
+
+    for _ in _in_order(pool, work, map(frames, _places(specs, places))):
+        pass
+
+
+def digests(specs: Sequence[TensorSpec], places: Mapping[str, int], read: Read, pool: Executor) -> dict[str, str]:
+    """blake3 of every tensor's bits, by name."""
+
+    def digest(spec: TensorSpec) -> str:
+        hasher = blake3()
+        for place in _places([spec], places):
+            hasher.update(read(place.offset, place.length))
+        return hasher.hexdigest()
+
+    return dict(zip((spec.name for spec in specs), pool.map(digest, specs), strict=True))
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """Piece `number` of a tensor: where it lies in the file."""
+
+    spec: TensorSpec
+    number: int
+    offset: int
+    length: int
+    is_last: bool
+
+
+def _places(specs: Iterable[TensorSpec], places: Mapping[str, int]) -> Iterator[_Place]:
+    """Every tensor's pieces; an empty tensor has one of no bytes."""
+    for spec in specs:
+        size, start = spec.nbytes, places[spec.name]
+        count = max(1, -(-size // PIECE))
+        for number in range(count):
+            begin = number * PIECE
+            yield _Place(spec, number, start + begin, min(PIECE, size - begin), number == count - 1)
+
+
+def _in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """`work` of every item in the pool, `_AHEAD` at a time, in the order of the items."""
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    try:
+        for item in items:
+            waiting.append((item, pool.submit(work, item)))
+            if len(waiting) >= _AHEAD:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _delta(after: bytes | memoryview, before: bytes | memoryview) -> bytes:
+    if after == before:
+        return b""
+    return bytes(_ZSTD.compress(_xor(after, before), asbytes=True))
+
+
+def _xor(one: bytes | memoryview, other: bytes | memoryview) -> memoryview:
+    return np.bitwise_xor(np.frombuffer(one, dtype=np.uint8), np.frombuffer(other, dtype=np.uint8)).data
+
+
+def _frame(reader: BlobReader, entry: TensorEntry, number: int) -> bytes | memoryview:
+    length = entry.pieces[number]
+    return reader.read(entry.offset + sum(entry.pieces[:number]), length) if length else b""
+
+
+def _decompress(frame: bytes | memoryview, place: _Place) -> memoryview:
+    try:
+        return memoryview(_ZSTD.decompress(frame, place.length))
+    except OSError as error:  # pyarrow's word for bytes that are no zstd frame of that length
+        raise BlobMissing(f"a delta of tensor {place.spec.name!r} is torn: {error}") from error

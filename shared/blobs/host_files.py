@@ -1,0 +1,140 @@
+"""Files of one host under a digest, made by one process and mapped by several.
+
+A file is complete or absent. Whoever uses one holds a shared lock on it, which ends with its process; only files that
+nobody uses are pruned. Making files is serialised by one lock, so that what several replicas want is made once.
+"""
+
+import contextlib
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import BlobMissing, Unavailable
+
+TEMPORARY_S = 3600.0
+"""A temporary file older than this was left by a killed process."""
+_GLANCE_S = 0.02
+_LOCK = ".making"
+
+
+@dataclass(frozen=True)
+class HeldFile:
+    """A complete file that stays until `close`."""
+
+    path: Path
+    handle: int
+
+    def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset`; raises BlobMissing when the file ends before."""
+        return read_at(self.handle, length, offset, self.path)
+
+    @property
+    def identity(self) -> tuple[int, int, int]:
+        """Another file, or one that was written to, has another."""
+        found = os.fstat(self.handle)
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self.handle)
+
+
+class HostFiles:
+    """The folder; raises Unavailable when it cannot be written."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Unavailable(f"weights folder {folder} cannot be made: {error}") from error
+
+    def open(self, digest: str) -> HeldFile | None:
+        """The file of `digest`, held; None when it is absent."""
+        path = self._path(digest)
+        try:
+            handle = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        fcntl.flock(handle, fcntl.LOCK_SH)  # waits for a pruner at most, which is quick
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return HeldFile(path, handle)
+        os.close(handle)
+        return None
+
+    def temporary(self) -> Path:
+        """A name for a file in the making."""
+        return self.folder / f".{uuid.uuid4().hex}"
+
+    def take(self, made: Path, digest: str) -> HeldFile:
+        """Bring `made` under its digest and hold it."""
+        path = self._path(digest)
+        handle = os.open(made, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        made.rename(path)
+        made.unlink(missing_ok=True)  # two names of one file stay two names when one is renamed to the other
+        return HeldFile(path, handle)
+
+    def discard(self, digest: str) -> None:
+        """Remove the name; who holds the file keeps it."""
+        self._path(digest).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def making(self, limit_s: float) -> Iterator[None]:
+        """Alone on this host; raises Unavailable when others are at it for longer than `limit_s`."""
+        until = time.monotonic() + limit_s
+        handle = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            while not _locked(handle):
+                if time.monotonic() >= until:
+                    raise Unavailable(f"another process has been writing weights to {self.folder} for {limit_s:g} s")
+                time.sleep(_GLANCE_S)
+            yield
+        finally:
+            os.close(handle)
+
+    def prune(self, keep: int) -> None:
+        """Remove what nobody holds, but for the newest `keep` files, and what killed processes have left."""
+        whole, temporary = list[tuple[float, Path]](), list[tuple[float, Path]]()
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process prunes, too
+                (temporary if path.name.startswith(".") else whole).append((path.stat().st_mtime, path))
+        for _, path in sorted(whole, reverse=True)[keep:]:
+            _remove_unheld(path)
+        for made_at, path in temporary:
+            if path.name != _LOCK and made_at < time.time() - TEMPORARY_S:
+                path.unlink(missing_ok=True)
+
+    def _path(self, digest: str) -> Path:
+        return self.folder / f"{digest}.safetensors"
+
+
+def read_at(handle: int, length: int, offset: int, path: Path) -> bytes:
+    """`length` bytes from `offset` of an open file; raises BlobMissing when it ends before."""
+    data = os.pread(handle, length, offset)
+    if len(data) != length:
+        raise BlobMissing(f"{path} ends at byte {offset + len(data)}, expected {offset + length} bytes at least")
+    return data
+
+
+def _locked(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_unheld(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            if _locked(handle):
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)

@@ -1,0 +1,89 @@
+"""What a training engine exports into: a safetensors file of its host that keeps one version's bits."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from shared.blobs.host_files import read_at
+from shared.blobs.manifest import TensorSpec, file_header, in_file_order
+from shared.errors import Corrupt, Unavailable
+
+
+class WeightSink(Protocol):
+    """Where an engine exports tensors to, in its published type."""
+
+    def begin(self, specs: Sequence[TensorSpec]) -> None:
+        """Name all tensors that will follow; once, first."""
+        ...
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        """The contiguous bits of a tensor; a large one may come in several pieces, in order."""
+        ...
+
+
+class Snapshot:
+    """A `WeightSink` that is a safetensors file of this host; `publish` or `discard` ends it.
+
+    Raises Unavailable when the disk is full, Corrupt when the bytes are not those that the specs announce.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.specs = path, list[TensorSpec]()
+        self.places: dict[str, int] = {}
+        self.seconds = 0.0
+        """How long the file took to be written: the stall of whoever exports."""
+        self._sizes: dict[str, int] = {}
+        self._written: dict[str, int] = {}
+        self._started = time.monotonic()
+        self._file = path.open("w+b")
+
+    def begin(self, specs: Sequence[TensorSpec]) -> None:
+        self.specs = in_file_order(specs)
+        header, self.places = file_header(self.specs)
+        self._sizes = {spec.name: spec.nbytes for spec in self.specs}
+        self._written = dict.fromkeys(self.places, 0)
+        self._write(header, 0)
+
+    def put(self, name: str, data: bytes | memoryview) -> None:
+        if name not in self.places:
+            raise Corrupt(f"tensor {name!r} is exported and was not announced")
+        place = self.places[name] + self._written[name]
+        self._written[name] += len(data)
+        if self._written[name] > self._sizes[name]:
+            raise Corrupt(f"tensor {name!r} has more than the announced {self._sizes[name]} bytes")
+        self._write(data, place)
+
+    def finish(self) -> None:
+        """Check that every tensor is whole; raises Corrupt."""
+        for name, size in self._sizes.items():
+            if self._written[name] != size:
+                raise Corrupt(f"tensor {name!r} has {self._written[name]} bytes, expected the announced {size}")
+        self.seconds = time.monotonic() - self._started
+
+    def read(self, offset: int, length: int) -> bytes:
+        return read_at(self._file.fileno(), length, offset, self.path)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its tensors together."""
+        return sum(self._sizes.values())
+
+    def discard(self) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, data: bytes | memoryview, place: int) -> None:
+        try:
+            write_at(self._file.fileno(), data, place)
+        except OSError as error:
+            raise Unavailable(f"weights cannot be written to {self.path}: {error}") from error
+
+
+def write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
+    """Write all of `data` at `offset`; a single call of the system takes 2 GiB at most."""
+    view = memoryview(data)
+    while len(view):
+        done = os.pwrite(handle, view, offset)
+        view, offset = view[done:], offset + done

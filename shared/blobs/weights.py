@@ -1,0 +1,228 @@
+"""Weights from the learner's host to every replica's, each byte once: anchors, deltas, and one file a host.
+
+The learner exports into a file of its host (a snapshot), and publishes it from there beside its next step. A replica
+asks for a manifest's weights and gets files to map: those that lie on its host, or what it makes of the blobs.
+"""
+
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from shared.blobs import deltas
+from shared.blobs.host_files import HeldFile, HostFiles
+from shared.blobs.joining import Joiner
+from shared.blobs.manifest import TensorEntry, WeightsManifest, in_file_order, tensors_digest
+from shared.blobs.port import Blobs
+from shared.blobs.snapshot import Snapshot
+from shared.messages import BlobRef
+
+KEPT_FILES = 2
+"""Files that stay on a host though nobody uses them: a replica that comes back needs a delta only."""
+DELTA_SHARE = 0.5
+"""A delta larger than this share of the trained tensors is not worth it: the version is an anchor."""
+
+
+@dataclass(frozen=True)
+class WeightsAt:
+    """The weights of the manifest in `ref` on this host: safetensors files, held until `close`.
+
+    `files` are to be mapped: the frozen tensors', the same for all versions of a job, then this version's trained ones.
+    """
+
+    ref: BlobRef
+    manifest: WeightsManifest
+    held: tuple[HeldFile, ...]
+    changed: frozenset[str] = frozenset()
+    """The tensors whose bits are not those of the weights that it was asked for as the next of."""
+    bytes_read: int = 0
+    """Bytes of blobs that were fetched for it; 0: the files were there."""
+
+    @property
+    def version(self) -> int:
+        return self.manifest.version
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file.path for file in self.held)
+
+    def close(self) -> None:
+        for file in self.held:
+            file.close()
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The tensors that never change: one blob for all versions."""
+
+    blob: BlobRef
+    entries: tuple[TensorEntry, ...]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A version in the blob store and on this host; `sent` bytes were written for its `full` bytes of trained tensors.
+
+    `is_anchor`: its whole tensors are published.
+    """
+
+    at: WeightsAt
+    sent: int
+    full: int
+    is_anchor: bool
+
+
+class WeightsStore:
+    """Weights over a blob store and a folder of this host; its calls block."""
+
+    def __init__(self, blobs: Blobs, folder: Path) -> None:
+        self._blobs, self._files = blobs, HostFiles(folder)
+        self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "weights")
+        self._joiner = Joiner(blobs, self._files, self._pool)
+
+    # ---------------------------------------------------------------- replicas
+
+    def manifest(self, ref: BlobRef) -> WeightsManifest:
+        """The manifest in the blob `ref`; raises BlobMissing."""
+        return self._joiner.manifest(ref)
+
+    def materialise(self, ref: BlobRef, *, since: WeightsAt | None = None) -> WeightsAt:
+        """The weights of the manifest in `ref` as files of this host; every tensor's digest was checked.
+
+        `since`: the weights that run, against which `changed` tensors are counted; None: all are.
+
+        Raises BlobMissing when a blob is absent or torn (a later version may be had all the same), Corrupt when sound
+        blobs make other bits than were published, Unavailable when the store or the disk does not answer.
+        """
+        manifest, fetched = self.manifest(ref), 0
+        with ExitStack() as undo:
+            held = []
+            for entries in filter(None, (manifest.frozen, manifest.trained)):
+                file, count = self._joiner.part(ref, entries)
+                undo.callback(file.close)
+                held.append(file)
+                fetched += count
+            undo.pop_all()
+        self._files.prune(KEPT_FILES)
+        return WeightsAt(ref, manifest, tuple(held), _changed(manifest, since), fetched)
+
+    def blobs_of(self, ref: BlobRef) -> set[BlobRef]:
+        """All blobs that the manifest in `ref` needs: for who comes late, and for who has the version before it."""
+        manifest = self.manifest(ref)
+        route = self._joiner.route(ref, near=False)
+        before = {manifest.base} if manifest.base is not None else set()
+        return {*route.blobs, *manifest.blobs, *before}
+
+    def backlog(self, ref: BlobRef) -> list[int]:
+        """Bytes of each delta that a late joiner has to fetch after the anchor, for the manifest in `ref`."""
+        return [one.blobs[-1].size for one in self._joiner.route(ref, near=False).deltas]
+
+    # ---------------------------------------------------------------- learner
+
+    def snapshot(self) -> Snapshot:
+        """A new file to export into; whoever has it discards it at the end, published or not."""
+        return Snapshot(self._files.temporary())
+
+    def publish_frozen(self, snapshot: Snapshot) -> Frozen:
+        """Put the tensors that never change into the blob store; every manifest names them again."""
+        entries = _raw(snapshot, self._digests(snapshot), blob=0)
+        found = Frozen(self._blobs.put_file(snapshot.path), entries)
+        self._keep(snapshot, entries).close()
+        return found
+
+    def publish(
+        self, snapshot: Snapshot, *, version: int, frozen: Frozen | None, base: WeightsAt | None, anchor: bool
+    ) -> Published:
+        """Put a version into the blob store; the snapshot becomes its file on this host.
+
+        As a delta on `base` where there is one of the same layout and the delta is small; as the whole tensors, too,
+        for an `anchor`, and instead when there is no delta.
+        """
+        first, fixed = ((frozen.blob,), frozen.entries) if frozen is not None else ((), ())
+        delta = self._delta(snapshot, base, blob=len(first)) if base is not None else None
+        ref: BlobRef | None = None
+        sent = 0
+        if delta is None or anchor:
+            known = {entry.name: entry.digest for entry in delta[1]} if delta else self._digests(snapshot)
+            trained = _raw(snapshot, known, blob=len(first))
+            blob = self._blobs.put_file(snapshot.path)
+            ref, manifest = self._put_manifest(version, (*first, blob), fixed, trained, base=None, anchor=None)
+            sent += blob.size
+        if delta is not None and base is not None:
+            blob, trained = delta
+            ref, manifest = self._put_manifest(version, (*first, blob), fixed, trained, base=base.ref, anchor=ref)
+            sent += blob.size
+        assert ref is not None
+        return Published(self._at(ref, manifest, snapshot), sent, snapshot.nbytes, delta is None or anchor)
+
+    def adopt(self, snapshot: Snapshot, ref: BlobRef) -> WeightsAt | None:
+        """Take the snapshot for the published version of `ref` if its bits are equal; else None, and it stays."""
+        manifest = self.manifest(ref)
+        if self._digests(snapshot) != {entry.name: entry.digest for entry in manifest.trained}:
+            return None
+        return self._at(ref, manifest, snapshot)
+
+    def _put_manifest(
+        self,
+        version: int,
+        blobs: tuple[BlobRef, ...],
+        frozen: tuple[TensorEntry, ...],
+        trained: tuple[TensorEntry, ...],
+        *,
+        base: BlobRef | None,
+        anchor: BlobRef | None,
+    ) -> tuple[BlobRef, WeightsManifest]:
+        digest = tensors_digest(frozen + trained)
+        manifest = WeightsManifest(
+            version=version, digest=digest, blobs=blobs, frozen=frozen, trained=trained, base=base, anchor=anchor
+        )
+        return self._blobs.put(msgspec.msgpack.encode(manifest)), manifest
+
+    def _delta(
+        self, snapshot: Snapshot, base: WeightsAt, *, blob: int
+    ) -> tuple[BlobRef, tuple[TensorEntry, ...]] | None:
+        if in_file_order([entry.spec for entry in base.manifest.trained]) != snapshot.specs:
+            return None
+        writer = self._blobs.writer()
+        try:
+            entries = deltas.encode(
+                snapshot.specs, snapshot.places, snapshot.read, base.held[-1].read, writer, self._pool,
+                limit=int(DELTA_SHARE * snapshot.nbytes), blob=blob,
+            )  # fmt: skip
+            return writer.commit(), tuple(entries)
+        except deltas.TooLarge:
+            return None
+        finally:
+            writer.abort()
+
+    def _digests(self, snapshot: Snapshot) -> dict[str, str]:
+        return deltas.digests(snapshot.specs, snapshot.places, snapshot.read, self._pool)
+
+    def _at(self, ref: BlobRef, manifest: WeightsManifest, snapshot: Snapshot) -> WeightsAt:
+        """The snapshot as this host's file of `manifest`."""
+        fixed = (self._joiner.part(ref, manifest.frozen)[0],) if manifest.frozen else ()
+        return WeightsAt(ref, manifest, (*fixed, self._keep(snapshot, manifest.trained)))
+
+    def _keep(self, snapshot: Snapshot, entries: tuple[TensorEntry, ...]) -> HeldFile:
+        digest = tensors_digest(entries)
+        held = self._files.take(snapshot.path, digest)
+        self._joiner.vouch(digest, held)
+        self._files.prune(KEPT_FILES)
+        return held
+
+
+def _changed(manifest: WeightsManifest, since: WeightsAt | None) -> frozenset[str]:
+    before = {} if since is None else {entry.name: entry.digest for entry in since.manifest.tensors}
+    return frozenset(entry.name for entry in manifest.tensors if before.get(entry.name) != entry.digest)
+
+
+def _raw(snapshot: Snapshot, digests: Mapping[str, str], *, blob: int) -> tuple[TensorEntry, ...]:
+    """Entries of the snapshot's own file as blob number `blob`."""
+    return tuple(
+        TensorEntry(one.name, one.dtype, one.shape, digests[one.name], blob, snapshot.places[one.name], one.nbytes)
+        for one in snapshot.specs
+    )
