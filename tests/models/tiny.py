@@ -162,6 +162,11 @@ SMOL = ("<fake_token_around_image>", "<image>", "<global-img>", "<row_1_col_1>",
 SMOL = (*SMOL, "<row_2_col_2>")
 GLM = ("<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>", "<|begin_of_video|>", "<|end_of_video|>")
 
+GLM_SIZE = {"size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 100}}
+INTERN = ("<img>", "</img>", "<IMG_CONTEXT>", "<video>")
+GEMMA = ("<start_of_image>", "<end_of_image>", "<image_soft_token>")
+SQUARE = {"size": {"height": 32, "width": 32}}
+TILES = {"size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 32}}
 QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 FAMILIES: Mapping[str, tuple[Callable[[Ids, str], dict[str, Any]], tuple[str, ...], str, str, dict[str, Any]]] = (
     MappingProxyType(
@@ -170,6 +175,18 @@ FAMILIES: Mapping[str, tuple[Callable[[Ids, str], dict[str, Any]], tuple[str, ..
             "qwen2_vl": (_qwen2, QWEN, QWEN_IMAGE, "Qwen2VL", {}),
             "qwen2_5_vl": (_qwen2, QWEN, QWEN_IMAGE, "Qwen2VL", {}),
             "qwen3_vl": (_qwen3, QWEN, QWEN_IMAGE, "Qwen2VL", {"patch_size": 16}),
+            "glm4v": (_glm4v, GLM, "<|begin_of_image|><|image|><|end_of_image|>", "Glm4v", GLM_SIZE),
+            "smolvlm": (_smolvlm, SMOL, "<image>", "SmolVLM", TILES),
+            "idefics3": (_smolvlm, SMOL, "<image>", "Idefics3", TILES),
+            "internvl": (_internvl, INTERN, "<IMG_CONTEXT>\n", "GotOcr2", SQUARE | {"max_patches": 4}),
+            "llava_onevision": (
+                _llava_onevision,
+                ("<image>", "<video>"),
+                "<image>\n",
+                "LlavaOnevision",
+                SQUARE | {"image_grid_pinpoints": PINPOINTS},
+            ),
+            "mistral3": (_mistral3, ("[IMG]", "[IMG_BREAK]", "[IMG_END]"), "[IMG]", "Pixtral", {"patch_size": 14}),
         }
     )
 )
