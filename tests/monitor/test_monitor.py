@@ -1,6 +1,7 @@
 """The whole monitor over the in-memory bus: REST in, run folder out."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -343,3 +344,13 @@ async def test_a_damaged_store_is_told_and_harms_no_other_job(stage: Stage) -> N
     assert (await stage.http.get(f"/v1/jobs/{broken}/metrics")).status_code == 503
     assert (await stage.http.get("/v1/services")).status_code == 200
     assert (await stage.http.get(f"/v1/jobs/{job}")).status_code == 200
+
+
+async def test_the_documents_page_and_all_that_it_loads_come_from_here(stage: Stage) -> None:
+    page = await stage.http.get("/docs")
+    assert page.status_code == 200
+    loaded = re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text)
+    assert loaded and all(url.startswith("/") for url in loaded)
+    for url in [*loaded, "/openapi.json"]:
+        answer = await stage.http.get(url)
+        assert answer.status_code == 200, url

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.monitor.api.docs import add_docs, with_bearer
 from services.monitor.api.shapes import Mistakes
 from services.monitor.config import MonitorConfig
 from shared.errors import BadJob, Unavailable, UserError
@@ -66,6 +67,7 @@ def create_app(
     for router in routers:
         app.include_router(router)
     add_health_routes(app, is_ready)
+    add_docs(app)
     return app
 
 
@@ -77,7 +79,7 @@ def _document_job_file(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = made_by_fastapi()
         document["components"]["schemas"].update(components)
-        return document
+        return with_bearer(document)
 
     app.openapi = openapi  # type: ignore[method-assign]
 
