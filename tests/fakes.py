@@ -108,7 +108,7 @@ def make_id(job: str, ordinal: int, kind: Kind = "train") -> str:
     return message_id(job, kind, None, ordinal)
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], limit_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], limit_s: float = 60.0) -> None:
     """Return once `condition()` holds; fails after `limit_s`."""
     until = time.monotonic() + limit_s
     while not await condition():

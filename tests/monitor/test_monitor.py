@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -354,3 +355,47 @@ async def test_the_documents_page_and_all_that_it_loads_come_from_here(stage: St
     for url in [*loaded, "/openapi.json"]:
         answer = await stage.http.get(url)
         assert answer.status_code == 200, url
+
+
+async def test_void_groups_are_counted_filtered_and_paged(stage: Stage) -> None:
+    job = await stage.submit()
+    await stage.state(job, "running")
+    actor = Actor(stage, job)
+    for _ in range(3):  # each step voids one group
+        await actor.step()
+
+    async def are_known() -> bool:
+        return len((await stage.http.get(f"/v1/jobs/{job}/voids")).json()["voids"]) == 3
+
+    await eventually(are_known)
+    first = (await stage.http.get(f"/v1/jobs/{job}/voids", params={"limit": 2})).json()
+    assert [void["ordinal"] for void in first["voids"]] == [23, 15]
+    assert sum(sum(reasons.values()) for reasons in first["counts"].values()) == 3
+    rest = (await stage.http.get(f"/v1/jobs/{job}/voids", params={"limit": 2, "before": first["next"]})).json()
+    assert ([void["ordinal"] for void in rest["voids"]], rest["next"]) == ([7], None)
+    none = (await stage.http.get(f"/v1/jobs/{job}/voids", params={"reason": "stopped"})).json()
+    assert none["voids"] == []
+
+
+async def test_a_series_that_cannot_exist_is_refused_with_the_nearest_name(stage: Stage) -> None:
+    job = await stage.submit()
+    refused = await stage.http.get(f"/v1/jobs/{job}/metrics", params={"name": "rewrd"})
+    assert refused.status_code == 422
+    assert refused.json()["error"] == "name: there is no series 'rewrd'; the nearest one is 'reward'"
+    assert (await stage.http.get(f"/v1/jobs/{job}/metrics", params={"name": "part/*"})).status_code == 200
+
+
+async def test_one_evaluation_says_nothing_of_what_comes_after(stage: Stage) -> None:
+    job = await stage.submit()
+    await stage.state(job, "running")
+    actor = Actor(stage, job)
+    await actor.evaluate(0)
+
+    async def sources() -> dict[str, Any]:
+        return (await stage.show(job))["report"]["sources"]  # type: ignore[index, no-any-return]
+
+    async def is_evaluated() -> bool:
+        return any(one["before"] is not None for one in (await sources()).values())
+
+    await eventually(is_evaluated)
+    assert {one["after"] for one in (await sources()).values()} == {None}

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from dataclasses import asdict
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -24,12 +25,12 @@ from services.monitor.api.shapes import (
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
 from services.monitor.history.browse import Wanted, find_diagnostics, find_samples, find_series
-from services.monitor.history.catalog import CATALOG
+from services.monitor.history.catalog import CATALOG, is_known
 from services.monitor.history.diagnostics import Finding
 from services.monitor.history.queries import reading
 from services.monitor.live import Listener, Notice
 from shared.blobs.port import Blobs
-from shared.errors import BlobMissing
+from shared.errors import BadJob, BlobMissing
 from shared.jobs.record import ENDED
 from shared.messages import BlobRef
 
@@ -83,6 +84,9 @@ class RunRoutes:
     ) -> Response:
         """Curves by name, source and task; absent: any; empty: of all together. `part/*` names a whole family."""
         record = await find_job(self._desk, self._control, job_id)
+        if name is not None and not is_known(name):
+            near = get_close_matches(name, [info.name for info in CATALOG], n=1, cutoff=0.0)[0]
+            raise BadJob([f"name: there is no series {name!r}; the nearest one is {near!r}"])
         folder, wanted, steps = self._desk.runs / record.id, (name, source, task), (from_step, to_step)
 
         def answer() -> Response:
@@ -114,10 +118,30 @@ class RunRoutes:
 
         return await asyncio.to_thread(answer)
 
-    async def voids(self, job_id: str, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> VoidList:
-        """Groups that were given up, newest first."""
+    async def voids(
+        self,
+        job_id: str,
+        source: Text = None,
+        reason: Text = None,
+        before: Number = None,
+        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    ) -> VoidList:
+        """Groups that were given up, newest first; `before`: the `next` of the page before."""
         record = await find_job(self._desk, self._control, job_id)
-        return VoidList(job_id=job_id, voids=await asyncio.to_thread(self._void_groups, record.id, limit))
+
+        def answer() -> VoidList:
+            with reading(self._desk.runs / record.id) as reader:
+                found = reader.void_groups(source, reason, before, limit + 1) if reader else []
+                counts = reader.void_reasons() if reader else {}
+            shown = found[:limit]
+            return VoidList(
+                job_id=job_id,
+                counts=counts,
+                voids=[{key: value for key, value in void.items() if key != "id"} for void in shown],
+                next=shown[-1]["id"] if len(found) > limit else None,
+            )
+
+        return await asyncio.to_thread(answer)
 
     async def diagnostics(self, job_id: str) -> Findings:
         """What the curves say, in sentences; docs/diagnostics.md has the formulas."""
@@ -137,10 +161,6 @@ class RunRoutes:
                 self._findings.clear()
             self._findings[job_id] = step, findings
         return findings
-
-    def _void_groups(self, job_id: str, limit: int) -> list[dict[str, object]]:
-        with reading(self._desk.runs / job_id) as reader:
-            return reader.void_groups(limit) if reader else []
 
     async def image(self, job_id: str, digest: str) -> Response:
         """An image of a sample, by its digest."""

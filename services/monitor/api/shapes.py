@@ -120,6 +120,8 @@ class VoidList(BaseModel):
     """Groups that were given up, newest first, each with its reason."""
 
     job_id: str
+    counts: dict[str, dict[str, int]] = Field(description="all void training groups, by source and reason")
+    next: int | None = Field(description="`before` of the next page; null: this was the last one")
     voids: list[dict[str, Any]]
 
 

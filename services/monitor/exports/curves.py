@@ -1,6 +1,7 @@
 """`curves.png`: what happened in a run, on one page: rewards per source, held-out rewards, lengths, staleness."""
 
 import math
+import threading
 from pathlib import Path
 
 import matplotlib
@@ -13,11 +14,18 @@ from services.monitor.history.series import ALL, Where
 CURVES_NAME = "curves.png"
 MAX_POINTS = 2000
 """Points of one line; a longer series is thinned."""
+_PEN = threading.Lock()
+"""matplotlib is not made for several threads, and each job that is read has one."""
 _STYLES = ("-", "--", ":", "-.")
 
 
 def draw_curves(folder: Path, title: str, reader: Reader) -> None:
     """Write `curves.png` into `folder`, whole or not at all."""
+    with _PEN:
+        _draw_figure(folder, title, reader)
+
+
+def _draw_figure(folder: Path, title: str, reader: Reader) -> None:
     figure = Figure(figsize=(13, 8), layout="constrained", dpi=110)
     figure.suptitle(title)
     axes = figure.subplots(2, 3)

@@ -156,6 +156,11 @@ _BY_NAME = {info.name: info for info in CATALOG if not info.name.endswith("/*")}
 _FAMILIES = sorted((info for info in CATALOG if info.name.endswith("/*")), key=lambda info: -len(info.name))
 
 
+def is_known(name: str) -> bool:
+    """Whether a series can have that name; a family (`part/*`) can be named as a whole."""
+    return name in _BY_NAME or any(name.startswith(info.name[:-1]) for info in _FAMILIES)
+
+
 def describe(name: str) -> SeriesInfo:
     """The entry of a series: its own, or its family's."""
     if name in _BY_NAME:

@@ -73,13 +73,16 @@ class Reader:
             found.setdefault(row["source"], {})[row["reason"] or "unknown"] = row["n"]
         return found
 
-    def void_groups(self, limit: int) -> list[dict[str, Any]]:
-        """The newest void groups first."""
+    def void_groups(
+        self, source: str | None, reason: str | None, before: int | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """Void groups of a source and a reason (None: any), the newest first, from below the id `before`."""
         query = (
-            "SELECT kind, version, ordinal, source, task, sample_id, reason, stage, detail, step FROM groups "
-            "WHERE state = 'void' ORDER BY id DESC LIMIT ?"
+            "SELECT id, kind, version, ordinal, source, task, sample_id, reason, stage, detail, step FROM groups "
+            "WHERE state = 'void' AND (?1 IS NULL OR source = ?1) AND (?2 IS NULL OR reason = ?2) "
+            "AND (?3 IS NULL OR id < ?3) ORDER BY id DESC LIMIT ?4"
         )
-        return [dict(row) for row in self._db.execute(query, (limit,))]
+        return [dict(row) for row in self._db.execute(query, (source, reason, before, limit))]
 
     def staleness(self) -> dict[str, float]:
         """`max` and `mean` over trained groups; 0 when there are none."""

@@ -88,7 +88,7 @@ def _fill(report: dict[str, Any], record: JobRecord, reader: Reader, ordinal: in
 def _sources(reader: Reader, counts: dict[str, dict[str, int]]) -> dict[str, dict[str, Any]]:
     versions = [done["version"] for done in reader.evaluations()]
     before = reader.values_at("eval/reward", versions[0]) if versions else {}
-    after = reader.values_at("eval/reward", versions[-1]) if versions else {}
+    after = reader.values_at("eval/reward", versions[-1]) if len(versions) > 1 else {}  # not the same one again
     held_out = reader.values_at("eval/groups", versions[-1]) if versions else {}
     reasons, tasks = reader.void_reasons(), reader.tasks()
     none = {"published": 0, "trained": 0, "void": 0, "duplicates": 0}
