@@ -1,7 +1,10 @@
 import random
+import re
+from pathlib import Path
 
 import pytest
 
+from services.monitor.history.advice import RULES, Line, Settings, advise, standstill
 from services.monitor.history.diagnostics import At, Curve, Curves, diagnose
 
 
@@ -65,3 +68,59 @@ def test_noise_is_no_fall_and_a_solved_source_no_plateau() -> None:
     found = sentences(reward={"noisy": line(noisy), "solved": line([0.99] * 100)})
     assert "fall" not in [rule for rule, _ in found]
     assert not [text for _, text in found if text.startswith("solved")]
+
+
+ON_POLICY = Settings(0, {})
+
+
+def advice(settings: Settings = ON_POLICY, **by_name: dict[str, Curve]) -> list[Line]:
+    curves = Curves({name.replace("__", "/"): named for name, named in by_name.items()})
+    return advise(diagnose(curves), curves, settings)
+
+
+def test_a_rule_is_one_line_however_many_sources_it_is_about() -> None:
+    names = [f"s{k}" for k in range(7)]
+    truncation = {name: line([1.0] * 25) for name in names} | {"other": line([0.0] * 25)}
+    groups = {name: line([1.0] * 25) for name in (*names, "other")} | {"": line([8.0] * 25)}
+    (found,) = advice(truncation=truncation, groups=groups)
+    assert found.sentence == "completions are cut at the length limit: 7 of 8 sources"
+    assert [one.source for one in found.findings] == names
+    assert found.cost == 7 / 8
+    assert found.changes == {}
+
+
+def test_the_dearest_line_comes_first_and_notes_last() -> None:
+    lines = advice(
+        truncation={"small": line([1.0] * 25)},
+        zero_variance={"large": line([1.0] * 25)},
+        staleness={"small": line([3.0] * 25), "": line([1.0] * 25)},
+        groups={"small": line([1.0] * 25), "large": line([3.0] * 25), "": line([4.0] * 25)},
+    )
+    assert [(one.rule, one.cost) for one in lines] == [
+        ("variance-collapse", 0.75),
+        ("truncation", 0.25),
+        ("stale", 0.25),
+    ]
+
+
+def test_a_line_brings_the_change_that_may_help() -> None:
+    settings = Settings(2, {"chart": 0.5})
+    stale = {"chart": line([3.0] * 25), "": line([1.0] * 25)}
+    lines = advice(settings, zero_variance={"chart": line([1.0] * 25), "math": line([0.1] * 25)}, staleness=stale)
+    assert [one.changes for one in lines] == [{"sources.chart.weight": 0.25}, {"max_staleness": 1}]
+    assert advice(ON_POLICY, staleness=stale)[0].changes == {}
+    assert advice(zero_variance={"chart": line([1.0] * 25)})[0].changes == {}, "no other source would gain"
+
+
+def test_every_rule_has_its_advice() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "diagnostics.md").read_text()
+    assert set(re.findall(r"^\| ([a-z]+-?[a-z]*) \|", page, re.MULTILINE)) - {"rule"} == {*RULES, "no-progress"}
+
+
+def test_a_job_that_makes_no_step_is_told_after_five_steps_length_and_two_minutes() -> None:
+    ends = [1000.0 + 60 * k for k in range(10)]  # a step a minute, the last one at 1540
+    assert standstill(ends, 0.0, 1540.0 + 299) == []
+    (found,) = standstill(ends, 0.0, 1540.0 + 301)
+    assert found.sentence == "no step for 5 min, where one takes 60.0 s"
+    assert standstill([], 1000.0, 1119.0) == []
+    assert standstill([], 1000.0, 1180.1)[0].sentence == "no step for 3 min"

@@ -181,6 +181,45 @@ def test_a_person_submits_watches_steers_looks_and_stops(theatre: Theatre, brows
     assert hosts(browser) == {f"127.0.0.1:{theatre.port}"}
 
 
+def without_variance(theatre: Theatre, job: str, steps: int) -> None:
+    """Steps in which the groups of two of three sources have equal rewards."""
+    for step in range(1, steps + 1):
+        rewards = {"sums": (1.0, 1.0), "shapes": (0.0, 0.0), "charts": (1.0, 0.0)}
+        first = len(rewards) * (step - 1)
+        groups = [runs.group(first + k, pair, source=name) for k, (name, pair) in enumerate(rewards.items())]
+        theatre.run(theatre.stage.publish(job, *groups))
+        theatre.run(theatre.stage.announce(job, runs.step_done(step, list(range(first, first + len(rewards))))))
+
+
+def test_a_finding_is_one_line_for_all_its_sources_and_its_button_changes_the_job(
+    theatre: Theatre, browser: WebDriver
+) -> None:
+    stage = theatre.stage
+    job = theatre.run(stage.submit(total_steps=100))
+    theatre.run(stage.state(job, "running"))
+    without_variance(theatre, job, 25)
+    browser.get(f"http://127.0.0.1:{theatre.port}/#/{job}/curves")
+    until(lambda: find(browser, "#step").text == "25", "the steps")
+    rule = 'details[data-rule="variance-collapse"]'
+    until(lambda: "2 of 3 sources" in find(browser, f"{rule} > summary").text, "the line of the rule")
+    assert len(browser.find_elements(By.CSS_SELECTOR, rule)) == 1
+    click(browser, f"{rule} > summary")
+    until(lambda: len(browser.find_elements(By.CSS_SELECTOR, f"{rule} li")) == 2, "its sources")
+    for width, height in ((1440, 900), (390, 844)):
+        browser.set_window_size(width, height)
+        assert browser.save_screenshot(str(stage.folder / f"page-findings-{width}.png"))
+    overflow = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert browser.execute_script(overflow) <= 0  # type: ignore[no-untyped-call]
+    browser.set_window_size(1440, 900)
+    click(browser, f"{rule} button.apply")
+    until(lambda: len(theatre.run(stage.show(job))["changes"]) == 2, "the weights in the record")  # type: ignore[arg-type]
+    theatre.run(stage.jobs.move(job, "done"))
+    until(lambda: find(browser, "#state").text == "done", "the end")
+    until(lambda: "of this run" in find(browser, "#findings > details.notes > summary").text, "the summary of the run")
+    assert not browser.find_elements(By.CSS_SELECTOR, "#eta, #total-steps, button.apply")
+    assert severe(browser) == []
+
+
 def test_runs_are_compared_and_curves_are_seen_by_task_and_time(theatre: Theatre, browser: WebDriver) -> None:
     stage = theatre.stage
     jobs = []

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from services.monitor.history.advice import Settings
 from shared.errors import BadJob
 from shared.jobs.record import Change, JobRecord
 from shared.jobs.spec import JobSpec
@@ -107,3 +108,15 @@ def weight_mistakes(record: JobRecord, sources: Iterable[str]) -> list[str]:
     if any(weight(name) for name in sources):
         return []
     return ["sources: every weight would be 0; expected at least one source to be trained on"]
+
+
+def settings_now(record: JobRecord) -> Settings:
+    """The settings that the advice reads, as asked for last."""
+    spec = changed_spec(record)
+    names = {
+        *spec.sources,
+        *(key.split(".")[1] for key in (c.key for c in record.changes) if key.startswith("sources.")),
+    }
+    default = {name: source.weight for name, source in spec.sources.items()}
+    weights = {name: float(newest(record, f"sources.{name}.weight", default.get(name, 1.0))) for name in names}
+    return Settings(spec.algorithm.max_staleness, weights)

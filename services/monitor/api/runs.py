@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -12,6 +13,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
+from services.monitor.api.changes import settings_now
 from services.monitor.api.jobs import find_job
 from services.monitor.api.shapes import (
     Catalogue,
@@ -24,14 +26,14 @@ from services.monitor.api.shapes import (
 )
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
-from services.monitor.history.browse import Wanted, find_diagnostics, find_samples, find_series
+from services.monitor.history.advice import PACE_STEPS, Line, standstill
+from services.monitor.history.browse import Wanted, find_advice, find_samples, find_series
 from services.monitor.history.catalog import CATALOG, is_known
-from services.monitor.history.diagnostics import Finding
 from services.monitor.history.queries import reading
 from services.monitor.live import Listener, Notice
 from shared.blobs.port import Blobs
 from shared.errors import BadJob, BlobMissing
-from shared.jobs.record import ENDED
+from shared.jobs.record import ENDED, JobRecord
 from shared.messages import BlobRef
 
 ALIVE_S = 15.0
@@ -52,7 +54,7 @@ class RunRoutes:
 
     def __init__(self, desk: Desk, control: Control, blobs: Blobs) -> None:
         self._desk, self._control, self._blobs = desk, control, blobs
-        self._findings: dict[str, tuple[int, list[Finding]]] = {}  # job -> the step they were made at, and they
+        self._advice: dict[str, tuple[tuple[int, int], list[Line]]] = {}  # job -> the step they were made at, and they
         self.router = APIRouter(tags=["runs"])
         add = self.router.add_api_route
         add("/v1/series", self.catalogue, methods=["GET"])
@@ -144,23 +146,32 @@ class RunRoutes:
         return await asyncio.to_thread(answer)
 
     async def diagnostics(self, job_id: str) -> Findings:
-        """What the curves say, in sentences; docs/diagnostics.md has the formulas."""
+        """What the curves say, one line a rule; docs/diagnostics.md has the formulas."""
         record = await find_job(self._desk, self._control, job_id)
-        found = await asyncio.to_thread(self._find_diagnostics, record.id)
-        return Findings(job_id=job_id, findings=[FindingShown(**asdict(finding)) for finding in found])
+        lines = await asyncio.to_thread(self._find_advice, record)
+        lines = await asyncio.to_thread(self._standstill, record) + lines
+        return Findings(job_id=job_id, findings=[FindingShown(**asdict(line)) for line in lines])
 
-    def _find_diagnostics(self, job_id: str) -> list[Finding]:
-        """Read anew only after a further step."""
-        folder = self._desk.runs / job_id
+    def _find_advice(self, record: JobRecord) -> list[Line]:
+        """Read anew only after a further step or change."""
+        folder = self._desk.runs / record.id
         with reading(folder) as reader:
             step = reader.last_step() if reader else 0
-        made_at, findings = self._findings.get(job_id, (-1, []))
-        if made_at != step:
-            findings = find_diagnostics(folder)
-            if len(self._findings) >= RUNS_REMEMBERED:
-                self._findings.clear()
-            self._findings[job_id] = step, findings
-        return findings
+        made_at, lines = self._advice.get(record.id, ((-1, -1), []))
+        if made_at != (step, len(record.changes)):
+            made_at, lines = (step, len(record.changes)), find_advice(folder, settings_now(record))
+            if len(self._advice) >= RUNS_REMEMBERED:
+                self._advice.clear()
+            self._advice[record.id] = made_at, lines
+        return lines
+
+    def _standstill(self, record: JobRecord) -> list[Line]:
+        if record.state != "running" or record.started_at is None:
+            return []
+        with reading(self._desk.runs / record.id) as reader:
+            last = reader.last_step() if reader else 0
+            ends = [step["finished_at"] for step in reader.steps(max(last - PACE_STEPS, 0))] if reader else []
+        return standstill(ends, record.started_at, time.time())
 
     async def image(self, job_id: str, digest: str) -> Response:
         """An image of a sample, by its digest."""

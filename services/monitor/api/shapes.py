@@ -125,19 +125,32 @@ class VoidList(BaseModel):
     voids: list[dict[str, Any]]
 
 
-class FindingShown(BaseModel):
-    """One sentence of the diagnostics; an empty source means all of them."""
+class SourceFinding(BaseModel):
+    """One source's part in a finding; an empty source means all of them."""
 
     rule: str
     source: str
     step: int
     level: Literal["note", "warning"]
     sentence: str = Field(examples=["chart: 92% of groups have zero variance since step 40; they carry no gradient"])
-    series: str = Field(description="the curve that shows it")
+    series: str
+
+
+class FindingShown(BaseModel):
+    """One line of the diagnostics: a rule and the sources that it is about."""
+
+    rule: str
+    level: Literal["note", "warning"]
+    sentence: str = Field(examples=["completions are cut at the length limit: 7 of 8 sources"])
+    helps: str = Field(description="what to change or to look at")
+    series: str = Field(description="the curve that shows it; empty: none does")
+    cost: float = Field(description="share of the run's recent groups that it concerns, 0 to 1")
+    changes: dict[str, float] = Field(description="a PATCH that may help; empty: no key of it can be changed")
+    findings: list[SourceFinding]
 
 
 class Findings(BaseModel):
-    """What the curves say, warnings first."""
+    """What the curves say, warnings first, the dearest of them first."""
 
     job_id: str
     findings: list[FindingShown]

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow.parquet as pq
 
-from services.monitor.history.diagnostics import NEEDED, At, Curves, Finding, diagnose
+from services.monitor.history.advice import Line, Settings, advise
+from services.monitor.history.diagnostics import NEEDED, At, Curves, diagnose
 from services.monitor.history.queries import Reader, reading
 from services.monitor.history.samples import FOLDER, SCHEMA, evaluation_file, sample_row, step_file
 from shared.messages import Scored, decode
@@ -55,8 +56,8 @@ def find_series(
         ]
 
 
-def find_diagnostics(folder: Path) -> list[Finding]:
-    """What the curves of a run say."""
+def find_advice(folder: Path, settings: Settings) -> list[Line]:
+    """What the curves of a run say, one line a rule."""
     with reading(folder) as reader:
         if reader is None:
             return []
@@ -66,7 +67,8 @@ def find_diagnostics(folder: Path) -> list[Finding]:
                 if not task:  # of a source, or of all
                     points = reader.thinned(number, (None, None), POINTS_IN_A_RULE)
                     by_name.setdefault(name, {})[source] = [At(step, value) for step, _, value in points]
-        return diagnose(Curves(by_name))
+        curves = Curves(by_name)
+        return advise(diagnose(curves), curves, settings)
 
 
 class Wanted(NamedTuple):

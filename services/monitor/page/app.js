@@ -8,6 +8,7 @@ import { Samples } from "./samples.js";
 import { drawFindings, drawServices, drawSources, drawVoids } from "./tables.js";
 
 const VIEWS = ["curves", "samples", "sources", "void", "services"];
+const LIVE = ["queued", "running", "paused", "stopping"];
 const POLL_MS = 3000, SETTLE_MS = 700;
 const byId = (id) => document.getElementById(id);
 
@@ -87,7 +88,10 @@ async function loadHead() {
   state.details = details;
   const focused = byId("header").contains(document.activeElement) && document.activeElement.tagName === "INPUT";
   if (!focused) drawHead(byId("header"), details, { act: (verb) => act(() => api.moveJob(job, verb)), change: (changes) => act(() => api.changeJob(job, changes)) });
-  drawFindings(parts.findings, findings, (finding) => go(job, "samples", finding.source ? { source: finding.source, kind: "train", step: finding.step } : {}));
+  drawFindings(parts.findings, findings, {
+    open: (finding) => go(job, "samples", finding.source ? { source: finding.source, kind: "train", step: finding.step } : {}),
+    change: LIVE.includes(details.state) ? (changes) => act(() => api.changeJob(job, changes)) : null,
+  });
 }
 
 async function act(work) {
@@ -131,7 +135,7 @@ function followJob(job) {
 async function arrive() {
   readAddress();
   await guarded(async () => { await loadJobs(); await loadHead(); await loadView(); });
-  const live = state.details && ["queued", "running", "paused", "stopping"].includes(state.details.state);
+  const live = state.details && LIVE.includes(state.details.state);
   if (live) followJob(address.job);
 }
 
@@ -141,7 +145,7 @@ async function poll() {
     await loadHead();
     const moved = address.view === "curves" && state.details?.step !== state.drawnStep; // a notice may have been lost
     if (moved || ["services", "void", "sources"].includes(address.view)) await loadView();
-    const live = state.details && ["queued", "running", "paused", "stopping"].includes(state.details.state);
+    const live = state.details && LIVE.includes(state.details.state);
     if (live && address.job) followJob(address.job);
   });
   setTimeout(poll, POLL_MS);

@@ -2,14 +2,18 @@
 
 import { duration, h, number, show } from "./dom.js";
 
-/** What the curves say; a click opens the curve's source. */
-export function drawFindings(root, findings, open) {
-  const list = (found) => h("ul", { class: "findings" }, found.map((finding) =>
-    h("li", { class: finding.level, "data-rule": finding.rule }, h("button", { onclick: () => open(finding) }, finding.sentence))));
-  const [warnings, notes] = ["warning", "note"].map((level) => findings.filter((finding) => finding.level === level));
-  const wasOpen = root.querySelector("details")?.open || false;
-  show(root, warnings.length ? list(warnings) : null,
-    notes.length ? h("details", { class: "notes", open: wasOpen }, h("summary", { class: "faint" }, notes.length === 1 ? "1 note" : `${notes.length} notes`), list(notes)) : null);
+/** What the curves say, a line a rule; `open(finding)` shows its samples, `change(changes)` patches the job (absent: it is over). */
+export function drawFindings(root, lines, { open, change }) {
+  const opened = new Set([...root.querySelectorAll("details[open]")].map((one) => one.dataset.rule));
+  const one = (line) => h("details", { class: `finding ${line.level}`, "data-rule": line.rule, open: opened.has(line.rule) },
+    h("summary", {}, line.sentence),
+    h("p", {}, `What helps: ${line.helps}.`, " ", change && Object.keys(line.changes).length ? h("button", { class: "apply", onclick: () => change(line.changes) },
+      `set ${Object.entries(line.changes).map(([key, value]) => `${key} = ${number(value)}`).join(", ")}`) : null),
+    h("ul", {}, line.findings.map((finding) => h("li", {}, h("button", { class: "link", onclick: () => open(finding) }, finding.sentence)))));
+  const shown = change ? lines.filter((line) => line.level === "warning") : [];
+  const folded = lines.filter((line) => !shown.includes(line));
+  const title = change ? (folded.length === 1 ? "1 note" : `${folded.length} notes`) : (folded.length === 1 ? "1 finding of this run" : `${folded.length} findings of this run`);
+  show(root, shown.map(one), folded.length ? h("details", { class: "notes", "data-rule": "notes", open: opened.has("notes") }, h("summary", { class: "faint" }, title), folded.map(one)) : null);
 }
 
 const cell = (value) => h("td", { class: "n" }, number(value));
