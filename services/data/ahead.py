@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 
-from services.data.order import Draft
+from services.data.mixing.order import Draft
 
 
 class Ahead:

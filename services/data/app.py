@@ -5,6 +5,7 @@ from services.data.handlers import Deps, on_job
 from services.data.metrics import instruments
 from shared.jobs.following import follow_active
 from shared.jobs.lease import while_leading
+from shared.samples.places import Roots
 from shared.service import Ports, Service, Status, run
 
 
@@ -18,7 +19,7 @@ def build(ports: Ports, config: DataConfig | None = None) -> Service:
         instruments=instruments(),
         status=status,
         config=config or DataConfig(),
-        roots=ports.settings.data_roots,
+        roots=Roots.of(ports.settings.data_roots),
     )
 
     async def lead() -> None:

@@ -7,13 +7,12 @@ for others to see. No event yet means that the gate is closed.
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from services.data.config import DataConfig
-from services.data.order import HeldOut
+from services.data.mixing.order import HeldOut
 from services.data.publish import publish_lot
-from services.data.rows import Rows
-from services.data.sources import Segment, index_sources
+from services.data.reading.rows import Rows
+from services.data.reading.sources import Segment, index_sources
 from services.data.training import LOOK_S, Training
 from shared.blobs.port import Blobs
 from shared.bus.port import Bus
@@ -23,7 +22,8 @@ from shared.jobs.spec import JobSpec
 from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, WeightsPublished
 from shared.runtime.logging import get_logger
 from shared.runtime.metrics import Instruments
-from shared.samples.schema import open_files
+from shared.samples.files import open_files
+from shared.samples.places import ANYWHERE, Roots
 from shared.service import Status
 
 _EVENTS = ("weights", "eval-due", "eval-done")
@@ -39,7 +39,7 @@ class Deps:
     instruments: Instruments
     status: Status
     config: DataConfig = field(default_factory=DataConfig)
-    roots: tuple[Path, ...] = ()
+    roots: Roots = ANYWHERE
 
 
 @dataclass
@@ -75,8 +75,10 @@ async def on_job(job: ActiveJob, deps: Deps) -> None:
     newest = await deps.bus.last_event(job.id, "weights")
     if newest is not None:  # before the first ordinal is looked at: its cursor says which ones may still be open
         heard.on_event(newest[0])
-    training = Training(job, train, deps.config, deps.bus, deps.jobs, Rows(deps.blobs, deps.config.rows_kept))
-    evaluated = HeldOut(job.id, job.spec, held_out, Rows(deps.blobs, deps.config.rows_kept))
+    training = Training(
+        job, train, deps.config, deps.bus, deps.jobs, Rows(deps.blobs, deps.config.rows_kept, deps.roots)
+    )
+    evaluated = HeldOut(job.id, job.spec, held_out, Rows(deps.blobs, deps.config.rows_kept, deps.roots))
     await _until_first_error(
         _listen(job, heard, deps),
         training.run(lambda: heard.weights, deps.instruments, deps.status),
@@ -85,7 +87,7 @@ async def on_job(job: ActiveJob, deps: Deps) -> None:
     )
 
 
-def _open(spec: JobSpec, roots: tuple[Path, ...]) -> tuple[dict[str, list[Segment]], dict[str, list[Segment]]]:
+def _open(spec: JobSpec, roots: Roots) -> tuple[dict[str, list[Segment]], dict[str, list[Segment]]]:
     """The segments of the training and the held-out files, by source."""
     train = open_files(spec.data.train, roots=roots)
     held_out = open_files(spec.data.held_out, roots=roots)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from services.data.order import Draft
+from services.data.mixing.order import Draft
 from shared.bus.port import Bus
 from shared.messages import Prompt, Voided, WeightsPublished, message_id
 from shared.runtime.telemetry import group_span

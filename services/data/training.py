@@ -8,10 +8,10 @@ import msgspec
 
 from services.data.ahead import Ahead
 from services.data.config import DataConfig
-from services.data.order import TrainingOrder, weight_source
+from services.data.mixing.order import TrainingOrder, weight_source
 from services.data.publish import admitted, publish_lot
-from services.data.rows import Rows
-from services.data.sources import Segment
+from services.data.reading.rows import Rows
+from services.data.reading.sources import Segment
 from shared.bus.port import Bus
 from shared.jobs.following import ActiveJob
 from shared.jobs.record import JobRecord, JobStore

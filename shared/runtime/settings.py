@@ -1,6 +1,7 @@
 """Addresses and secrets from the environment, and nothing else; no other module reads a variable."""
 
 import os
+import re
 import socket
 import uuid
 from collections.abc import Mapping
@@ -8,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shared.errors import UserError
+
+_ROOTS = re.compile(f"{re.escape(os.pathsep)}(?!//)")
+"""Between two roots; the colon of a URI is none."""
 
 
 def _replica() -> str:
@@ -42,8 +46,8 @@ class Settings:
     otlp_endpoint: str | None = None
     trace_rate: float = 1.0
     """Share of groups that are traced when there is an endpoint."""
-    data_roots: tuple[Path, ...] = ()
-    """Folders that data and model paths of a job must lie under; none: any path."""
+    data_roots: tuple[str, ...] = ()
+    """Folders and URIs that data and model paths of a job must lie under; none: any."""
     det_iou_threshold: str | None = None
     """V-Triune's DET_IOU_THRESHOLD, for the reward service's HTTP server."""
     job_id: str | None = None
@@ -83,7 +87,7 @@ def read_settings() -> Settings:
         health_port=_port("TRIUNE_HEALTH_PORT", Settings.health_port),
         otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
         trace_rate=_share("OTEL_TRACES_SAMPLER_ARG", Settings.trace_rate),
-        data_roots=tuple(Path(path).resolve() for path in env.get("TRIUNE_DATA_ROOTS", "").split(os.pathsep) if path),
+        data_roots=tuple(root for root in _ROOTS.split(env.get("TRIUNE_DATA_ROOTS", "")) if root),
         det_iou_threshold=env.get("DET_IOU_THRESHOLD"),
         job_id=env.get("JOB_ID"),
         moments=Path(env["TRIUNE_MOMENTS"]) if env.get("TRIUNE_MOMENTS") else None,

@@ -1,157 +1,30 @@
-"""Files of a data set: the schema of Orsta-Data-47k, and what can be told of a file without decoding its rows.
+"""The one schema of a row: the columns of Orsta-Data-47k, which other columns can stand for them, and casting a row.
 
-The monitor checks a job's files with it at submit, the data service before it reads them, the demo writes with it.
-Source of the schema: the public description of Orsta-Data-47k (One-RL-to-See-Them-All on Hugging Face).
+Source of the schema: the public description of Orsta-Data-47k (One-RL-to-See-Them-All on Hugging Face). The monitor
+checks a job's files with it at submit, the data service casts what it reads, demo and `triune data convert` write it.
+
+A column is cast where nothing is lost, and otherwise named: any width of text, number, list or binary, dictionaries
+(pandas' categories) and run-end encoding, decimals for ratios (DuckDB's literals), whole numbers and decimals for text
+(ids, answers), null-typed columns for what may be absent. `images` may be absent, null, one image or a list, `image` is
+another name for it, and an image is a struct of bytes and path, bytes alone, or a path or URI alone.
 """
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from shared.errors import BadData
+from shared.errors import BadSample
 
 RATIO_NAMES = ("iou_max_label_first", "iou_max_iou_first", "iou_completeness", "map", "map50", "map75")
 """Fields of `det_reward_ratio`."""
-REQUIRED = ("data_source", "images", "prompt", "reward_model", "reward_model.ground_truth", "reward_model.verifier")
+REQUIRED = ("data_source", "prompt", "reward_model", "reward_model.ground_truth", "reward_model.verifier")
 """Columns without which no row can be used; the others have defaults."""
-READ_ERRORS = (OSError, pa.ArrowException)
-"""What pyarrow raises for a file that is torn, foreign or unreadable."""
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """A readable parquet file with the schema; `groups` are the rows of each row group."""
-
-    path: Path
-    groups: tuple[int, ...]
-
-    @property
-    def rows(self) -> int:
-        return sum(self.groups)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong with a file, or with one of its rows (counted from 0)."""
-
-    file: str
-    row: int | None
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}" if self.row is None else f"{self.file}: row {self.row}: {self.reason}"
-
-
-def open_files(patterns: Sequence[str], *, roots: Sequence[Path] = ()) -> list[DataFile]:
-    """The files that `patterns` name, in a fixed order; raises BadData, one line for every bad file or pattern."""
-    files, problems = inspect_files(patterns, roots=roots)
-    if problems:
-        raise BadData("\n".join(map(str, problems)))
-    return files
-
-
-def inspect_files(patterns: Sequence[str], *, roots: Sequence[Path] = ()) -> tuple[list[DataFile], list[Problem]]:
-    """The good files that `patterns` name, and one problem for each file or pattern that cannot be used."""
-    paths, problems = expand(patterns, roots=roots)
-    files = []
-    for path in paths:
-        try:
-            files.append(_read_footer(path))
-        except BadData as error:
-            problems.append(Problem(str(path), None, str(error)))
-    return files, problems
-
-
-def expand(patterns: Iterable[str], *, roots: Sequence[Path] = ()) -> tuple[list[Path], list[Problem]]:
-    """Files, folders (all `*.parquet` below) and glob patterns as paths, each once; and what was wrong with them.
-
-    With `roots`, a path that leads outside all of them is a problem, links followed.
-    """
-    paths: dict[Path, Path] = {}
-    problems = []
-    for pattern in patterns:
-        found = _matches(pattern)
-        if not found:
-            problems.append(Problem(pattern, None, "no such file, or no parquet file matches it"))
-        for path in found:
-            if roots and not any(path.resolve().is_relative_to(root) for root in roots):
-                reason = f"lies outside the data roots {', '.join(map(str, roots))}"
-                problems.append(Problem(str(path), None, reason))
-            else:
-                paths.setdefault(path.resolve(), path)
-    return list(paths.values()), problems
-
-
-def _matches(pattern: str) -> list[Path]:
-    """The files that a pattern of a job names; none for text that is no path or pattern at all."""
-    if not pattern:
-        return []
-    path = Path(pattern)
-    try:
-        if path.is_dir():
-            return sorted(path.rglob("*.parquet"))
-        if path.is_file():
-            return [path]
-        anchor = path.anchor or "."
-        return sorted(found for found in Path(anchor).glob(str(path.relative_to(path.anchor))) if found.is_file())
-    except (OSError, ValueError):  # a name too long for the system, a null byte, `**` inside a name
-        return []
-
-
-def open_file(path: Path) -> DataFile:
-    """The file's footer, checked; raises BadData: unreadable, no rows, a column missing or of another type."""
-    try:
-        return _read_footer(path)
-    except BadData as error:
-        raise BadData(f"{path}: {error}") from error
-
-
-def _read_footer(path: Path) -> DataFile:
-    try:
-        with pq.ParquetFile(path) as file:
-            schema, metadata = file.schema_arrow, file.metadata
-            groups = tuple(metadata.row_group(index).num_rows for index in range(metadata.num_row_groups))
-    except READ_ERRORS as error:
-        raise BadData(f"cannot be read as parquet: {first_line(error)}") from error
-    faults = list(_schema_faults(schema))
-    if faults:
-        raise BadData("; ".join(faults))
-    if not sum(groups):
-        raise BadData("has no rows")
-    return DataFile(path, groups)
-
-
-def first_line(error: BaseException) -> str:
-    """An error's text as part of a sentence."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].rstrip(".")
-
-
-def group_sources(file: DataFile, group: int) -> list[str]:
-    """`source_name` of every row of one row group; only that column is read. Raises BadData."""
-    try:
-        with pq.ParquetFile(file.path) as parquet:
-            values = parquet.read_row_group(group, columns=["data_source"], use_threads=False)[0].to_pylist()
-    except READ_ERRORS as error:
-        raise BadData(f"{file.path}: row group {group} cannot be read: {first_line(error)}") from error
-    names = {value: source_name(value) for value in set(values)}
-    return [names[value] for value in values]
-
-
-def count_rows(files: Iterable[DataFile]) -> dict[str, int]:
-    """Rows by source name, over all files; raises BadData."""
-    counts: Counter[str] = Counter()
-    for file in files:
-        for group in range(len(file.groups)):
-            counts.update(group_sources(file, group))
-    return dict(sorted(counts.items()))
+IMAGE_COLUMNS = ("images", "image")
+"""Where a row's images stand; the first of them that a file has."""
 
 
 def source_name(data_source: str | None) -> str:
@@ -162,18 +35,30 @@ def source_name(data_source: str | None) -> str:
     return re.sub(r"[^a-z0-9_-]", "_", (data_source or "").strip().lower()) or "unknown"
 
 
-def _schema_faults(schema: pa.Schema) -> Iterator[str]:
+def columns_of(schema: pa.Schema) -> list[str]:
+    """The columns of a file that are read."""
+    names = [name for name in SCHEMA.names if name in schema.names and name != "images"]
+    return names + [name for name in IMAGE_COLUMNS if name in schema.names][:1]
+
+
+def schema_faults(schema: pa.Schema) -> Iterator[str]:
+    """Why no row of a file with this schema can be cast, one sentence each."""
     for field in SCHEMA:
-        if field.name in schema.names:
+        if field.name == "images":
+            for name in columns_of(schema):
+                if name in IMAGE_COLUMNS:
+                    yield from _image_faults(schema.field(name).type, name)
+        elif field.name in schema.names:
             yield from _faults(schema.field(field.name).type, field.type, field.name)
         elif field.name in REQUIRED:
             yield f"column {field.name} is missing"
 
 
 def _faults(actual: pa.DataType, expected: pa.DataType, path: str) -> Iterator[str]:
+    actual = _plain(actual)
     if pa.types.is_null(actual) and path not in REQUIRED:
         return
-    if _kind(actual) != _kind(expected):
+    if _kind(actual) not in _CASTS[_kind(expected)]:
         yield f"column {path} is {_short(actual)}; expected {_short(expected)}"
     elif pa.types.is_struct(expected):
         names = [field.name for field in actual]
@@ -181,25 +66,135 @@ def _faults(actual: pa.DataType, expected: pa.DataType, path: str) -> Iterator[s
             inner = f"{path}.{field.name}"
             if field.name in names:
                 yield from _faults(actual.field(field.name).type, field.type, inner)
-            elif inner in REQUIRED or path in ("images", "prompt"):
+            elif inner in REQUIRED or path == "prompt":
                 yield f"column {inner} is missing"
     elif pa.types.is_list(expected):
         yield from _faults(actual.value_type, expected.value_type, path)
 
 
+def _image_faults(actual: pa.DataType, path: str) -> Iterator[str]:
+    """An image or a list of them: a struct with bytes or path, bytes, text; null where all rows are text alone."""
+    image = _plain(actual)
+    if _kind(image) == "list":
+        image = _plain(image.value_type)
+    if _kind(image) == "struct":
+        inner = {field.name: _kind(_plain(field.type)) for field in image if field.name in ("bytes", "path")}
+        known = {"bytes": ("bytes", "null"), "path": ("text", "null")}
+        if inner and all(kind in known[name] for name, kind in inner.items()):
+            return
+    elif _kind(image) in ("bytes", "text", "null"):
+        return
+    yield f"column {path} is {_short(actual)}; expected {_short(SCHEMA.field('images').type)}"
+
+
+_CASTS = {
+    "text": ("text", "integer", "decimal"),
+    "bytes": ("bytes",),
+    "number": ("number", "integer", "decimal"),
+    "list": ("list",),
+    "struct": ("struct",),
+    "bool": ("bool",),
+}
+"""Kinds of columns that are cast to each kind of the schema."""
+
+_KINDS = {
+    "null": (pa.types.is_null,),
+    "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    "bytes": (
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_fixed_size_binary,
+    ),
+    "integer": (pa.types.is_integer,),
+    "decimal": (pa.types.is_decimal,),
+    "number": (pa.types.is_floating,),
+    "list": (
+        pa.types.is_list,
+        pa.types.is_large_list,
+        pa.types.is_fixed_size_list,
+        pa.types.is_list_view,
+        pa.types.is_large_list_view,
+    ),
+    "struct": (pa.types.is_struct,),
+    "bool": (pa.types.is_boolean,),
+}
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type of the values, whatever they are encoded or annotated as."""
+    while True:
+        if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+            kind = kind.value_type
+        elif isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        else:
+            return kind
+
+
 def _kind(kind: pa.DataType) -> str:
-    """Types that read alike are one kind: small and large lists, strings and dictionaries of them, all numbers."""
-    if pa.types.is_dictionary(kind):
-        return _kind(kind.value_type)
-    tests = {
-        "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
-        "bytes": (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view),
-        "number": (pa.types.is_floating, pa.types.is_integer),
-        "list": (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
-        "struct": (pa.types.is_struct,),
-        "bool": (pa.types.is_boolean,),
+    # a decimal is a fixed-size binary to arrow's own test, so it comes first
+    if pa.types.is_decimal(kind):
+        return "decimal"
+    return next((name for name, checks in _KINDS.items() if any(check(kind) for check in checks)), str(kind))
+
+
+def cast_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as read, with each field as `SCHEMA` has it; what the schema does not know inside a struct stays.
+
+    Raises BadSample that names the first field whose value cannot be cast without a loss.
+    """
+    images = next((row[name] for name in IMAGE_COLUMNS if row.get(name) is not None), None)
+    fields = (field for field in SCHEMA if field.name != "images")
+    return {field.name: _cast(row.get(field.name), field.type, field.name) for field in fields} | {
+        "images": _cast_images(images)
     }
-    return next((name for name, checks in tests.items() if any(check(kind) for check in checks)), str(kind))
+
+
+def _cast(value: Any, kind: pa.DataType, path: str) -> Any:
+    if value is None:
+        return None
+    if pa.types.is_struct(kind) and isinstance(value, Mapping):
+        return {**value} | {
+            field.name: _cast(value.get(field.name), field.type, f"{path}.{field.name}") for field in kind
+        }
+    if pa.types.is_list(kind) and isinstance(value, list | tuple):
+        return [_cast(item, kind.value_type, path) for item in value]
+    if pa.types.is_string(kind) and isinstance(value, str | int | Decimal) and not isinstance(value, bool):
+        return str(value)
+    if pa.types.is_floating(kind) and isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return float(value)
+    if pa.types.is_boolean(kind) and isinstance(value, bool):
+        return value
+    raise BadSample(f"{path} is {_shown(value)}; expected {_short(kind)}")
+
+
+def _cast_images(value: Any) -> list[dict[str, Any]]:
+    """Images as structs of bytes and path; a null in a list stays and has neither."""
+    if value is None:
+        return []
+    items = value if isinstance(value, list | tuple) else [value]
+    return [_cast_image(item, number) for number, item in enumerate(items)]
+
+
+def _cast_image(item: Any, number: int) -> dict[str, Any]:
+    match item:
+        case None:
+            return {"bytes": None, "path": None}
+        case bytes():
+            return {"bytes": item, "path": None}
+        case str():
+            return {"bytes": None, "path": item}
+        case Mapping():
+            data, path = item.get("bytes"), item.get("path")
+            if isinstance(data, bytes | None) and isinstance(path, str | None):
+                return {"bytes": data, "path": path}
+    raise BadSample(f"image {number} is {_shown(item)}; expected bytes, a path, or a struct of both")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _short(kind: pa.DataType) -> str:

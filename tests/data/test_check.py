@@ -7,8 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.data.check import check_file, check_paths
-from services.data.sources import Segment, index_sources, read_group
-from shared.samples.schema import open_file, open_files
+from services.data.reading.sources import Segment, index_sources
+from shared.samples.files import open_file, open_files, read_group
+from shared.samples.places import Place
 from tests.data.rows import boxes_row, broken_row, math_row, png, write
 
 
@@ -55,7 +56,7 @@ def test_a_row_group_that_is_torn_is_one_problem_and_the_others_are_read(tmp_pat
     data[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
     path.write_bytes(data)
     advanced: list[int] = []
-    (problem,) = check_file(open_file(path), advance=advanced.append)
+    (problem,) = check_file(open_file(Place(str(path))), advance=advanced.append)
     assert problem.row is None and "row group 1 cannot be read" in problem.reason and "(3 rows lost)" in problem.reason
     assert sum(advanced) == 6
 

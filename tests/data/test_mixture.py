@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.data.mixture import SHUFFLE_ROWS, Mixture, Pick, SourceOrder, Weights, shuffled
+from services.data.mixing.mixture import SHUFFLE_ROWS, Mixture, Pick, SourceOrder, Weights, shuffled
 from shared.errors import BadData
 
 segments = st.dictionaries(

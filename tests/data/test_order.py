@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from services.data.order import HeldOut, TrainingOrder, source_weights
-from services.data.prompts import FREE_REASONING, TAGGED_REASONING
-from services.data.rows import Rows
-from services.data.sources import index_sources
+from services.data.mixing.order import HeldOut, TrainingOrder, source_weights
+from services.data.mixing.prompts import FREE_REASONING, TAGGED_REASONING
+from services.data.reading.rows import Rows
+from services.data.reading.sources import index_sources
 from shared.blobs.store import BlobStore
 from shared.errors import BadData
 from shared.jobs.record import Change
 from shared.jobs.spec import JobSpec, parse_job
 from shared.messages import Prompt, Voided, encode
-from shared.samples.schema import open_files
+from shared.samples.files import open_files
 from tests.data.rows import boxes_row, broken_row, math_row, write
 
 

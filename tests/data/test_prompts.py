@@ -1,6 +1,6 @@
 """The sentences appended to mathverify rows."""
 
-from services.data.prompts import (
+from services.data.mixing.prompts import (
     FREE_ANSWER,
     FREE_REASONING,
     TAGGED_ANSWER,

@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from services.data.rows import Ready, Rows, Unusable
-from services.data.sources import index_sources
+from services.data.reading.rows import Ready, Rows, Unusable
+from services.data.reading.sources import index_sources
 from shared.blobs.store import BlobStore
 from shared.errors import Unavailable
-from shared.samples.schema import open_files
+from shared.samples.files import open_files
 from tests.data.rows import broken_row, math_row, write
 
 

@@ -79,7 +79,7 @@ def test_the_addresses_name_the_services_beside_them(settings_of: Callable[[str]
         assert settings.nats_url.endswith("@nats:4222")
         assert settings.redis_url.endswith("@redis:6379/0")
         assert (settings.health_host, settings.health_port) == ("0.0.0.0", 8080)
-        assert settings.data_roots == (Path("/data"),)
+        assert settings.data_roots == ("/data",)
         assert settings.otlp_endpoint is None
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shared.errors import TriuneError
-from shared.samples.schema import Problem
+from shared.samples.files import Problem
 from triune.cli.errors import BAD_INPUT, console, exit_codes
 
 app = typer.Typer(no_args_is_help=True, help="Draw a data set, check data files.")
@@ -56,7 +56,7 @@ def check(
     """Look at every row and image of data files; one line for each bad file or row, exit code 2 if there is any."""
     with exit_codes():
         from services.data.check import check_file
-        from shared.samples.schema import inspect_files
+        from shared.samples.files import inspect_files
 
         files, problems = inspect_files(paths)
         rows, bad = sum(file.rows for file in files), len(problems)

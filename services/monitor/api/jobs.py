@@ -31,6 +31,7 @@ from shared.jobs.record import ENDED, Change, IllegalMove, JobRecord, State, aba
 from shared.jobs.spec import JobSpec, derived
 from shared.messages import StepDone
 from shared.runtime.settings import Settings
+from shared.samples.places import Roots
 
 _JOB_BODY: dict[str, Any] = {
     "requestBody": {
@@ -70,7 +71,7 @@ class JobRoutes:
     """The routes under /v1/jobs that concern a job as a whole."""
 
     def __init__(self, desk: Desk, control: Control, settings: Settings) -> None:
-        self._desk, self._control, self._roots = desk, control, settings.data_roots
+        self._desk, self._control, self._roots = desk, control, Roots.of(settings.data_roots)
         self.router = APIRouter(tags=["jobs"])
         add = self.router.add_api_route
         add("/v1/jobs", self.submit, methods=["POST"], status_code=201, openapi_extra=_JOB_BODY)

@@ -15,7 +15,8 @@ from shared.errors import BadData, BadJob
 from shared.jobs.record import JobRecord, JobStore
 from shared.jobs.spec import JobSpec, parse_job, parse_toml, write_toml
 from shared.models.catalog import family_in
-from shared.samples.schema import DataFile, count_rows, inspect_files
+from shared.samples.files import DataFile, count_rows, inspect_files
+from shared.samples.places import Roots
 
 JOB_NAME = "job.toml"
 
@@ -37,7 +38,7 @@ def parse_document(body: bytes, content_type: str) -> dict[str, Any]:
     return document
 
 
-def read_submission(body: bytes, content_type: str, roots: Collection[Path]) -> JobSpec:
+def read_submission(body: bytes, content_type: str, roots: Roots) -> JobSpec:
     """The job in a request's body, its files looked at; raises BadJob with every mistake."""
     spec = parse_job(parse_document(body, content_type))
     mistakes = [*_model_mistakes(spec.model, roots), *_data_mistakes(spec, roots), *missing_sinks(spec.monitor.sinks)]
@@ -46,14 +47,14 @@ def read_submission(body: bytes, content_type: str, roots: Collection[Path]) -> 
     return spec
 
 
-def _model_mistakes(model: str, roots: Collection[Path]) -> Iterator[str]:
+def _model_mistakes(model: str, roots: Roots) -> Iterator[str]:
     path = Path(model).expanduser()
     if not (model.startswith(("/", ".", "~")) or path.exists()):
         return  # a hub id
     if not (path / "config.json").is_file():
         yield f"model {model!r}: there is no folder of that name with a config.json"
-    elif roots and not any(path.resolve().is_relative_to(root) for root in roots):
-        yield f"model {model!r} does not lie under the data roots {', '.join(map(str, roots))}"
+    elif not roots.allow_path(path):
+        yield f"model {model!r} does not lie under the data roots {roots}"
     else:
         yield from _family_mistakes(path)
 
@@ -65,9 +66,9 @@ def _family_mistakes(folder: Path) -> Iterator[str]:
         yield from error.mistakes
 
 
-def _data_mistakes(spec: JobSpec, roots: Collection[Path]) -> Iterator[str]:
+def _data_mistakes(spec: JobSpec, roots: Roots) -> Iterator[str]:
     for key, patterns in (("data.train", spec.data.train), ("data.held_out", spec.data.held_out)):
-        files, problems = inspect_files(patterns, roots=tuple(roots))
+        files, problems = inspect_files(patterns, roots=roots)
         yield from (f"{key}: {problem}" for problem in problems)
         if key == "data.train" and not problems and spec.sources:
             yield from _source_mistakes(spec, files)

@@ -7,10 +7,10 @@ from itertools import accumulate
 
 import msgspec
 
-from services.data.mixture import Mixture, Weights
-from services.data.prompts import add_instructions
-from services.data.rows import Ready, Rows, Unusable
-from services.data.sources import Segment
+from services.data.mixing.mixture import Mixture, Weights
+from services.data.mixing.prompts import add_instructions
+from services.data.reading.rows import Ready, Rows, Unusable
+from services.data.reading.sources import Segment
 from shared.errors import BadData
 from shared.jobs.record import Change
 from shared.jobs.spec import JobSpec

@@ -7,7 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.errors import BadData
-from shared.samples.schema import SCHEMA, count_rows, expand, inspect_files, open_file, open_files, source_name
+from shared.samples.files import count_rows, inspect_files, open_file, open_files
+from shared.samples.places import Place
+from shared.samples.schema import SCHEMA, source_name
 
 
 def rows(*sources: str | None) -> list[dict[str, object]]:
@@ -30,23 +32,6 @@ def write(path: Path, *sources: str | None, schema: pa.Schema = SCHEMA) -> Path:
     return path
 
 
-def test_files_folders_and_patterns_are_found_once_in_a_fixed_order(tmp_path: Path) -> None:
-    b, a = write(tmp_path / "d/b.parquet", "s"), write(tmp_path / "d/sub/a.parquet", "s")
-    assert expand([str(tmp_path / "d"), str(b)]) == ([b, a], [])
-    assert expand([str(a), str(tmp_path / "d" / "*.parquet")]) == ([a, b], [])
-
-
-def test_a_pattern_without_a_match_and_a_path_outside_the_roots_are_problems(tmp_path: Path) -> None:
-    inside, outside = write(tmp_path / "in/a.parquet", "s"), write(tmp_path / "out/b.parquet", "s")
-    link = tmp_path / "in/link.parquet"
-    link.symlink_to(outside)
-    paths, problems = expand([str(tmp_path / "in"), str(tmp_path / "no*.parquet")], roots=[(tmp_path / "in").resolve()])
-    assert paths == [inside]
-    assert len(problems) == 2
-    assert expand(["", "\0", "x" * 5000, "**x", str(tmp_path / "none.parquet")])[0] == []
-    assert "outside the data roots" in problems[0].reason and "no parquet file matches" in problems[1].reason
-
-
 def test_rows_are_counted_by_source_over_files_and_row_groups(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", "x", "x", "y/Z", None, "x")
     write(tmp_path / "b.parquet", "x", "y/Z")
@@ -60,7 +45,7 @@ def test_all_bad_files_are_listed_at_once(tmp_path: Path) -> None:
     write(tmp_path / "empty.parquet")
     (tmp_path / "text.parquet").write_text("a,b\n1,2\n")
     files, problems = inspect_files([str(tmp_path)])
-    assert [file.path.name for file in files] == ["good.parquet"]
+    assert [file.place.name for file in files] == ["good.parquet"]
     assert len(problems) == 2 and all("\n" not in str(problem) for problem in problems)
     with pytest.raises(BadData, match="has no rows") as raised:
         open_files([str(tmp_path)])
@@ -76,12 +61,12 @@ def test_all_bad_files_are_listed_at_once(tmp_path: Path) -> None:
             "column prompt is string; expected list<struct<content: string, role: string>>",
         ),
         (
-            SCHEMA.set(1, pa.field("images", pa.list_(pa.struct([("path", pa.string())])))),
-            "column images.bytes is missing",
+            SCHEMA.set(1, pa.field("images", pa.list_(pa.struct([("pixels", pa.string())])))),
+            "column images is list<struct<pixels: string>>; expected list<struct<bytes: binary, path: string>>",
         ),
         (
-            SCHEMA.set(4, pa.field("reward_model", pa.struct([("ground_truth", pa.int64())]))),
-            "column reward_model.ground_truth is int64; expected string; column reward_model.verifier is missing",
+            SCHEMA.set(4, pa.field("reward_model", pa.struct([("ground_truth", pa.float64())]))),
+            "column reward_model.ground_truth is double; expected string; column reward_model.verifier is missing",
         ),
     ],
     ids=["missing", "type", "inner", "two"],
@@ -90,7 +75,7 @@ def test_a_column_that_is_missing_or_of_another_type_is_named(tmp_path: Path, sc
     path = tmp_path / "a.parquet"
     pq.write_table(schema.empty_table(), path)
     with pytest.raises(BadData) as raised:
-        open_file(path)
+        open_file(Place(str(path)))
     assert str(raised.value) == f"{path}: {reason}"
 
 
@@ -117,7 +102,7 @@ def test_types_that_read_alike_and_absent_optional_columns_are_fine(tmp_path: Pa
         schema=large,
     )
     pq.write_table(table, path)
-    assert open_file(path).rows == 1
+    assert open_file(Place(str(path))).rows == 1
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
-from services.data.schema import Sample, identify, read_row
-from services.data.sources import Segment, first_row, read_group
+from services.data.reading.images import beside
+from services.data.reading.sample import LoadImage, Sample, identify, read_row
+from services.data.reading.sources import Segment
 from shared.blobs.port import Blobs
 from shared.errors import BadData, BadSample, Unavailable
 from shared.messages import ImageRef
 from shared.runtime.logging import get_logger
-from shared.samples.schema import DataFile
+from shared.samples.files import DataFile, read_group
+from shared.samples.places import ANYWHERE, Roots
 
 PAUSES_S = (0.2, 1.0, 3.0)
 """Before each further try to read a row group from a share or disk that is away, in seconds."""
@@ -42,8 +44,11 @@ class Unusable:
 class Rows:
     """Rows by place. Every call blocks (files, blob store), so callers use a worker thread; one works at a time."""
 
-    def __init__(self, blobs: Blobs, rows_kept: int, pauses_s: Sequence[float] = PAUSES_S) -> None:
+    def __init__(
+        self, blobs: Blobs, rows_kept: int, roots: Roots = ANYWHERE, pauses_s: Sequence[float] = PAUSES_S
+    ) -> None:
         self._blobs = blobs
+        self._roots = roots
         self._rows_kept = rows_kept
         self._pauses_s = pauses_s
         self._lock = Lock()
@@ -79,19 +84,19 @@ class Rows:
     def _read(self, file: DataFile, group: int) -> list[Ready | Unusable]:
         """All rows of a row group; where the file is torn, the rest of the group is unusable."""
         rows: list[Ready | Unusable] = []
-        start = first_row(file, group)
+        start, load = file.first_row(group), beside(file.place, self._roots)
         try:
             for row in read_group(file, group):
-                rows.append(self._prepare(row, f"{file.path.name}#{start + len(rows)}"))
+                rows.append(self._prepare(row, f"{file.place.name}#{start + len(rows)}", load))
         except BadData as error:
             get_logger().error("a row group cannot be read", error=str(error))
             places = range(start + len(rows), start + file.groups[group])
-            rows += [Unusable("", f"{file.path.name}#{place}", str(error)) for place in places]
+            rows += [Unusable("", f"{file.place.name}#{place}", str(error)) for place in places]
         return rows
 
-    def _prepare(self, row: dict[str, object], place: str) -> Ready | Unusable:
+    def _prepare(self, row: dict[str, object], place: str, load: LoadImage) -> Ready | Unusable:
         try:
-            sample = read_row(row, place)
+            sample = read_row(row, place, load)
         except BadSample as error:
             _, task, sample_id = identify(row, place)
             return Unusable(task, sample_id, str(error))

@@ -2,18 +2,16 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import entry_points
 from typing import Any, NamedTuple
 
 from shared.errors import BadSample
 from shared.messages import ChatTurn
 from shared.samples.boxes import answer_block, parse_boxes
 from shared.samples.images import probe_image
-from shared.samples.schema import source_name
-from shared.samples.verifiers import VERIFIERS
+from shared.samples.schema import cast_row, source_name
+from shared.samples.verifiers import known_verifiers
 
 PLACEHOLDER = "<image>"
 ROLES = ("system", "user", "assistant")
@@ -30,7 +28,7 @@ class Identity(NamedTuple):
 
 
 class EncodedImage(NamedTuple):
-    """An image as it stands in the file, PNG or JPEG bytes; width and height in pixels as its header declares."""
+    """An image's encoded bytes; width and height in pixels of the upright image, as its header declares."""
 
     data: bytes
     width: int
@@ -52,22 +50,36 @@ class Sample:
     params: dict[str, object]
 
 
+LoadImage = Callable[[str], bytes]
+"""The bytes of the image at a path or URI; raises BadSample, or Unavailable when its place does not answer now."""
+
+
 def identify(row: Mapping[str, Any], place: str) -> Identity:
-    """The row's source, task and id; `place` (file and row) stands in for an id that it does not have.
+    """The row's source, task and id, whatever its fields hold; `place` (file and row) stands in for an id it has not.
 
     The task is its ability without Orsta's `cv_`.
     """
-    source = source_name(row.get("data_source"))
-    ability = source_name(row["ability"]).removeprefix("cv_") if row.get("ability") else source
-    return Identity(source, ability, (row.get("extra_info") or {}).get("id") or place)
+    source, ability = source_name(_text(row.get("data_source"))), _text(row.get("ability"))
+    extra = row.get("extra_info")
+    found = extra.get("id") if isinstance(extra, Mapping) else None
+    sample_id = place if found in (None, "") else str(found)
+    return Identity(source, source_name(ability).removeprefix("cv_") if ability else source, sample_id)
 
 
-def read_row(row: Mapping[str, Any], place: str) -> Sample:
-    """The sample in `row` (a dict of the Orsta schema); raises BadSample with the reason that it cannot be used."""
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def read_row(raw: Mapping[str, Any], place: str, load: LoadImage) -> Sample:
+    """The sample in `raw`, a row as its file has it; raises BadSample with the reason that it cannot be used.
+
+    Raises Unavailable when the place of an image that is named by its path does not answer.
+    """
+    row = cast_row(raw)
     if not row.get("data_source"):
         raise BadSample("data_source is empty; expected the name of the row's source")
     turns = _turns(row.get("prompt"))
-    images = row.get("images") or []
+    images = row["images"]
     _check_placeholders(turns, len(images))
     model = row.get("reward_model") or {}
     verifier = _verifier(model.get("verifier"))
@@ -76,7 +88,7 @@ def read_row(row: Mapping[str, Any], place: str) -> Sample:
     return Sample(
         identity=identify(row, place),
         turns=turns,
-        images=tuple(_image(image, number) for number, image in enumerate(images)),
+        images=tuple(_image(image, number, load) for number, image in enumerate(images)),
         verifier=verifier,
         answer=model.get("answer") or "",
         ground_truth=truth,
@@ -111,11 +123,13 @@ def _check_placeholders(turns: tuple[ChatTurn, ...], images: int) -> None:
         raise BadSample(f"the prompt has {places} {PLACEHOLDER} for {images} images; expected one for each image")
 
 
-def _image(image: Mapping[str, Any] | None, number: int) -> EncodedImage:
-    data = (image or {}).get("bytes")
-    if data is None:
-        raise BadSample(f"image {number} has no bytes; a path alone is not read")
+def _image(image: Mapping[str, Any], number: int, load: LoadImage) -> EncodedImage:
+    data, path = image["bytes"], image["path"]
     try:
+        if data is None:
+            if not path:
+                raise BadSample("the image has neither bytes nor a path")
+            data = load(path)
         return EncodedImage(data, *probe_image(data))
     except BadSample as error:
         raise BadSample(f"image {number}: {error}") from error
@@ -123,15 +137,9 @@ def _image(image: Mapping[str, Any] | None, number: int) -> EncodedImage:
 
 def _verifier(name: str | None) -> str:
     known = known_verifiers()
-    if name not in known:
+    if name is None or name not in known:
         raise BadSample(f"verifier is {name!r}; there are {', '.join(sorted(known))}")
     return name
-
-
-@cache
-def known_verifiers() -> frozenset[str]:
-    """The built-in verifiers and those that other installed packages bring."""
-    return frozenset(VERIFIERS) | {point.name for point in entry_points(group="triune.verifiers")}
 
 
 def _truth(verifier: str, truth: str | None) -> str:

@@ -1,0 +1,1 @@
+"""Which row an ordinal is, and its words."""

@@ -1,0 +1,78 @@
+"""JSON Lines: one row a line, with the names of the schema; images are paths or URIs. The groups are runs of lines."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from shared.errors import BadData
+from shared.samples.formats.layout import Layout, Row
+from shared.samples.places import Place, explained
+
+GROUP_ROWS = 256
+"""Lines that are read together."""
+READ_BYTES = 1 << 20
+MAX_LINE_BYTES = 16 << 20
+"""Bytes of one line past which a file is refused."""
+
+
+def look(place: Place) -> Layout:
+    """Reads the whole file once: a line that is no JSON object makes it unusable, and is named."""
+    counts: list[int] = []
+    marks: list[int] = []
+    try:
+        for number, (offset, line) in enumerate(_lines(place, 0)):
+            try:
+                _object(line)
+            except ValueError as error:
+                raise BadData(f"line {number + 1} is no JSON object: {error}") from error
+            if number % GROUP_ROWS == 0:
+                marks.append(offset)
+                counts.append(0)
+            counts[-1] += 1
+    except OSError as error:
+        raise explained(error, place) from error
+    return Layout(tuple(counts), tuple(marks))
+
+
+def sources(place: Place, mark: int, rows: int) -> Sequence[str | None]:
+    return [row.get("data_source") for row in _group(place, mark, rows)]
+
+
+def rows(place: Place, mark: int, rows: int) -> Iterator[Row]:
+    return _group(place, mark, rows)
+
+
+def _group(place: Place, mark: int, rows: int) -> Iterator[Row]:
+    for number, (_, line) in enumerate(_lines(place, mark)):
+        if number == rows:
+            return
+        yield _object(line)
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """Raises ValueError."""
+    try:
+        row = json.loads(line)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{type(row).__name__}; expected an object")
+    return row
+
+
+def _lines(place: Place, start: int) -> Iterator[tuple[int, bytes]]:
+    """Every line that is not blank, and the byte at which it begins, from byte `start` on."""
+    with place.open() as source:
+        source.seek(start)
+        rest, offset = b"", start
+        while True:
+            piece = source.read(READ_BYTES)
+            *lines, rest = (rest + piece).split(b"\n") if piece else [rest, b""]
+            for line in lines:
+                if line.strip():
+                    yield offset, line
+                offset += len(line) + 1
+            if not piece:
+                return
+            if len(rest) > MAX_LINE_BYTES:
+                raise BadData(f"has a line of more than {MAX_LINE_BYTES >> 20} MB; expected one row a line")

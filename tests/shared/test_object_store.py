@@ -1,0 +1,80 @@
+"""Data on an object store: a real S3 protocol, served by moto in this process."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
+
+from services.data.reading.images import beside
+from services.data.reading.rows import Ready, Rows
+from services.data.reading.sample import read_row
+from services.data.reading.sources import index_sources
+from shared.blobs.store import BlobStore
+from shared.errors import BadData, Unavailable
+from shared.samples.files import inspect_files, open_file, open_files, read_group
+from shared.samples.places import ANYWHERE, Roots, find, parse_place
+from tests.data.rows import math_row, png, write
+from tests.shared.test_formats import as_jsonl, as_tar
+
+KEYS = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadedMotoServer]:
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(server: ThreadedMotoServer, tmp_path: Path) -> str:
+    """A bucket's URI up to its path, with a parquet file, a folder of lines with images, and a tar."""
+    host, port = server.get_host_and_port()
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", **KEYS)
+    client.create_bucket(Bucket="set")
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "tar").mkdir()
+    write(tmp_path / "train/a.parquet", [math_row(i) for i in range(6)], group=3)
+    as_jsonl(tmp_path / "lines", [math_row(i) for i in range(2)])
+    as_tar(tmp_path / "tar", [math_row(i) for i in range(2)])
+    for path in sorted(tmp_path.rglob("*")):
+        if path.is_file():
+            client.upload_file(str(path), "set", str(path.relative_to(tmp_path)))
+    return f"s3://key:secret@set/%s?region=us-east-1&scheme=http&endpoint_override={host}:{port}"
+
+
+def test_parquet_lines_and_tars_are_read_from_an_object_store(bucket: str) -> None:
+    for folder, rows in (("train", 6), ("train/*.parquet", 6), ("**/*.jsonl", 2), ("lines", 2), ("tar", 2)):
+        (file,) = open_files([bucket % folder])
+        assert file.rows == rows and str(file.place).startswith("s3://set/")
+        load = beside(file.place, ANYWHERE)
+        samples = [read_row(row, "x", load) for group in range(len(file.groups)) for row in read_group(file, group)]
+        assert [sample.images[0].data for sample in samples] == [png(shade=number) for number in range(rows)]
+
+
+def test_rows_of_an_object_store_are_made_ready(bucket: str, tmp_path: Path) -> None:
+    (segment, _) = index_sources(open_files([bucket % "train"]))["numbers"]
+    rows = Rows(BlobStore((tmp_path / "blobs").as_uri()), 100)
+    assert all(isinstance(rows.at(segment, row), Ready) for row in range(3))
+
+
+def test_what_is_not_there_or_outside_the_roots_is_bad_data(bucket: str) -> None:
+    _, problems = inspect_files([bucket % "none", bucket % "train/none.parquet", bucket % "none/*"])
+    assert len(problems) == 3 and all("no such file" in problem.reason for problem in problems)
+    roots = Roots.of([bucket % "train"])
+    assert len(find(bucket % "train/*", roots=roots)) == 1
+    for folder in ("lines", "**", "train/../lines/*"):
+        with pytest.raises(BadData, match="outside the data roots s3://set/train"):
+            find(bucket % folder, roots=roots)
+
+
+def test_a_store_that_is_away_is_unavailable_and_its_key_is_not_shown(server: ThreadedMotoServer, bucket: str) -> None:
+    file = open_file(parse_place(bucket % "train/a.parquet"))
+    server.stop()
+    for read in (lambda: open_files([bucket % "train"]), lambda: list(read_group(file, 0))):
+        with pytest.raises(Unavailable) as raised:
+            read()
+        assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
