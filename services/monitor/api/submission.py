@@ -4,7 +4,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,9 @@ def _source_mistakes(spec: JobSpec, files: list[DataFile]) -> Iterator[str]:
         yield "sources: every weight is 0; expected at least one source to be trained on"
 
 
-def training_sources(spec: JobSpec, roots: Collection[Path]) -> list[str]:
+def training_sources(spec: JobSpec, roots: Roots) -> list[str]:
     """The sources in the training files; raises BadJob when they can no longer be read."""
-    files, problems = inspect_files(spec.data.train, roots=tuple(roots))
+    files, problems = inspect_files(spec.data.train, roots=roots)
     if problems:
         raise BadJob([f"data.train: {problem}" for problem in problems])
     try:
