@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.data.rows import broken_row, math_row, write
+from tests.data.rows import boxes_row, broken_row, math_row, png, write
 from triune.cli.data import app
 
 run = CliRunner()
@@ -37,10 +37,44 @@ def test_json_lines_hold_file_row_and_reason(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.parquet", [broken_row(0)])
     result = run.invoke(app, ["check", str(path), "--json"])
     assert result.exit_code == 2
-    assert [json.loads(line) for line in result.stdout.splitlines()] == [
-        {"file": str(path), "row": 0, "reason": "image 0: the image has no bytes"},
-        {"files": 1, "rows": 1, "problems": 1},
-    ]
+    problem, summary = [json.loads(line) for line in result.stdout.splitlines()]
+    assert problem == {"file": str(path), "row": 0, "reason": "image 0: the image has no bytes"}
+    assert summary == {
+        "files": 1,
+        "rows": 1,
+        "rows_checked": 1,
+        "problems": 1,
+        "sources": {"numbers": {"rows": 0, "bad": 1, "verifiers": {}}},
+        "duplicates": {"exact": [], "near": []},
+    }
+
+
+def test_a_check_tells_what_each_source_holds_and_what_is_there_twice(tmp_path: Path) -> None:
+    rows = [math_row(0), math_row(1) | {"images": [{"bytes": png(56, 28), "path": "b.png"}]}, math_row(0), boxes_row(9)]
+    path = write(tmp_path / "rows.parquet", rows)
+    result = run.invoke(app, ["check", str(path), "--json", "--workers", "1"])
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    numbers, boxes = summary["sources"]["numbers"], summary["sources"]["boxes"]
+    assert (numbers["rows"], numbers["verifiers"], boxes["boxes"]) == (
+        3, {"mathverify": 3}, {"min": 1, "mean": 1.0, "max": 1},
+    )  # fmt: skip
+    assert numbers["width"] == {"min": 28, "mean": 37.33, "max": 56}  # (28 + 56 + 28) / 3
+    assert boxes["labels"] == {"different": 1, "most": {"cat": 1}}
+    twice = [{"file": str(path), "row": 0}, {"file": str(path), "row": 2}]
+    assert summary["duplicates"]["exact"] == [twice]
+    told = run.invoke(app, ["check", str(path)])
+    assert "1 sets of images with the same bytes, 0 over several files" in told.stderr
+
+
+def test_a_sample_of_rows_is_checked_and_a_job_names_its_data(tmp_path: Path) -> None:
+    write(tmp_path / "rows.parquet", [math_row(i) for i in range(30)])
+    job = tmp_path / "job.toml"
+    job.write_text(f'model = "m"\ntotal_steps = 1\n[data]\ntrain = ["{tmp_path}"]\n')
+    result = run.invoke(app, ["check", "--job", str(job), "--sample", "7", "--fast", "--json", "--workers", "1"])
+    summary = json.loads(result.stdout)
+    assert (summary["rows"], summary["rows_checked"]) == (30, 7)
+    assert run.invoke(app, ["check"]).exit_code == 2
 
 
 @pytest.mark.parametrize("command", [["make"], ["check"]])
