@@ -42,6 +42,10 @@ class Data(Section, frozen=True, kw_only=True):
     max_prompt_tokens: Annotated[
         int, Meta(ge=1, le=10**7, description="a longer prompt, image tokens included, is void")
     ] = 8192
+    size_exponent: Annotated[
+        float,
+        Meta(ge=0.0, le=1.0, description="sources are drawn by weight · rows^this; below 1 small ones come more often"),
+    ] = 1.0
     cot_prompts: Annotated[
         bool, Meta(description="append a sentence of the prompt pool to mathverify rows, as V-Triune does")
     ] = True
@@ -53,6 +57,27 @@ class Source(Section, frozen=True, kw_only=True):
     weight: Annotated[
         float, Meta(ge=0.0, le=10**9, description="share of this source in the mixture, relative to its size")
     ] = 1.0
+    schedule: Annotated[
+        list[
+            tuple[
+                Annotated[int, Meta(ge=0, le=10**9)],
+                Annotated[float, Meta(ge=0.0, le=10**9)],
+            ]
+        ],
+        Meta(description="(step, weight): the weight from that step on; rising steps"),
+    ] = []
+    order: Annotated[
+        Literal["shuffled", "stored"],
+        Meta(description="of its rows in a pass; stored: as the files have them, such as from easy to hard"),
+    ] = "shuffled"
+    samples_per_prompt: Annotated[
+        Annotated[int, Meta(ge=2, le=10**4)] | None,
+        Meta(description="completions of one prompt; absent: algorithm.samples_per_prompt"),
+    ] = None
+    max_new_tokens: Annotated[
+        Annotated[int, Meta(ge=1, le=10**7)] | None,
+        Meta(description="tokens of one completion; absent: sampling.max_new_tokens"),
+    ] = None
 
 
 class Algorithm(Section, frozen=True, kw_only=True):
@@ -338,6 +363,11 @@ def _contradictions(spec: JobSpec) -> list[str]:
         f"sources.{name}: a source name has only small letters, digits, - and _"
         for name in spec.sources
         if not re.match(SOURCE_PATTERN, name)
+    ]
+    found += [
+        f"sources.{name}.schedule has steps {steps}; expected rising ones"
+        for name, source in spec.sources.items()
+        if (steps := [step for step, _ in source.schedule]) != sorted(set(steps))
     ]
     algorithm, bounds = spec.algorithm, [bound for bound, _ in spec.reward.iou_schedule]
     if algorithm.samples_per_prompt < 2:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.data.mixing import mixture as module
 from services.data.mixing.mixture import SHUFFLE_ROWS, Mixture, Pick, SourceOrder, Weights, shuffled
 from shared.errors import BadData
 
@@ -73,6 +74,72 @@ def test_a_change_leaves_what_came_before_it_alone() -> None:
     before, after = Mixture(1, sizes, flat(sizes)), Mixture(1, sizes, [*flat(sizes), Weights(37, {"a": 3.0})])
     assert [before.at(o) for o in range(37)] == [after.at(o) for o in range(37)]
     assert [before.at(o) for o in range(37, 137)] != [after.at(o) for o in range(37, 137)]
+
+
+@pytest.fixture(params=[7, 1 << 18], ids=["rounds of 7", "one round"])
+def _rounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROUND", request.param)
+
+
+@pytest.mark.usefixtures("_rounds")
+def test_an_epoch_in_rounds_holds_every_row_once_and_every_source_has_its_share_of_each_round() -> None:
+    sizes = {"a": [4, 6], "b": [20], "c": [1]}
+    mixture = Mixture(5, sizes, flat(sizes))
+    for epoch in range(3):
+        picks = [mixture.at(epoch * 31 + offset) for offset in range(31)]
+        assert set(picks) == every_row(sizes)
+    first = Counter(pick.source for pick in [mixture.at(ordinal) for ordinal in range(31)][:14])
+    if module.ROUND == 7:  # 31 places in 5 rounds: after two of them 2/5 of 10, of 20 and of 1 rows, rounded down
+        assert [first[name] for name in "ab"] in ([4, 8], [4, 9], [4, 10], [5, 8], [5, 9])
+
+
+@pytest.mark.usefixtures("_rounds")
+def test_a_change_within_a_round_goes_on_where_every_source_was() -> None:
+    sizes = {"a": [10], "b": [20]}
+    mixture = Mixture(5, sizes, [*flat(sizes), Weights(17, {"b": 0.0})])
+    a = [pick.row for pick in map(mixture.at, range(17 + 40)) if pick.source == "a"]
+    assert all(sorted(a[start : start + 10]) == list(range(10)) for start in range(0, len(a) - 9, 10))
+    assert {mixture.at(ordinal).source for ordinal in range(17, 57)} == {"a"}
+
+
+def test_a_size_exponent_gives_small_sources_more_in_an_epoch_of_the_same_length() -> None:
+    sizes = {"large": [900], "small": [100]}
+    mixture = Mixture(0, sizes, flat(sizes), size_exponent=0.5)  # shares 30 : 10
+    assert Counter(mixture.at(o).source for o in range(1000)) == {"large": 750, "small": 250}
+    even = Mixture(0, sizes, flat(sizes), size_exponent=0.0)
+    assert Counter(even.at(o).source for o in range(1000)) == {"large": 500, "small": 500}
+
+
+def test_a_source_in_stored_order_comes_as_its_files_have_it_pass_after_pass() -> None:
+    sizes = {"a": [3, 4], "b": [50]}
+    mixture = Mixture(0, sizes, flat(sizes), stored=["a"])
+    a = [(pick.segment, pick.row) for pick in map(mixture.at, range(57 * 2)) if pick.source == "a"]
+    assert a == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3)] * 2
+
+
+def test_a_further_source_leaves_the_order_of_the_others_alone() -> None:
+    sizes = {"a": [40, 10], "c": [60]}
+    before = Mixture(3, sizes, flat(sizes))
+    more = sizes | {"b": [70], "d": [5]}
+    after = Mixture(3, more, flat(more))
+    kept = [pick for pick in map(after.at, range(185)) if pick.source in sizes]
+    assert kept == [before.at(ordinal) for ordinal in range(110)]
+
+
+def test_an_ordinal_costs_the_same_at_any_place_of_a_million_rows() -> None:
+    """Rounds are made once each, of at most ROUND places, and nothing is counted from an epoch's start."""
+    sizes = {"a": [1000] * 700, "b": [1000] * 300}
+    mixture = Mixture(1, sizes, flat(sizes))
+    for ordinal in (0, 5, 600_000, 600_001, 999_998, 999_999):
+        mixture.at(ordinal)
+    made = mixture._round.cache_info()
+    assert made.misses == 3 and made.hits == 3
+    assert all(len(mixture._round(0, 0, round_).sources) <= module.ROUND for round_ in range(4))
+
+
+def test_a_huge_weight_takes_no_more_memory_than_a_small_one() -> None:
+    mixture = Mixture(1, {"a": [1000], "b": [1000]}, [Weights(0, {"a": 10**6})])
+    assert Counter(mixture.at(ordinal).source for ordinal in range(500))["a"] >= 499
 
 
 def test_a_weight_is_a_share_relative_to_the_sources_size() -> None:

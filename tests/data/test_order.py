@@ -10,7 +10,7 @@ from services.data.mixing.prompts import FREE_REASONING, TAGGED_REASONING
 from services.data.reading.rows import Rows
 from services.data.reading.sources import index_sources
 from shared.blobs.store import BlobStore
-from shared.errors import BadData
+from shared.errors import BadData, BadJob
 from shared.jobs.record import Change
 from shared.jobs.spec import JobSpec, parse_job
 from shared.messages import Prompt, Voided, encode
@@ -123,3 +123,32 @@ def test_weight_changes_hold_from_their_ordinal_on_and_others_are_not_weights(fo
 def test_a_weight_for_a_source_that_is_not_there_is_bad_data(folder: Path) -> None:
     with pytest.raises(BadData, match=r"sources\.chart: the training files have no such source; they have boxes, num"):
         order(folder, sources={"chart": {"weight": 1.0}})
+
+
+def test_a_source_has_its_own_number_and_length_of_completions(folder: Path) -> None:
+    made = order(
+        folder,
+        sources={"boxes": {"samples_per_prompt": 16, "max_new_tokens": 300}},
+        algorithm={"samples_per_prompt": 4},
+        sampling={"max_new_tokens": 7},
+    )
+    prompts = [draft for draft in map(made.at, range(10)) if isinstance(draft, Prompt)]
+    assert {(p.source, p.sampling.n, p.sampling.max_new_tokens) for p in prompts} == {
+        ("boxes", 16, 300),
+        ("numbers", 4, 7),
+    }
+
+
+def test_a_schedule_changes_weights_at_its_steps_until_a_request_does(folder: Path) -> None:
+    job = spec(
+        folder / "d",
+        sources={"boxes": {"weight": 3.0, "schedule": [[2, 1.0], [5, 0.5], [9, 0.0]]}, "numbers": {"weight": 2.0}},
+        algorithm={"prompts_per_step": 4},
+    )
+    sources = index_sources(open_files(job.data.train))
+    planned = source_weights(job, sources, [])
+    assert [(phase.since, phase.by_source["boxes"]) for phase in planned] == [(0, 3.0), (8, 1.0), (20, 0.5), (36, 0.0)]
+    asked = source_weights(job, sources, [change("sources.boxes.weight", 7.0, 21), change("max_staleness", 1.0, 3)])
+    assert [(phase.since, phase.by_source["boxes"]) for phase in asked] == [(0, 3.0), (8, 1.0), (20, 0.5), (21, 7.0)]
+    with pytest.raises(BadJob, match=r"schedule has steps .*; expected rising ones"):
+        spec(folder / "d", sources={"boxes": {"schedule": [[3, 1.0], [2, 1.0]]}})

@@ -1,5 +1,6 @@
 """A job's prompts by ordinal: the training order and the held-out set, both pure functions of the job and its files."""
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -13,7 +14,7 @@ from services.data.reading.rows import Ready, Rows, Unusable
 from services.data.reading.sources import Segment
 from shared.errors import BadData
 from shared.jobs.record import Change
-from shared.jobs.spec import JobSpec
+from shared.jobs.spec import JobSpec, Source
 from shared.messages import Kind, Prompt, RewardSpec, Sampling, Voided
 
 Draft = Prompt | Voided
@@ -31,7 +32,13 @@ class TrainingOrder:
     ) -> None:
         self._job, self._spec, self._sources, self._rows = job, spec, sources, rows
         sizes = {name: [len(segment.rows) for segment in segments] for name, segments in sources.items()}
-        self._mixture = Mixture(spec.seed, sizes, source_weights(spec, sources, changes))
+        self._mixture = Mixture(
+            spec.seed,
+            sizes,
+            source_weights(spec, sources, changes),
+            size_exponent=spec.data.size_exponent,
+            stored=[name for name, source in spec.sources.items() if source.order == "stored"],
+        )
         self.total = self._mixture.total(spec.data.epochs) if spec.data.epochs else None
         """How many ordinals there are; None: no end."""
 
@@ -40,11 +47,12 @@ class TrainingOrder:
         row = self._rows.at(self._sources[pick.source][pick.segment], pick.row)
         if isinstance(row, Unusable):
             return _voided(self._job, "train", ordinal, pick.source, row)
+        own = self._spec.sources.get(pick.source, Source())
         sampling = Sampling(
-            n=self._spec.algorithm.samples_per_prompt,
+            n=own.samples_per_prompt or self._spec.algorithm.samples_per_prompt,
             temperature=self._spec.sampling.temperature,
             top_p=self._spec.sampling.top_p,
-            max_new_tokens=self._spec.sampling.max_new_tokens,
+            max_new_tokens=own.max_new_tokens or self._spec.sampling.max_new_tokens,
             seed=_seed(self._spec.seed, "train", ordinal),
         )
         return _prompt(self._job, self._spec, "train", ordinal, row, sampling, f"{self._spec.seed}/{ordinal}")
@@ -71,7 +79,8 @@ class HeldOut:
         sampling = Sampling(
             n=1,
             temperature=0.0,
-            max_new_tokens=self._spec.sampling.max_new_tokens,
+            max_new_tokens=self._spec.sources.get(source, Source()).max_new_tokens
+            or self._spec.sampling.max_new_tokens,
             seed=_seed(self._spec.seed, "eval", ordinal),
         )
         key = f"eval/{row.sample.identity.sample_id}"
@@ -80,20 +89,30 @@ class HeldOut:
 
 
 def source_weights(spec: JobSpec, sources: Mapping[str, object], changes: Sequence[Change]) -> list[Weights]:
-    """The weights from ordinal 0 on, and after each change; raises BadData for a source that the files do not have."""
-    weights = {name: source.weight for name, source in spec.sources.items()}
-    unknown = sorted(weights.keys() - sources.keys())
+    """The weights from ordinal 0 on, and after each change, by the job's schedules and then by request.
+
+    A schedule counts in steps of `prompts_per_step` ordinals, and ends where its source's weight is changed by request.
+    Raises BadData for a source that the files do not have.
+    """
+    unknown = sorted(spec.sources.keys() - sources.keys())
     if unknown:
         raise BadData(f"sources.{unknown[0]}: the training files have no such source; they have {', '.join(sources)}")
+    asked = [(change.since, name, change.value) for change in changes if (name := weight_source(change))]
+    fixed = [(since, name, value) for since, name, value in asked if since is not None]
+    first_asked = {name: since for since, name, _ in reversed(fixed)}
+    planned = [
+        (step * spec.algorithm.prompts_per_step, name, weight)
+        for name, source in spec.sources.items()
+        for step, weight in source.schedule
+    ]
+    kept = [entry for entry in planned if entry[0] < first_asked.get(entry[1], math.inf)]
+    weights = {name: source.weight for name, source in spec.sources.items()}
     phases = [Weights(0, weights)]
-    for change in changes:
-        name = weight_source(change)
-        if name is None or change.since is None:
-            continue
-        weights = weights | {name: change.value}
-        if phases[-1].since == change.since:
+    for since, name, value in sorted([*kept, *fixed], key=lambda entry: entry[0]):
+        weights = weights | {name: value}
+        if phases[-1].since == since:
             phases.pop()
-        phases.append(Weights(change.since, weights))
+        phases.append(Weights(since, weights))
     return phases
 
 

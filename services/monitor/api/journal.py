@@ -5,7 +5,7 @@ from typing import get_args
 
 from shared.bus.port import MAX_BODY_BYTES, Bus
 from shared.jobs.record import ENDED, JobRecord
-from shared.jobs.spec import JobSpec
+from shared.jobs.spec import JobSpec, Source
 from shared.messages import Kind
 
 LARGEST_RECORD = MAX_BODY_BYTES
@@ -25,7 +25,11 @@ def journal_mistakes(spec: JobSpec, max_bytes: int, left_over: int = 0) -> list[
     long as it may be.
     """
     algorithm = spec.algorithm
-    group = algorithm.samples_per_prompt * spec.sampling.max_new_tokens * _TOKEN_BYTES + 4 * spec.data.max_prompt_tokens
+    tokens = max(
+        (own.samples_per_prompt or algorithm.samples_per_prompt) * (own.max_new_tokens or spec.sampling.max_new_tokens)
+        for own in (Source(), *spec.sources.values())
+    )
+    group = tokens * _TOKEN_BYTES + 4 * spec.data.max_prompt_tokens
     groups = (algorithm.max_staleness + 2) * algorithm.prompts_per_step
     needed, rest = groups * min(group, LARGEST_RECORD), JOURNAL_REST * (max_bytes - left_over)
     if max_bytes < 0 or needed <= rest:
