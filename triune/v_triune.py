@@ -14,7 +14,7 @@ import msgspec
 
 from shared.errors import BadData, BadJob, UserError
 from shared.jobs.spec import parse_job
-from shared.samples.schema import count_rows, inspect_files
+from shared.samples.files import count_rows, inspect_files
 
 BATCH = 1024
 """V-Triune's own DATA_TRAIN_BATCH_SIZE."""

@@ -99,7 +99,7 @@ def _folders(settings: Settings) -> Iterator[Finding]:
     if blobs.scheme in ("", "file"):
         yield from _folder("blobs", Path(blobs.path), "TRIUNE_BLOBS")
     for root in settings.data_roots:
-        if not root.is_dir():
+        if "://" not in root and not Path(root).is_dir():
             yield Finding("data", "fault", f"data root {root} is no folder (TRIUNE_DATA_ROOTS)")
 
 

@@ -3,8 +3,9 @@
 import typer
 
 from triune.cli.data.check import check
+from triune.cli.data.convert import convert
 from triune.cli.data.make import make
 
 app = typer.Typer(no_args_is_help=True, help="Draw a data set; check, convert and curate data files.")
-for command in (make, check):
+for command in (make, check, convert):
     app.command()(command)

@@ -1,0 +1,29 @@
+"""What a conversion is told beside its source."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.errors import BadSample
+from shared.samples.images import LIMIT_BYTES
+
+
+@dataclass(frozen=True)
+class Options:
+    """`source` is `data_source` of the rows; columns are guessed from the usual names where they are empty."""
+
+    source: str
+    images: Path | None = None
+    ability: str = "reasoning"
+    verifier: str = ""
+    question: str = ""
+    answer: str = ""
+    image: str = ""
+
+
+def read_image(path: Path) -> bytes:
+    """Raises BadSample for an image that is missing or larger than any image may be."""
+    try:
+        with path.open("rb") as file:
+            return file.read(LIMIT_BYTES + 1)
+    except OSError as error:
+        raise BadSample(f"image {path} cannot be read: {error.strerror or error}") from error
