@@ -54,7 +54,7 @@ def test_a_port_in_use_by_something_else_is_named(settings: Settings) -> None:
 
 
 def test_a_data_root_that_is_no_folder_is_named(settings: Settings, tmp_path: Path) -> None:
-    found = faults(dataclasses.replace(settings, data_roots=(tmp_path / "none",)))
+    found = faults(dataclasses.replace(settings, data_roots=(str(tmp_path / "none"),)))
     assert found == [Finding("data", "fault", f"data root {tmp_path / 'none'} is no folder (TRIUNE_DATA_ROOTS)")]
 
 

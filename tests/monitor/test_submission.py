@@ -9,6 +9,7 @@ from shared.bus.memory import MemoryBus
 from shared.errors import BadJob
 from shared.jobs.record import Change, JobRecord
 from shared.jobs.spec import parse_job
+from shared.samples.places import ANYWHERE, Roots
 from tests.fakes import make_voided
 from tests.monitor.stage import write_data
 
@@ -48,7 +49,7 @@ def test_a_source_that_the_files_do_not_have_is_named_with_the_nearest_one(tmp_p
         f'model = "org/name"\ntotal_steps = 1\n[data]\ntrain = ["{tmp_path}/*.parquet"]\n[sources.sum]\nweight = 2.0\n'
     )
     with pytest.raises(BadJob, match="no source 'sum'; the nearest one is 'sums'"):
-        read_submission(body.encode(), "application/toml", ())
+        read_submission(body.encode(), "application/toml", ANYWHERE)
 
 
 def test_paths_outside_of_the_roots_are_refused(tmp_path: Path) -> None:
@@ -57,7 +58,7 @@ def test_paths_outside_of_the_roots_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     body = f'model = "{tmp_path}"\ntotal_steps = 1\n[data]\ntrain = ["{tmp_path}/train.parquet"]\n'
     with pytest.raises(BadJob) as found:
-        read_submission(body.encode(), "application/toml", (tmp_path / "allowed",))
+        read_submission(body.encode(), "application/toml", Roots.of([str(tmp_path / "allowed")]))
     assert len(found.value.mistakes) == 2
 
 
@@ -123,4 +124,4 @@ def test_a_model_of_an_unknown_family_is_refused_with_the_known_ones(tmp_path: P
     (tmp_path / "config.json").write_text('{"model_type": "kimi_k25"}')
     body = f'model = "{tmp_path}"\ntotal_steps = 1\n[data]\ntrain = ["{tmp_path}/train.parquet"]\n'
     with pytest.raises(BadJob, match=r"'kimi_k25'; expected one of .*qwen2_5_vl, qwen2_vl, .*qwen3_vl"):
-        read_submission(body.encode(), "application/toml", ())
+        read_submission(body.encode(), "application/toml", ANYWHERE)
