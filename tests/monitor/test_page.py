@@ -18,6 +18,7 @@ webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not in
 from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.remote.webdriver import WebDriver  # noqa: E402
 from selenium.webdriver.remote.webelement import WebElement  # noqa: E402
 
@@ -245,6 +246,39 @@ def test_runs_are_compared_and_curves_are_seen_by_task_and_time(theatre: Theatre
     until(lambda: " s" in find(browser, 'figure[data-series="reward"] .axes').text, "seconds on the axis")
     choose(browser, "show", "learner")
     until(lambda: lines(browser, "learner/entropy"), "the learner's curves")
+    assert severe(browser) == []
+
+
+def test_groups_are_rows_of_dots_that_the_arrow_keys_walk_through(theatre: Theatre, browser: WebDriver) -> None:
+    stage = theatre.stage
+    job = theatre.run(stage.submit())
+    theatre.run(stage.state(job, "running"))
+    actor = Actor(stage, job)
+    for _ in range(2):  # eight groups a step, the last one void
+        theatre.run(actor.step())
+    until(lambda: theatre.run(stage.published(job)) == 16, "the groups in the store")
+    browser.get(f"http://127.0.0.1:{theatre.port}/#/{job}/samples?step=2&kind=train")
+    until(lambda: len(browser.find_elements(By.CSS_SELECTOR, "#groups .group")) == 8, "a row for each group")
+    assert find(browser, "#groups .group.void .reason").text == "bad-sample"
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#groups .group:not(.void) .dot")) == 7 * 4
+
+    def chosen() -> str:
+        return find(browser, "#samples .sample").get_attribute("data-ordinal") or ""
+
+    assert until(chosen, "a chosen group") == "15"
+    find(browser, "#groups").send_keys(Keys.ARROW_DOWN)
+    until(lambda: chosen() == "14", "the next group")
+    until(lambda: "at=train--14" in browser.current_url, "its place in the address")
+    assert {mark.text for mark in browser.find_elements(By.CSS_SELECTOR, ".mark")} <= {"best", "worst"}
+    find(browser, "#groups").send_keys(Keys.ARROW_LEFT)
+    until(lambda: "step=1" in browser.current_url and chosen() == "7", "the step before")
+    browser.get("about:blank")
+    browser.get(f"http://127.0.0.1:{theatre.port}/#/{job}/samples?step=1&kind=train&at=train--3")
+    until(lambda: chosen() == "3", "the group that the address names")
+    until(lambda: find(browser, ".box-label.predicted").text.startswith("square "), "the label of an answered box")
+    for width, height in ((1440, 900), (390, 844)):
+        browser.set_window_size(width, height)
+        assert browser.save_screenshot(str(stage.folder / f"page-groups-{width}.png"))
     assert severe(browser) == []
 
 
