@@ -1,25 +1,45 @@
 """Builds the rollout service: a replica that works on the active job."""
 
+import asyncio
+from functools import partial
+
 from services.rollout.config import RolloutConfig
 from services.rollout.engine import Engine, PromptLimits
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.replica import Replica
-from shared.errors import UserError
 from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.spec import JobSpec
 from shared.service import Ports, Service, Status, run
 
 
-def open_engine(spec: JobSpec) -> Engine:
+async def open_engine(spec: JobSpec, config: RolloutConfig) -> Engine:
     """The engine that the job names, with its model loaded; raises UserError when it can't be had."""
     limits = PromptLimits(spec.data.min_image_pixels, spec.data.max_image_pixels, spec.data.max_prompt_tokens)
-    if spec.rollout.engine == "hf":
-        from services.rollout.engines.hf import HfEngine
+    if engine_of(spec) == "vllm":
+        from services.rollout.engines.vllm.engine import VllmEngine
 
-        return HfEngine.open(
-            spec.model, dtype=spec.rollout.dtype, limits=limits, banned_tokens=spec.sampling.banned_tokens
-        )
-    raise UserError(f"rollout.engine is {spec.rollout.engine!r}; this version has 'hf'")
+        return await VllmEngine.open(spec, limits)
+    from services.rollout.engines.batching import BatchingEngine
+    from services.rollout.engines.hf import HfEngine
+
+    opened = await asyncio.to_thread(
+        HfEngine.open,
+        spec.model,
+        dtype=spec.rollout.dtype,
+        limits=limits,
+        banned_tokens=spec.sampling.banned_tokens,
+    )
+    room = spec.rollout.groups_in_flight * spec.algorithm.samples_per_prompt
+    return BatchingEngine(opened, room, config.grace_s)
+
+
+def engine_of(spec: JobSpec) -> str:
+    """The engine's name, chosen by whether there is a GPU where the job leaves it open."""
+    if spec.rollout.engine != "auto":
+        return spec.rollout.engine
+    import torch
+
+    return "vllm" if torch.cuda.is_available() else "hf"
 
 
 def build(ports: Ports, config: RolloutConfig | None = None) -> Service:
@@ -28,7 +48,7 @@ def build(ports: Ports, config: RolloutConfig | None = None) -> Service:
     status, metrics = Status(state="idle", ready=True), RolloutMetrics()
 
     async def work(job: ActiveJob) -> None:
-        await Replica(job, ports, open_engine, config, status, metrics).run()
+        await Replica(job, ports, partial(open_engine, config=config), config, status, metrics).run()
 
     async def follow() -> None:
         await follow_active(ports.jobs, work, service="rollout")

@@ -8,11 +8,11 @@ class RolloutConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     fetch_wait_s: float = 0.5
     """How long one look at the prompts lasts when there are none."""
-    linger_s: float = 0.05
-    """A batch that is not full waits so long for the next prompt, while the window admits one."""
+    count_s: float = 2.0
+    """How often the replicas that share the work are counted."""
     weights_limit_s: float = 60.0
-    """How long the weights that a prompt asks for may take to be announced and to be found in the blob store."""
+    """How long the weights that a prompt asks for may take to be announced, and then to be found in the blob store."""
     hand_back_s: float = 1.0
     """A group whose image is not in the blob store is offered again so much later."""
     grace_s: float = 30.0
-    """How long an engine may take to stop once it was told to; past it the process ends."""
+    """How long an engine may take to let go of a group that was cancelled; past it the process ends."""

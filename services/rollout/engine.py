@@ -1,8 +1,11 @@
-"""What the rollout service asks of a generation engine; `engines/` holds those that answer."""
+"""What the rollout service asks of a generation engine; `engines/` holds those that answer.
 
-from collections.abc import Callable, Iterator, Sequence
+An engine is a stream, not a batch: groups come and go one by one, weights change beside them.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +13,9 @@ from numpy.typing import NDArray
 from shared.blobs.weights import WeightsAt
 from shared.messages import Completion, Prompt, Sampling
 from shared.models.family import PreparedImage
+
+UpdateMode = Literal["drain", "keep"]
+"""What `load` does with groups that are being generated: wait until they have ended, or go on with the new weights."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +27,42 @@ class PromptLimits:
     max_prompt_tokens: int
 
 
+@dataclass(frozen=True)
+class Traits:
+    """What an engine can do: `room` completions at once, and whether `load` may `keep` what is being generated."""
+
+    room: int
+    in_flight_updates: bool
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a load did: seconds for which no token was sampled, groups that went on with the new weights."""
+
+    version: int
+    stall_s: float
+    kept: int
+
+
+class Prepared(Protocol):
+    """A prompt as the model sees it; the engine's own type, of which the service reads these.
+
+    `ids` int32 (P,) with image placeholders expanded; `image_grid_thw` one (t, h, w) in patches an image.
+    """
+
+    @property
+    def ids(self) -> NDArray[np.int32]: ...
+    @property
+    def image_grid_thw(self) -> list[tuple[int, int, int]]: ...
+    @property
+    def sampling(self) -> Sampling: ...
+
+
 @dataclass(frozen=True, eq=False)
 class PreparedPrompt:
-    """A prompt as the model sees it.
+    """What an engine of a Hugging Face model takes (`Prepared`).
 
-    `ids` int32 (P,) with image placeholders expanded, `logical_ids` with one placeholder an image; `images` as the
-    model's family prepares them.
+    `logical_ids` have one placeholder an image; `images` are as the model's family prepares them.
     """
 
     ids: NDArray[np.int32]
@@ -46,36 +82,36 @@ def never() -> bool:
 
 
 class Engine(Protocol):
-    """One model on one device; all calls block and come from one worker thread at a time."""
+    """One model on one device. Coroutines of the service's loop: an engine that blocks owns a thread."""
 
     @property
-    def version(self) -> int:
-        """The version of the weights that are loaded; -1: those of the model folder, before any version."""
-        ...
+    def traits(self) -> Traits: ...
 
     @property
     def patch_size(self) -> int:
         """Side of a patch of the vision tower, in pixels."""
         ...
 
-    def prepare(self, prompt: Prompt, images: Sequence[bytes]) -> PreparedPrompt:
+    async def prepare(self, prompt: Prompt, images: Sequence[bytes]) -> Prepared:
         """Tokens and pixels of a prompt whose encoded images are `images`; raises BadSample when it can't be used."""
         ...
 
-    def generate(
-        self, prompts: Sequence[PreparedPrompt], stop: Callable[[], bool] = never
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        """Sample all groups together; yields (index into `prompts`, its n completions) as soon as a group is whole.
+    async def generate(self, prepared: Prepared, *, key: str) -> list[Completion]:
+        """Sample one group; `key` names it while it is being generated. Cancelling ends its work at once.
 
-        Ends early, with the groups that are not whole missing, soon after `stop` says true.
-        The same prompt, seed and weights give the same completions, whatever else is in the batch (up to float
-        rounding, which depends on the batch's shape).
+        Each completion's version runs sum to its tokens. The same prompt, seed and weights give the same completions,
+        whatever else is being generated (up to float rounding, which depends on the batch's shape). Raises Unavailable
+        when the engine is gone: it takes no more calls.
         """
         ...
 
-    def load(self, at: WeightsAt) -> None:
+    async def load(self, at: WeightsAt, *, mode: UpdateMode = "drain") -> Loaded:
         """Copy the `changed` tensors of `at` from its files; the others' bits are those that run.
 
-        Raises Corrupt when the model doesn't have such a tensor, or has one of another shape.
+        Raises Corrupt before anything is copied: the model doesn't have such a tensor, or one of another shape.
         """
+        ...
+
+    async def aclose(self) -> None:
+        """Stop what is being generated and free the device; more than once is fine."""
         ...

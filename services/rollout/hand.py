@@ -3,11 +3,10 @@
 import asyncio
 import math
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from shared.bus.port import HEARTBEAT_S, Delivery
-from shared.messages import Prompt
+from shared.messages import Kind, Prompt
 
 
 @dataclass(eq=False)
@@ -17,23 +16,30 @@ class Held:
     delivery: Delivery
     prompt: Prompt
     deadline: float = math.inf
-    is_answered: bool = False
+
+    def begin(self, limit_s: float) -> None:
+        """It is being generated: its deadline runs."""
+        self.deadline = time.monotonic() + limit_s
+
+    def end(self) -> None:
+        """It is generated; how long its answer takes to be published is bounded by the bus."""
+        self.deadline = math.inf
 
 
 class Hand:
-    """What is in hand, in order of arrival.
-
-    Only generating has a deadline: how long a prompt waits for its turn is bounded by how many are taken at once, and
-    how long its answer takes to be published, by the bus.
+    """What is in hand. Only generating has a deadline: how long a prompt waits for its turn is bounded by how many are
+    taken at once.
     """
 
-    def __init__(self, deadline_s: float) -> None:
-        self._deadline_s = deadline_s
+    def __init__(self) -> None:
         self._held: dict[int, Held] = {}
-        self._released = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def count(self, kind: Kind) -> int:
+        """How many of them are of `kind`."""
+        return sum(held.prompt.kind == kind for held in self._held.values())
 
     def take(self, delivery: Delivery) -> Held:
         """From now on it is kept alive."""
@@ -42,22 +48,9 @@ class Hand:
         self._held[id(held)] = held
         return held
 
-    def begin(self, batch: Sequence[Held]) -> None:
-        """These are being generated: their deadline runs."""
-        for held in batch:
-            held.deadline = time.monotonic() + self._deadline_s
-
-    def answer(self, held: Held) -> None:
-        """Its answer is there and on its way to the bus."""
-        held.is_answered, held.deadline = True, math.inf
-
-    def holds(self, held: Held) -> bool:
-        return id(held) in self._held
-
     def release(self, held: Held) -> None:
         """It was answered, or is somebody else's now; again is fine."""
         self._held.pop(id(held), None)
-        self._released.set()
 
     async def hand_back(self, held: Held, delay_s: float = 0.0) -> None:
         """Offer it to all replicas again."""
@@ -67,18 +60,6 @@ class Hand:
     async def hand_back_all(self) -> None:
         for held in list(self._held.values()):
             await self.hand_back(held)
-
-    async def at_most(self, size: int) -> None:
-        """Return once no more than `size` are in hand."""
-        while len(self) > size:
-            self._released.clear()
-            await self._released.wait()
-
-    async def all_published(self) -> None:
-        """Return once no answer is on its way any more."""
-        while any(held.is_answered for held in self._held.values()):
-            self._released.clear()
-            await self._released.wait()
 
     async def keep_alive(self) -> None:
         """Keep all that is in hand and in time, for ever; the bus delivers again what is past its deadline."""

@@ -1,4 +1,4 @@
-"""One replica at work on one job: take prompts, load their weights, generate, answer.
+"""One replica at work on one job: take prompts, one task a group, answer.
 
 Evaluation goes before training; what has come back twice is done alone, so that a prompt that kills its replica takes
 no other with it.
@@ -6,37 +6,34 @@ no other with it.
 
 import asyncio
 import contextlib
-import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import groupby
-from typing import TypeVar
+from collections.abc import Awaitable, Callable
 
 from services.rollout.config import RolloutConfig
-from services.rollout.engine import Engine
-from services.rollout.generation import Answer, generate_batch
+from services.rollout.engine import Engine, Loaded, Prepared, UpdateMode
+from services.rollout.gate import Gate, Want
+from services.rollout.generation import completed
 from services.rollout.hand import Hand, Held
 from services.rollout.handlers import Answers
 from services.rollout.metrics import RolloutMetrics
+from services.rollout.shares import fair_share
 from services.rollout.weights import WeightsLoader, WeightsView
 from shared.blobs.weights import WeightsStore
 from shared.bus.port import DELIVERY_BUDGET, WorkQueue
-from shared.errors import BlobMissing, Unavailable, one_error
+from shared.errors import BadSample, BlobMissing, Unavailable, one_error
 from shared.jobs.following import ActiveJob
 from shared.jobs.spec import JobSpec
 from shared.ledger.port import LOADED_S
-from shared.messages import BlobRef, Completed, Prompt
+from shared.messages import Completed, Kind, Prompt, message_id, void_of
 from shared.runtime.logging import get_logger
 from shared.service import Ports, Status
 
-Result = TypeVar("Result")
+OpenEngine = Callable[[JobSpec], Awaitable[Engine]]
 _ALONE_FROM = 3
 """The delivery from which on a prompt is done alone.
 
 A prompt that comes back once was most likely held by a replica that was stopped or killed for reasons of its own, with
-all else that it held: one by one, that would keep a survivor busy many times longer than as a batch.
+all else that it held: one by one, that would keep a survivor busy many times longer than together.
 """
 _GLANCE_S = 0.05
 """How long one queue is looked at while the other may have something, too."""
@@ -49,44 +46,48 @@ class Replica:
         self,
         job: ActiveJob,
         ports: Ports,
-        open_engine: Callable[[JobSpec], Engine],
+        open_engine: OpenEngine,
         config: RolloutConfig,
         status: Status,
         metrics: RolloutMetrics,
     ) -> None:
         self._job, self._ports, self._open_engine, self._config = job, ports, open_engine, config
         self._status, self._metrics = status, metrics
-        self._settings = job.spec.rollout
-        self._hand = Hand(self._settings.group_deadline_s)
+        self._deadline_s = job.spec.rollout.group_deadline_s
+        self._hand = Hand()
         self._answers = Answers(ports.bus, ports.ledger, metrics)
         self._weights = WeightsView(ports.bus, job.id)
-        self._thread = ThreadPoolExecutor(1, "engine")
+        self._groups: set[asyncio.Task[None]] = set()
+        self._replicas = 1
         self._log = get_logger(job=job.id)
 
     async def run(self) -> None:
         """Work until cancelled; raises the first TriuneError alone. What is in hand at the end is handed back."""
-        files = contextlib.ExitStack()
         try:
             self._status.state = "loading"
-            self._engine = await self._in_thread(partial(self._open_engine, self._job.spec))
+            self._engine = await self._open_engine(self._job.spec)
             store = WeightsStore(self._ports.blobs, self._ports.settings.weights)
-            self._loader = WeightsLoader(self._engine, store)
-            files.callback(self._loader.close)
-            with one_error():
-                async with asyncio.TaskGroup() as self._tasks:
-                    await self._weights.look()
-                    self._tasks.create_task(self._weights.watch())
-                    self._tasks.create_task(self._hand.keep_alive())
-                    self._tasks.create_task(self._tell_version())
-                    await self._serve()
+            with contextlib.closing(WeightsLoader(store)) as loader:
+                async with contextlib.aclosing(self._engine):
+                    await self._work(loader)
         finally:
             self._status.state, self._status.version, self._status.in_flight = "idle", -1, 0
-            self._thread.shutdown(wait=False, cancel_futures=True)
-            files.close()
             await self._hand.hand_back_all()
 
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _work(self, loader: WeightsLoader) -> None:
+        self._gate = Gate(
+            self._engine, self._weights, loader, update_mode(self._job.spec), self._config.weights_limit_s, self._loaded
+        )
+        with one_error():
+            async with asyncio.TaskGroup() as self._tasks:
+                await self._weights.look()
+                await self._count_replicas()
+                self._tasks.create_task(self._weights.watch())
+                self._tasks.create_task(self._gate.steer())
+                self._tasks.create_task(self._hand.keep_alive())
+                self._tasks.create_task(self._tell_version())
+                self._tasks.create_task(self._keep_counting())
+                await self._serve()
 
     # ---------------------------------------------------------------- prompts
 
@@ -94,172 +95,127 @@ class Replica:
         bus, job = self._ports.bus, self._job.id
         evaluation, training = await bus.work("prompts", job, "eval"), await bus.work("prompts", job, "train")
         while True:
-            self._status.state = "waiting"
-            began = time.monotonic()
-            await self._hand.at_most(self._settings.groups_in_flight)  # a batch is published while the next is made
-            taken = await self._take(evaluation, training)
-            self._metrics.waited(time.monotonic() - began)
-            for batch in await self._sort(taken):
-                await self._answer(batch)
+            if not self._groups:
+                self._status.state = "waiting"
+            began, was_idle = time.monotonic(), not self._groups
+            suspects = []
+            for held in await self._take(evaluation, training):
+                if _is_suspect(held):
+                    suspects.append(held)
+                else:
+                    self._start(held)
+            if was_idle:
+                self._metrics.waited(time.monotonic() - began)
+            for held in sorted(suspects, key=_turn):
+                await self._alone(held)
 
     async def _take(self, evaluation: WorkQueue, training: WorkQueue) -> list[Held]:
-        """The prompts of the next batch, all of one kind; none after a while without any."""
-        taken: list[Held] = []
+        """Prompts to start now, all of one kind; none after a while without any, or while the hand is full."""
         if self._weights.evaluating:
-            # One greedy completion a prompt: so many prompts make as many rows as a batch of training groups.
-            size = self._settings.groups_in_flight * self._job.spec.algorithm.samples_per_prompt
-            taken = await self._fetch(evaluation, size, _GLANCE_S)
-        if taken:
-            return taken
+            taken = await self._fetch(evaluation, await self._room("eval"), _GLANCE_S)
+            if taken:
+                return taken
         if self._job.record.state == "stopping":  # the learner has voided what is in the queue
             await self._job.changed(_GLANCE_S)
             return []
         wait_s = _GLANCE_S if self._weights.evaluating else self._config.fetch_wait_s
-        return await self._fetch(training, self._settings.groups_in_flight, wait_s)
+        return await self._fetch(training, await self._room("train"), wait_s)
 
     async def _fetch(self, queue: WorkQueue, room: int, wait_s: float) -> list[Held]:
-        """What comes within `wait_s`, and what follows it closely: a full batch costs little more than one prompt."""
-        taken: list[Held] = []
-        while len(taken) < room and not (taken and self._last_admitted(taken[-1].prompt)):
-            more = await queue.fetch(room - len(taken), self._config.linger_s if taken else wait_s)
-            taken += [self._hand.take(delivery) for delivery in more]
+        if room > 0:
+            taken = [self._hand.take(delivery) for delivery in await queue.fetch(room, wait_s)]
             self._status.in_flight = len(self._hand)
-            if not more:
-                break
-        return taken
+            return [held for held in taken if not await self._is_settled(held)]
+        await asyncio.wait(self._groups, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        return []
 
-    def _last_admitted(self, prompt: Prompt) -> bool:
-        """Whether no training prompt can follow `prompt` before new weights are published."""
-        return prompt.kind == "train" and prompt.ordinal + 1 == self._weights.window_end
-
-    async def _sort(self, taken: Sequence[Held]) -> list[list[Held]]:
-        """Batches in the order in which they are done, suspects last; what needs no engine is answered at once."""
-        suspects: list[Held] = []
-        others: list[Held] = []
-        for held in taken:
-            if held.delivery.deliveries > DELIVERY_BUDGET:
-                await self._answers.on_given_up(held)
-                self._release(held)
-            elif held.prompt.version is not None and self._weights.evaluation_done(held.prompt.version):
-                await self._drop([held])
-            else:
-                (suspects if _is_suspect(held) else others).append(held)
-        others.sort(key=lambda held: (held.prompt.version or 0, held.prompt.ordinal))
-        suspects.sort(key=_turn)
-        return [list(batch) for _, batch in groupby(others, key=lambda held: held.prompt.version)] + [
-            [held] for held in suspects
-        ]
-
-    async def _drop(self, batch: Sequence[Held]) -> None:
-        """Nobody waits for these any more."""
-        for held in batch:
-            await held.delivery.ack()
-            self._release(held)
-
-    # ---------------------------------------------------------------- one batch
-
-    async def _answer(self, batch: Sequence[Held]) -> None:
-        """Generate `batch` with the weights that it asks for; what gets no answer is handed back."""
-        self._status.state = "loading"
-        if not await self._load([held.prompt for held in batch]):
-            await self._drop(batch)
-            return
-        if _is_suspect(batch[0]):  # should it end this process, what is finished is safe
-            await self._hand.all_published()
-        self._status.state = "generating"
-        self._hand.begin(batch)
-        await asyncio.gather(*(self._answers.on_started(held.prompt, self._deadline_s) for held in batch))
-        answered: set[int] = set()
-        stop = threading.Event()
-        loop = asyncio.get_running_loop()
-
-        def settle(index: int, answer: Answer) -> None:
-            answered.add(index)
-            self._hand.answer(batch[index])
-            self._tasks.create_task(self._settle(batch[index], answer))
-
-        done = loop.run_in_executor(
-            self._thread,
-            partial(
-                generate_batch,
-                self._engine,
-                [held.prompt for held in batch],
-                lambda image: self._ports.blobs.get(image.blob),
-                self._ports.settings.replica,
-                lambda index, answer: _call(loop, settle, index, answer),
-                stop.is_set,
-            ),
-        )
-        await self._wait(done, stop)
-        for index, held in enumerate(batch):
-            if index not in answered:
-                self._log.warning("group handed back", ordinal=held.prompt.ordinal, limit_s=self._deadline_s)
-                await self._hand.hand_back(held)
-
-    async def _wait(self, done: "asyncio.Future[None]", stop: threading.Event) -> None:
-        """Return when the batch is done or its deadline has passed; the engine has stopped then, also when cancelled.
-
-        Raises the engine's error, or Unavailable when it does not stop: the process must end.
-        """
-        try:
-            await asyncio.wait({done}, timeout=self._deadline_s)
-        finally:
-            stop.set()
-            ended, late = await asyncio.wait({done}, timeout=self._config.grace_s)
-            for one in ended:
-                one.exception()  # seen, also when we are being cancelled
-        if late:
-            raise Unavailable(f"the engine did not stop within {self._config.grace_s} s of its batch's deadline")
-        done.result()
-
-    @property
-    def _deadline_s(self) -> float:
-        return self._settings.group_deadline_s
-
-    async def _settle(self, held: Held, answer: Answer) -> None:
-        if answer is None:
-            await self._hand.hand_back(held, self._config.hand_back_s)
-            return
-        if isinstance(answer, Completed):
-            await self._answers.on_completed(held, answer)
+    async def _room(self, kind: Kind) -> int:
+        """How many more groups of `kind` this replica may take."""
+        rows = self._engine.traits.room
+        if kind == "eval":
+            room, open_groups = rows, sum(await self._ports.bus.waiting("prompts", self._job.id, "eval"))
         else:
-            await self._answers.on_void(held, answer)
+            room = max(1, rows // self._job.spec.algorithm.samples_per_prompt)
+            open_groups = self._weights.open_groups
+        return fair_share(room=room, open_groups=open_groups, replicas=self._replicas) - self._hand.count(kind)
+
+    async def _is_settled(self, held: Held) -> bool:
+        """Answer what needs no engine."""
+        if held.delivery.deliveries > DELIVERY_BUDGET:
+            await self._answers.on_given_up(held)
+            self._release(held)
+            return True
+        return False
+
+    # ---------------------------------------------------------------- one group
+
+    def _start(self, held: Held) -> "asyncio.Task[None]":
+        task = self._tasks.create_task(self._answer(held))
+        self._groups.add(task)
+        task.add_done_callback(self._groups.discard)
+        return task
+
+    async def _alone(self, held: Held) -> None:
+        """Should it end this process, what is finished is safe."""
+        while self._groups:
+            await asyncio.wait(self._groups)
+        await asyncio.wait({self._start(held)})
+
+    async def _answer(self, held: Held) -> None:
+        """From the prompt to its answer on the bus; what gets none is handed back."""
+        try:
+            prepared = await self._prepare(held.prompt)
+            group = await self._generate(held, prepared)
+        except BadSample as error:
+            await self._answers.on_void(held, void_of(held.prompt, "bad-sample", str(error), "rollout"))
+        except BlobMissing:
+            await self._hand.hand_back(held, self._config.hand_back_s)
+        except TimeoutError:
+            self._log.warning("group handed back", ordinal=held.prompt.ordinal, limit_s=self._deadline_s)
+            await self._hand.hand_back(held)
+        else:
+            if group is None:
+                await held.delivery.ack()  # nobody waits for it any more
+            else:
+                await self._answers.on_completed(held, group)
         self._release(held)
+
+    async def _prepare(self, prompt: Prompt) -> Prepared:
+        images = [await asyncio.to_thread(self._ports.blobs.get, image.blob) for image in prompt.images]
+        return await self._engine.prepare(prompt, images)
+
+    async def _generate(self, held: Held, prepared: Prepared) -> Completed | None:
+        """The group; None when it is of an evaluation that others have finished. Raises TimeoutError."""
+        prompt = held.prompt
+        want = Want(prompt.ordinal, prompt.sampling.n, at_least=prompt.min_version, exactly=prompt.version)
+        async with self._gate.enter(want) as is_wanted:
+            if not is_wanted:
+                return None
+            self._status.state = "generating"
+            started_at = time.time()
+            held.begin(self._deadline_s)
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    completions, _ = await asyncio.gather(
+                        self._engine.generate(prepared, key=_key(held)),
+                        self._answers.on_started(prompt, self._deadline_s),
+                    )
+            finally:
+                held.end()
+        return completed(
+            prompt, prepared, completions, self._engine.patch_size, self._ports.settings.replica, started_at
+        )
 
     def _release(self, held: Held) -> None:
         self._hand.release(held)
         self._status.in_flight = len(self._hand)
 
-    async def _load(self, prompts: Sequence[Prompt]) -> bool:
-        """Evaluation: exactly its version; training: the newest one, which is at least what the prompts ask for.
+    # ---------------------------------------------------------------- what others see
 
-        False when the evaluation was done by others meanwhile: then there is nothing to generate.
-        """
-        limit_s = self._config.weights_limit_s
-        until = time.monotonic() + limit_s
-        while True:
-            found = await self._wanted(prompts, limit_s)
-            if found is None:
-                return False
-            if self._loader.runs(*found):
-                return True
-            try:
-                seconds = await self._in_thread(partial(self._loader.load, *found))
-            except BlobMissing:  # a newer version may have replaced it just now
-                if time.monotonic() >= until:
-                    raise
-                await asyncio.sleep(_GLANCE_S)
-                continue
-            self._metrics.loaded(seconds)
-            self._status.version, _ = found
-            await self._answers.on_loaded(self._job.id, self._ports.settings.replica, self._status.version)
-            return True
-
-    async def _wanted(self, prompts: Sequence[Prompt], limit_s: float) -> tuple[int, BlobRef] | None:
-        """Version and manifest that `prompts` are to be generated with; None: not any more."""
-        if prompts[0].version is not None:
-            return await self._weights.evaluated(prompts[0].version, limit_s)
-        return await self._weights.at_least(max(one.min_version for one in prompts), limit_s)
+    async def _loaded(self, loaded: Loaded, fetched: int, seconds: float) -> None:
+        self._metrics.loaded(loaded, fetched, seconds)
+        self._status.version = loaded.version
+        await self._answers.on_loaded(self._job.id, self._ports.settings.replica, loaded.version)
 
     async def _tell_version(self) -> None:
         """The ledger forgets a replica that is silent."""
@@ -267,6 +223,22 @@ class Replica:
             await asyncio.sleep(LOADED_S / 3)
             if self._status.version >= 0:
                 await self._answers.on_loaded(self._job.id, self._ports.settings.replica, self._status.version)
+
+    async def _count_replicas(self) -> None:
+        """Who shares this job's work, this one included; the last number stays while the ledger is away."""
+        with contextlib.suppress(Unavailable):
+            loaded = (await self._ports.ledger.view(self._job.id)).loaded
+            self._replicas = len({*loaded, self._ports.settings.replica})
+
+    async def _keep_counting(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.count_s)
+            await self._count_replicas()
+
+
+def update_mode(spec: JobSpec) -> UpdateMode:
+    """On-policy groups end before their step is trained: nothing is in flight then that could be kept."""
+    return "keep" if spec.algorithm.max_staleness > 0 else "drain"
 
 
 def _is_suspect(held: Held) -> bool:
@@ -281,6 +253,8 @@ def _turn(held: Held) -> int:
     return held.prompt.ordinal if held.delivery.deliveries % 2 else -held.prompt.ordinal
 
 
-def _call(loop: asyncio.AbstractEventLoop, settle: Callable[[int, Answer], None], index: int, answer: Answer) -> None:
-    """From the engine's thread into the loop."""
-    loop.call_soon_threadsafe(settle, index, answer)
+def _key(held: Held) -> str:
+    """Names the group in the engine: one that was handed back and comes again is another."""
+    prompt = held.prompt
+    identity = message_id(prompt.job, prompt.kind, prompt.version, prompt.ordinal, prompt.attempt)
+    return f"{identity}/{held.delivery.deliveries}"

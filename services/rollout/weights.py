@@ -1,14 +1,9 @@
-"""Which weights there are, and how the engine comes to a version of them."""
+"""Which weights there are, and how a version of them comes to this host."""
 
-import asyncio
-import time
-from collections.abc import Callable
-
-from services.rollout.engine import Engine
+from services.rollout.gate import Bell, Target
 from shared.blobs.weights import WeightsAt, WeightsStore
 from shared.bus.port import Bus
-from shared.errors import Unavailable
-from shared.messages import BlobRef, EvalDone, EvalDue, Event, WeightsPublished
+from shared.messages import EvalDone, EvalDue, Event, WeightsPublished
 
 
 class WeightsView:
@@ -17,33 +12,35 @@ class WeightsView:
     def __init__(self, bus: Bus, job: str) -> None:
         self._bus, self._job = bus, job
         self._newest: WeightsPublished | None = None
+        self._newest_at = 0
         self._due: dict[int, EvalDue] = {}
         self._done: set[int] = set()
-        self._news = asyncio.Event()
+        self.news = Bell()
+        """Rings at each announcement."""
 
     async def look(self) -> None:
         """What was announced last, before the first prompt is taken."""
         for name in ("weights", "eval-due", "eval-done"):
             found = await self._bus.last_event(self._job, name)
             if found is not None:
-                self._take(found[0])
+                self._take(*found)
 
     async def watch(self) -> None:
         """Follow the announcements, for ever."""
-        async for event, _ in self._bus.events(self._job, "weights", "eval-due", "eval-done"):
-            self._take(event)
+        async for event, sequence in self._bus.events(self._job, "weights", "eval-due", "eval-done"):
+            self._take(event, sequence)
 
-    def _take(self, event: Event) -> None:
+    def _take(self, event: Event, sequence: int) -> None:
         match event:
-            case WeightsPublished():
-                self._newest = event
+            case WeightsPublished() if sequence > self._newest_at:
+                self._newest, self._newest_at = event, sequence
             case EvalDue(version=version):
                 self._due[version] = event
                 self._done.discard(version)
             case EvalDone(version=version):
                 self._due.pop(version, None)
                 self._done.add(version)
-        self._news.set()
+        self.news.ring()
 
     @property
     def evaluating(self) -> bool:
@@ -51,67 +48,47 @@ class WeightsView:
         return bool(self._due)
 
     @property
-    def window_end(self) -> int:
-        """The first training ordinal that was not admitted yet, as far as is known here."""
-        return self._newest.window_end if self._newest else 0
+    def open_groups(self) -> int:
+        """Training groups that are admitted and not consumed, as far as is known here."""
+        return self._newest.window_end - self._newest.cursor if self._newest else 0
 
     def evaluation_done(self, version: int) -> bool:
         """Whether every held-out group of `version` is in the journal: its prompts that are left are of no use."""
         return version in self._done
 
-    async def at_least(self, version: int, limit_s: float) -> tuple[int, BlobRef]:
-        """The newest version and its manifest, once it is `version` or later; Unavailable after `limit_s`."""
-        await self._wait(lambda: self._newest is not None and self._newest.version >= version, version, limit_s)
-        assert self._newest is not None
-        return self._newest.version, self._newest.manifest
+    @property
+    def newest(self) -> Target | None:
+        """The weights of training; None before any is announced."""
+        return None if self._newest is None else Target(self._newest.version, self._newest.manifest)
 
-    async def evaluated(self, version: int, limit_s: float) -> tuple[int, BlobRef] | None:
-        """`version` and its manifest, once its evaluation is announced; None once it is done.
-
-        Raises Unavailable after `limit_s`. Done means that others have generated it: its weights may be gone.
-        """
-        await self._wait(lambda: version in self._due or version in self._done, version, limit_s)
-        return (version, self._due[version].manifest) if version in self._due else None
-
-    async def _wait(self, there: Callable[[], bool], version: int, limit_s: float) -> None:
-        try:
-            async with asyncio.timeout(limit_s):
-                while not there():
-                    self._news.clear()
-                    await self._news.wait()
-        except TimeoutError:
-            raise Unavailable(f"weights {version} of job {self._job} were not announced within {limit_s} s") from None
+    def due(self, version: int) -> Target | None:
+        """The weights of the open evaluation of `version`; None when there is none."""
+        found = self._due.get(version)
+        return None if found is None else Target(version, found.manifest)
 
 
 class WeightsLoader:
-    """Brings the engine to a version; holds the files of the one that runs, so that the next one is a delta on it.
+    """Brings versions to this host; holds the files of the one that runs, so that the next one is a delta on it."""
 
-    Blocks: its methods are called from the engine's thread.
-    """
+    def __init__(self, store: WeightsStore) -> None:
+        self._store = store
+        self._running: WeightsAt | None = None
+        self._target: Target | None = None
 
-    def __init__(self, engine: Engine, store: WeightsStore) -> None:
-        self._engine, self._store = engine, store
-        self._runs: WeightsAt | None = None
-
-    def runs(self, version: int, manifest: BlobRef) -> bool:
+    def runs(self, target: Target) -> bool:
         """Whether the engine runs these very weights."""
-        return self._runs is not None and (self._engine.version, self._runs.ref) == (version, manifest)
+        return self._target == target
 
-    def load(self, version: int, manifest: BlobRef) -> float:
-        """Load what `manifest` names; returns the seconds it took.
+    def at(self, target: Target) -> WeightsAt:
+        """The files, to be given to `loaded` or closed. Blocks; raises BlobMissing."""
+        return self._store.materialise(target.manifest, since=self._running)
 
-        Raises BlobMissing, or Corrupt when it doesn't fit the model.
-        """
-        started = time.monotonic()
-        at = self._store.materialise(manifest, since=self._runs)
-        before, self._runs = self._runs, None  # a load that fails half-way leaves nothing to build on
-        self._engine.load(at)
-        if before is not None:
-            before.close()
-        self._runs = at
-        return time.monotonic() - started
+    def loaded(self, target: Target, at: WeightsAt) -> None:
+        """The engine runs `target` now."""
+        self.close()
+        self._target, self._running = target, at
 
     def close(self) -> None:
         """Let go of the files."""
-        if self._runs is not None:
-            self._runs.close()
+        if self._running is not None:
+            self._running.close()

@@ -197,16 +197,19 @@ class Learner(Section, frozen=True, kw_only=True):
 class Rollout(Section, frozen=True, kw_only=True):
     """The generation engine."""
 
-    engine: Annotated[Literal["hf", "vllm"], Meta(description="hf: transformers; vllm (AsyncLLM) is not built yet")] = (
-        "hf"
-    )
+    engine: Annotated[
+        Literal["auto", "hf", "vllm"],
+        Meta(description="hf: transformers; vllm: AsyncLLM; auto: vllm where the replica has a GPU, else hf"),
+    ] = "auto"
     dtype: Annotated[Literal["float32", "bfloat16"], Meta(description="parameters' type")] = "float32"
-    groups_in_flight: Annotated[int, Meta(ge=1, le=10**6, description="groups that one replica generates together")] = (
-        32
-    )
+    groups_in_flight: Annotated[int, Meta(ge=1, le=10**6, description="groups that one replica generates at once")] = 32
     group_deadline_s: Annotated[
         float, Meta(gt=0.0, le=10**6, description="a group that takes longer is given up by its replica")
     ] = 600.0
+    memory_share: Annotated[
+        float, Meta(gt=0.0, le=1.0, description="vllm: share of the card's memory for weights, keys and values")
+    ] = 0.85
+    tensor_parallel: Annotated[int, Meta(ge=1, le=64, description="vllm: cards that hold one model together")] = 1
 
 
 class RewardSettings(Section, frozen=True, kw_only=True):
@@ -382,9 +385,15 @@ def _contradictions(spec: JobSpec) -> list[str]:
         )
     if bounds != sorted(bounds) or not bounds or bounds[-1] < 1.0:
         found.append(f"reward.iou_schedule has bounds {bounds}; expected rising ones that end at 1.0")
-    for table, engine, ready in (("rollout", spec.rollout.engine, "hf"), ("learner", spec.learner.engine, "torch")):
-        if engine != ready:
-            found.append(f"{table}.engine is {engine!r}, which is not built yet; this version has {ready!r} alone")
+    if spec.learner.engine != "torch":
+        found.append(
+            f"learner.engine is {spec.learner.engine!r}, which is not built yet; this version has 'torch' alone"
+        )
+    if spec.sampling.top_p < 1 and algorithm.importance != "off":
+        found.append(
+            f"sampling.top_p is {spec.sampling.top_p} and algorithm.importance {algorithm.importance!r}: a nucleus "
+            "changes the distribution that importance weights divide by; expected top_p = 1 or importance = 'off'"
+        )
     if spec.optimizer.warmup_steps > spec.total_steps:
         found.append(
             f"optimizer.warmup_steps is {spec.optimizer.warmup_steps}, more than total_steps, {spec.total_steps}"

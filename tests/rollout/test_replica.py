@@ -13,6 +13,7 @@ import torch
 
 from services.rollout import hand
 from services.rollout.config import RolloutConfig
+from services.rollout.engine import Engine
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.replica import Replica
 from shared.bus.memory import MemoryServer
@@ -20,6 +21,7 @@ from shared.bus.port import DELIVERY_BUDGET
 from shared.errors import Corrupt, TriuneError
 from shared.jobs.following import ActiveJob
 from shared.jobs.record import JobRecord
+from shared.jobs.spec import JobSpec
 from shared.messages import (
     BlobRef,
     Completed,
@@ -40,7 +42,7 @@ from tests.weather import through_weather, under
 
 weather = under("sent again")
 
-CONFIG = RolloutConfig(fetch_wait_s=0.05, linger_s=0.01, hand_back_s=0.02, weights_limit_s=5.0, grace_s=5.0)
+CONFIG = RolloutConfig(fetch_wait_s=0.05, count_s=0.05, hand_back_s=0.02, weights_limit_s=5.0, grace_s=5.0)
 
 
 class World:
@@ -53,7 +55,10 @@ class World:
     def replica(self, record: JobRecord | None = None, config: RolloutConfig = CONFIG) -> Replica:
         job = ActiveJob(record or make_record())
         ports = dataclasses.replace(self.ports, bus=through_weather(self.ports.bus))
-        return Replica(job, ports, lambda _: self.engine, config, self.status, RolloutMetrics())
+        return Replica(job, ports, self._open, config, self.status, RolloutMetrics())
+
+    async def _open(self, spec: JobSpec) -> Engine:
+        return self.engine
 
     async def announce(self, version: int, window_end: int = 8) -> BlobRef:
         tensors = {name: torch.full((1,), float(version)) for name in "ab"}
@@ -117,11 +122,11 @@ async def test_prompts_become_groups_stamped_with_the_weights(world: World) -> N
     for ordinal in range(3):
         await world.send(prompt(ordinal))
     async with running(world.replica()):
-        await until(world.engine.started.is_set)
+        await until(lambda: len(world.engine.running) == 3)
         view = await world.ports.ledger.view("job")
         assert (view.in_flight, dict(view.loaded)) == (3, {"replica-1": 0})
         world.engine.gate.set()
-        groups = await world.answers("completions", 3)
+        groups = sorted(await world.answers("completions", 3), key=lambda group: group.prompt.ordinal)
         await until(lambda: world.prompts_left == 0)
         await until(lambda: world.status.in_flight == 0)
         assert world.status.version == 0
@@ -132,32 +137,108 @@ async def test_prompts_become_groups_stamped_with_the_weights(world: World) -> N
     assert (await world.ports.ledger.view("job")).in_flight == 0
 
 
-async def test_prompts_that_come_together_are_one_batch(world: World) -> None:
+async def test_groups_are_generated_while_their_completions_fit_the_engines_room(world: World) -> None:
+    """Room for 6 completions: 3 groups of 2; 2 more are prepared meanwhile, and start as soon as there is room."""
+    world.engine = FakeEngine(room=6)
     await world.announce(0)
+    world.engine.gate.clear()
     for ordinal in range(5):
         await world.send(prompt(ordinal))
-    async with running(world.replica(make_record(groups_in_flight=3))):
+    async with running(world.replica()):
+        await until(lambda: world.status.in_flight == 5 and len(world.engine.groups) == 3)
+        world.engine.gate.set()
         await world.answers("completions", 5)
-    assert [len(texts) for _, texts in world.engine.batches] == [3, 2]
+    assert world.engine.most_together == 3
 
 
-async def test_a_batch_does_not_wait_for_prompts_that_the_window_does_not_admit(world: World) -> None:
-    await world.announce(0, window_end=3)
-    for ordinal in range(3):
+async def test_a_group_is_answered_while_others_are_being_generated(world: World) -> None:
+    await world.announce(0)
+    world.engine.gate.clear()
+    await world.send(prompt(0))
+    async with running(world.replica()):
+        await until(lambda: len(world.engine.groups) == 1)
+        await world.send(prompt(1, "bad"))
+        await world.answers("scored", 1)
+        assert world.engine.running
+
+
+async def test_two_replicas_share_what_the_window_admits(world: World) -> None:
+    """A window of 8 groups and two replicas: neither takes more than 4, although its engine has room for 32."""
+    await world.announce(0)
+    await world.ports.ledger.loaded("job", "replica-2", 0)
+    world.engine.gate.clear()
+    for ordinal in range(8):
         await world.send(prompt(ordinal))
-    async with running(world.replica(config=msgspec.structs.replace(CONFIG, linger_s=60.0))):
-        await world.answers("completions", 3)
+    async with running(world.replica()):
+        await until(lambda: world.status.in_flight == 4)
+        other = await world.ports.bus.work("prompts", "job", "train")
+        assert len(await other.fetch(8, 1.0)) == 4
 
 
 async def test_training_runs_the_newest_weights_and_waits_for_those_it_asks_for(world: World) -> None:
     await world.announce(0)
     await world.send(prompt(0, min_version=2))
     async with running(world.replica()):
-        await until(lambda: world.status.state == "loading" and world.status.in_flight == 1)
-        assert not world.engine.batches
+        await until(lambda: world.status.version == 0 and world.status.in_flight == 1)
+        assert not world.engine.groups
         await world.announce(3)
         await world.answers("completions", 1)
-    assert world.engine.batches == [(3, ["text 0"])]
+    assert world.engine.groups == [(3, "text 0")]
+
+
+async def test_weights_change_under_what_is_being_generated_when_the_job_is_off_policy(world: World) -> None:
+    world.engine = FakeEngine(in_flight_updates=True)
+    await world.announce(0)
+    world.engine.gate.clear()
+    await world.send(prompt(0))
+    async with running(world.replica(make_record(max_staleness=1))):
+        await until(lambda: bool(world.engine.running))
+        await world.announce(1)
+        await until(lambda: world.status.version == 1)
+        world.engine.gate.set()
+        (group,) = await world.answers("completions", 1)
+    assert world.engine.loads == [(0, "keep"), (1, "keep")]
+    assert group.completions[0].versions == [(0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(("max_staleness", "in_flight_updates"), [(0, True), (1, False)])
+async def test_weights_wait_for_what_is_being_generated_on_policy_or_when_the_engine_cannot_keep_it(
+    world: World, max_staleness: int, in_flight_updates: bool
+) -> None:
+    world.engine = FakeEngine(in_flight_updates=in_flight_updates)
+    await world.announce(0)
+    world.engine.gate.clear()
+    await world.send(prompt(0))
+    async with running(world.replica(make_record(max_staleness=max_staleness))):
+        await until(lambda: bool(world.engine.running))
+        await world.announce(1)
+        await world.send(prompt(1, min_version=1))
+        await until(lambda: world.status.in_flight == 2)
+        assert world.engine.loads == [(0, "drain")]
+        world.engine.gate.set()
+        await world.answers("completions", 2)
+    assert world.engine.groups == [(0, "text 0"), (1, "text 1")]
+    assert world.engine.loads == [(0, "drain"), (1, "drain")]
+
+
+async def test_an_evaluation_waits_for_training_that_began_and_training_goes_on_with_the_newest(world: World) -> None:
+    world.engine = FakeEngine(in_flight_updates=True)
+    manifest = await world.announce(0)
+    await world.announce(1)
+    world.engine.gate.clear()
+    await world.send(prompt(0, "begun"))
+    async with running(world.replica(make_record(max_staleness=2))):
+        await until(lambda: bool(world.engine.running))
+        await world.ports.bus.announce(EvalDue(job="job", version=0, manifest=manifest))
+        await world.send(prompt(0, "eval", kind="eval", version=0))
+        await until(lambda: world.status.in_flight == 2)
+        await world.announce(2)
+        await world.send(prompt(1, "later"))
+        await until(lambda: world.status.in_flight == 3)
+        assert world.engine.groups == [(1, "begun")]
+        world.engine.gate.set()
+        await world.answers("completions", 2)
+    assert world.engine.groups == [(1, "begun"), (0, "eval"), (2, "later")]
 
 
 async def test_evaluation_goes_first_with_exactly_its_version(world: World) -> None:
@@ -168,14 +249,14 @@ async def test_evaluation_goes_first_with_exactly_its_version(world: World) -> N
     await world.send(prompt(0, "eval", kind="eval", version=1))
     world.engine.gate.clear()
     async with running(world.replica()):
-        await until(world.engine.started.is_set)
-        assert world.engine.batches == [(1, ["eval"])]
+        await until(lambda: bool(world.engine.running))
+        assert world.engine.groups == [(1, "eval")]
         assert (await world.ports.ledger.view("job")).in_flight == 0  # held-out groups are not counted
         world.engine.gate.set()
         (held_out,) = await world.answers("completions", 1, "eval")
         await world.answers("completions", 1)
     assert held_out.completions[0].versions == [(1, 1)]
-    assert world.engine.batches == [(1, ["eval"]), (2, ["train"])]
+    assert world.engine.groups == [(1, "eval"), (2, "train")]
 
 
 async def test_prompts_of_a_finished_evaluation_are_dropped(world: World) -> None:
@@ -186,7 +267,7 @@ async def test_prompts_of_a_finished_evaluation_are_dropped(world: World) -> Non
     await world.send(prompt(0, kind="eval", version=1))
     async with running(world.replica()):
         await until(lambda: world.prompts_left == 0)
-    assert not world.engine.batches
+    assert not world.engine.groups
 
 
 async def test_an_evaluation_that_others_finish_is_not_waited_for(world: World) -> None:
@@ -195,11 +276,11 @@ async def test_an_evaluation_that_others_finish_is_not_waited_for(world: World) 
     await world.ports.bus.announce(EvalDue(job="job", version=2, manifest=manifest))
     await world.send(prompt(0, kind="eval", version=1))
     async with running(world.replica(config=msgspec.structs.replace(CONFIG, weights_limit_s=60.0))):
-        await until(lambda: world.status.state == "loading" and world.status.in_flight == 1)
+        await until(lambda: world.status.in_flight == 1)
         await world.ports.bus.announce(EvalDone(job="job", version=1, total=1, void=0))
         await until(lambda: world.prompts_left == 0)
         await until(lambda: world.status.in_flight == 0)
-    assert not world.engine.batches
+    assert not world.engine.groups
 
 
 async def test_a_bad_sample_is_void_at_once_and_the_others_go_on(world: World) -> None:
@@ -213,7 +294,7 @@ async def test_a_bad_sample_is_void_at_once_and_the_others_go_on(world: World) -
     assert isinstance(void, Voided)
     assert (void.ordinal, void.reason, void.stage, void.detail) == (1, "bad-sample", "rollout", "the text says bad")
     assert (void.source, void.sample_id) == ("drawn", "sample-1")
-    assert [group.prompt.ordinal for group in groups] == [0, 2]
+    assert {group.prompt.ordinal for group in groups} == {0, 2}
     assert (await world.ports.ledger.view("job")).in_flight == 0
 
 
@@ -225,14 +306,14 @@ async def deliver(world: World, times: int) -> None:
             await delivery.hand_back()
 
 
-async def test_what_a_dead_replica_held_is_one_batch_again(world: World) -> None:
+async def test_what_a_dead_replica_held_is_generated_together_again(world: World) -> None:
     await world.announce(0)
     for ordinal in range(4):
         await world.send(prompt(ordinal))
     await deliver(world, 1)
+    world.engine.gate.clear()
     async with running(world.replica()):
-        await world.answers("completions", 4)
-    assert world.engine.batches == [(0, [f"text {ordinal}" for ordinal in range(4)])]
+        await until(lambda: len(world.engine.running) == 4)
 
 
 async def test_prompts_that_came_back_twice_are_done_alone_after_the_others(world: World) -> None:
@@ -244,7 +325,8 @@ async def test_prompts_that_came_back_twice_are_done_alone_after_the_others(worl
         await world.send(prompt(ordinal))
     async with running(world.replica()):
         await world.answers("completions", 4)
-    assert [texts for _, texts in world.engine.batches] == [["text 2", "text 3"], ["text 0"], ["text 1"]]
+    assert [text for _, text in world.engine.groups] == ["text 2", "text 3", "text 0", "text 1"]
+    assert world.engine.most_together == 2
 
 
 async def test_a_prompt_that_ends_its_process_every_time_takes_no_other_with_it(world: World) -> None:
@@ -273,7 +355,7 @@ async def test_past_the_budget_the_group_is_void_and_its_letter_dead(world: Worl
         await until(lambda: world.prompts_left == 0)
     assert (void.ordinal, void.reason) == (4, "redelivered")
     assert (letter.ordinal, letter.deliveries, letter.service) == (4, DELIVERY_BUDGET + 1, "rollout")
-    assert not world.engine.batches
+    assert not world.engine.groups
 
 
 async def test_a_group_whose_image_is_missing_is_tried_again(world: World) -> None:
@@ -296,7 +378,7 @@ async def test_work_in_hand_is_kept_alive(monkeypatch: pytest.MonkeyPatch, tmp_p
     world.engine.gate.clear()
     other = await world.ports.bus.work("prompts", "job", "train")
     async with running(world.replica()):
-        await until(world.engine.started.is_set)
+        await until(lambda: bool(world.engine.running))
         assert await other.fetch(1, 0.6) == []
         world.engine.gate.set()
         await world.answers("completions", 1)
@@ -311,7 +393,7 @@ async def test_a_full_stream_keeps_the_input_alive_past_the_groups_deadline(
     await world.send(prompt(0))
     other = await world.ports.bus.work("prompts", "job", "train")
     async with running(world.replica(make_record(group_deadline_s=1.0))):
-        await until(world.engine.started.is_set)
+        await until(lambda: bool(world.engine.groups))
         assert await other.fetch(1, 1.8) == []
         world.ports.bus.server.streams["completions"].max_bytes = None
         world.ports.bus.server.changed()
@@ -323,10 +405,11 @@ async def test_a_group_past_its_deadline_is_handed_back(world: World) -> None:
     await world.send(prompt(0))
     world.engine.gate.clear()
     async with running(world.replica(make_record(group_deadline_s=0.1))):
-        await until(lambda: len(world.engine.batches) >= 2)
+        await until(lambda: len(world.engine.groups) >= 2)
         world.engine.gate.set()
         await world.answers("completions", 1)
         await until(lambda: world.prompts_left == 0)
+    assert world.engine.aborted[0] == "text 0"
 
 
 async def test_a_cancelled_replica_stops_its_engine_and_hands_back(world: World) -> None:
@@ -334,11 +417,12 @@ async def test_a_cancelled_replica_stops_its_engine_and_hands_back(world: World)
     await world.send(prompt(0))
     world.engine.gate.clear()
     async with running(world.replica()):
-        await until(world.engine.started.is_set)
+        await until(lambda: bool(world.engine.running))
     other = await world.ports.bus.work("prompts", "job", "train")
     (delivery,) = await other.fetch(1, 1.0)
     assert delivery.deliveries == 2
     assert (world.status.state, world.status.in_flight) == ("idle", 0)
+    assert world.engine.aborted == ["text 0"] and world.engine.is_closed
 
 
 async def test_an_engine_that_fails_ends_the_work_with_its_own_error(world: World) -> None:
@@ -357,4 +441,4 @@ async def test_a_job_that_is_stopping_takes_no_more_training_prompts(world: Worl
     await world.send(prompt(0, "eval", kind="eval", version=0))
     async with running(world.replica(msgspec.structs.replace(make_record(), state="stopping"))):
         await world.answers("completions", 1, "eval")
-    assert [texts for _, texts in world.engine.batches] == [["eval"]]
+    assert [text for _, text in world.engine.groups] == ["eval"]

@@ -1,29 +1,37 @@
-"""What is fetched and loaded when the weights change."""
+"""What is fetched and loaded when the weights change, and what has been announced."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 import torch
 
-from services.rollout.weights import WeightsLoader
+from services.rollout.gate import Target
+from services.rollout.weights import WeightsLoader, WeightsView
 from shared.blobs.store import BlobStore
 from shared.blobs.weights import WeightsStore
+from shared.bus.memory import MemoryBus, MemoryServer
 from shared.errors import BlobMissing
-from shared.messages import BlobRef
+from shared.messages import BlobRef, WeightsPublished
 from tests.published import publish
-from tests.rollout.fakes import FakeEngine
 
 
 class World:
-    """A blob store, and a replica's engine."""
+    """A blob store, and a replica's weights."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.blobs, self.engine = folder, BlobStore((folder / "blobs").as_uri()), FakeEngine()
-        self.loader = WeightsLoader(self.engine, WeightsStore(self.blobs, folder / "replica"))
+        self.folder, self.blobs = folder, BlobStore((folder / "blobs").as_uri())
+        self.loader = WeightsLoader(WeightsStore(self.blobs, folder / "replica"))
 
-    def publish(self, version: int, **values: float) -> BlobRef:
+    def publish(self, version: int, **values: float) -> Target:
         tensors = {name: torch.full((1,), float(value)) for name, value in values.items()}
-        return publish(self.blobs, self.folder / "learner", version, tensors)
+        return Target(version, publish(self.blobs, self.folder / "learner", version, tensors))
+
+    def load(self, target: Target) -> list[str]:
+        """The tensors that an engine would copy."""
+        at = self.loader.at(target)
+        self.loader.loaded(target, at)
+        return sorted(at.changed)
 
 
 @pytest.fixture
@@ -32,23 +40,56 @@ def world(tmp_path: Path) -> World:
 
 
 def test_only_tensors_that_changed_are_loaded(world: World) -> None:
-    world.loader.load(0, world.publish(0, frozen=0, trained=0))
-    world.loader.load(1, world.publish(1, frozen=0, trained=1))
-    world.loader.load(2, world.publish(2, frozen=0, trained=0))
-    assert world.engine.loads == [(0, ["frozen", "trained"]), (1, ["trained"]), (2, ["trained"])]
+    assert world.load(world.publish(0, frozen=0, trained=0)) == ["frozen", "trained"]
+    assert world.load(world.publish(1, frozen=0, trained=1)) == ["trained"]
+    assert world.load(world.publish(2, frozen=0, trained=0)) == ["trained"]
+    world.loader.close()
 
 
 def test_the_same_version_with_other_weights_is_another(world: World) -> None:
     first, second = world.publish(1, x=0), world.publish(1, x=1)
-    world.loader.load(1, first)
-    assert world.loader.runs(1, first) and not world.loader.runs(1, second) and not world.loader.runs(2, first)
+    world.load(first)
+    assert world.loader.runs(first) and not world.loader.runs(second)
+    assert not world.loader.runs(Target(2, first.manifest))
+    world.loader.close()
 
 
 def test_a_missing_blob_leaves_what_runs_as_it_was(world: World) -> None:
     first, second = world.publish(0, x=0), world.publish(1, x=1)
-    world.loader.load(0, first)
-    for ref in WeightsStore(world.blobs, world.folder / "other").blobs_of(second):
+    world.load(first)
+    for ref in WeightsStore(world.blobs, world.folder / "other").blobs_of(second.manifest):
         world.blobs.delete(ref)
     with pytest.raises(BlobMissing):
-        world.loader.load(1, second)
-    assert world.loader.runs(0, first)
+        world.loader.at(second)
+    assert world.loader.runs(first)
+    world.loader.close()
+
+
+async def test_an_announcement_that_was_looked_at_is_not_followed_by_older_ones() -> None:
+    """Three versions were announced: who joins sees the third at once and never the first again."""
+    bus = MemoryBus(MemoryServer())
+    for version in range(3):
+        await bus.announce(
+            WeightsPublished(
+                job="job", version=version, incarnation=0, cursor=0, window_end=8, max_staleness=0, total_steps=3,
+                manifest=BlobRef(digest='', size=0), digest="",
+            )
+        )  # fmt: skip
+    view = WeightsView(bus, "job")
+    await view.look()
+    seen = []
+    followed = asyncio.Event()
+
+    def ring() -> None:
+        assert view.newest is not None
+        seen.append(view.newest.version)
+        if len(seen) == 3:
+            followed.set()
+
+    view.news.ring = ring  # type: ignore[method-assign]
+    watching = asyncio.create_task(view.watch())
+    async with asyncio.timeout(5.0):
+        await followed.wait()
+    watching.cancel()
+    await asyncio.wait({watching})
+    assert seen == [2, 2, 2]

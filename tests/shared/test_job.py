@@ -44,8 +44,13 @@ def test_freezing_everything_is_refused() -> None:
 
 
 def test_an_engine_that_is_not_built_is_refused_at_once() -> None:
-    assert "not built yet" in mistakes(rollout={"engine": "vllm"})[0]
     assert "not built yet" in mistakes(learner={"engine": "deepspeed"})[0]
+
+
+def test_a_nucleus_is_refused_beside_importance_weights() -> None:
+    assert "importance = 'off'" in mistakes(sampling={"top_p": 0.9})[0]
+    assert "importance 'on'" in mistakes(sampling={"top_p": 0.9}, algorithm={"importance": "on"})[0]
+    parse_job({**GOOD, "sampling": {"top_p": 0.9}, "algorithm": {"importance": "off"}})
 
 
 def test_numbers_must_be_finite() -> None:

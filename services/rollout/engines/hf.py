@@ -4,6 +4,7 @@ A prompt is computed once a group and its keys and values are expanded to the n 
 those of all other groups.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ _PREFILL_TOKENS = 16384
 
 
 class HfEngine:
-    """See `services.rollout.engine.Engine`."""
+    """See `services.rollout.engines.batching.BlockingEngine`."""
 
     def __init__(self, model: Any, inputs: Inputs, max_prompt_tokens: int) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -61,16 +62,18 @@ class HfEngine:
     @torch.inference_mode()
     def load(self, at: WeightsAt) -> None:
         own = self.model.state_dict(keep_vars=True)
-        for path in at.files:
-            with safetensors.safe_open(path, "pt") as file:
-                for name in at.changed.intersection(file.keys()):
-                    tensor = file.get_tensor(name)
-                    if name not in own or own[name].shape != tensor.shape:
-                        raise Corrupt(
-                            f"the weights of version {at.version} hold {name!r} of shape {tuple(tensor.shape)}; "
-                            f"the model has {tuple(own[name].shape) if name in own else 'no such tensor'}"
-                        )
-                    own[name].copy_(tensor)
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(safetensors.safe_open(path, "pt")) for path in at.files]
+            tensors = {name: file for file in opened for name in at.changed.intersection(file.keys())}
+            for name, file in tensors.items():
+                shape = tuple(file.get_slice(name).get_shape())
+                if name not in own or tuple(own[name].shape) != shape:
+                    raise Corrupt(
+                        f"the weights of version {at.version} hold {name!r} of shape {shape}; "
+                        f"the model has {tuple(own[name].shape) if name in own else 'no such tensor'}"
+                    )
+            for name, file in tensors.items():
+                own[name].copy_(file.get_tensor(name))
         self.version = at.version
 
     def generate(

@@ -1,0 +1,224 @@
+"""Which weights the engine runs, and which groups may start on them.
+
+Training runs the newest weights, an evaluation exactly its version and before training. One task, `steer`, loads; the
+groups' own tasks only wait at the gate. A version never goes back while training groups are being generated, so what
+was admitted by a window stays within its bound, also when weights change under a group.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from services.rollout.engine import Engine, Loaded, UpdateMode
+from shared.blobs.weights import WeightsAt
+from shared.errors import BlobMissing
+from shared.messages import BlobRef
+
+Found = TypeVar("Found")
+_AGAIN_S = 0.05
+"""A version whose blobs are gone was replaced by a newer announcement, which comes within moments."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A version and its manifest."""
+
+    version: int
+    manifest: BlobRef
+
+
+@dataclass(frozen=True, eq=False)
+class Want:
+    """What a group is to be generated with: `exactly` one version (evaluation), or the newest, `at_least` one.
+
+    Of those that wait, the lowest `ordinal` goes first: the learner consumes them in order.
+    """
+
+    ordinal: int
+    rows: int
+    at_least: int = 0
+    exactly: int | None = None
+
+
+class View(Protocol):
+    """What has been announced; `services.rollout.weights.WeightsView`."""
+
+    news: "Bell"
+
+    @property
+    def newest(self) -> Target | None: ...
+    def due(self, version: int) -> Target | None: ...
+    def evaluation_done(self, version: int) -> bool: ...
+
+
+class Source(Protocol):
+    """Brings weights to this host; `services.rollout.weights.WeightsLoader`. Its methods block."""
+
+    def at(self, target: Target) -> WeightsAt: ...
+    def loaded(self, target: Target, at: WeightsAt) -> None: ...
+    def runs(self, target: Target) -> bool: ...
+
+
+class Bell:
+    """Wakes all who wait for a condition over plain state."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    def ring(self) -> None:
+        for future in self._waiting:
+            if not future.done():
+                future.set_result(None)
+        self._waiting.clear()
+
+    async def until(self, condition: Callable[[], Found | None]) -> Found:
+        """The first true value of `condition()`, looked at now and at each ring; nothing runs in between."""
+        while not (found := condition()):
+            future = asyncio.get_running_loop().create_future()
+            self._waiting.add(future)
+            try:
+                await future
+            finally:
+                self._waiting.discard(future)
+        return found
+
+
+class Gate:
+    """The way into one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        view: View,
+        source: Source,
+        mode: UpdateMode,
+        limit_s: float,
+        on_loaded: Callable[[Loaded, int, float], Awaitable[None]],
+    ) -> None:
+        """`on_loaded` is told each load, the bytes that were fetched for it, and the seconds that it took."""
+        self._engine, self._view, self._source = engine, view, source
+        self._limit_s, self._on_loaded = limit_s, on_loaded
+        self._keeps = mode == "keep" and engine.traits.in_flight_updates
+        self._bell = view.news
+        self._waiting: list[Want] = []
+        self._inside: list[Want] = []
+        self._turning: UpdateMode | None = None
+        self._evaluates = False
+        self.version = -1
+
+    @contextlib.asynccontextmanager
+    async def enter(self, want: Want) -> AsyncIterator[bool]:
+        """Inside, the engine runs what `want` asks for; False: nobody waits for that evaluation any more.
+
+        Raises TimeoutError when its weights are not announced in time.
+        """
+        self._waiting.append(want)
+        self._bell.ring()
+        try:
+            admitted = await self._admitted(want)
+        finally:
+            self._waiting.remove(want)
+            self._bell.ring()
+        if not admitted:
+            yield False
+            return
+        self._inside.append(want)
+        try:
+            yield True
+        finally:
+            self._inside.remove(want)
+            self._bell.ring()
+
+    async def empty(self) -> None:
+        """Return once no group waits or is inside."""
+        await self._bell.until(lambda: not self._inside and not self._waiting)
+
+    async def steer(self) -> None:
+        """Bring the engine to the weights that are wanted, for ever."""
+        while True:
+            target = await self._bell.until(self._target)
+            at = await self._fetch(target)
+            if at is not None:
+                await self._turn_to(target, at)
+
+    async def _fetch(self, target: Target) -> WeightsAt | None:
+        """The weights on this host; None when others are wanted meanwhile. Groups go on starting on the old ones."""
+        until = time.monotonic() + self._limit_s
+        while target == self._target():
+            try:
+                return await asyncio.to_thread(self._source.at, target)
+            except BlobMissing:
+                if time.monotonic() >= until:
+                    raise
+                await asyncio.sleep(_AGAIN_S)
+        return None
+
+    async def _turn_to(self, target: Target, at: WeightsAt) -> None:
+        """Load `at`, under the groups that are inside or after them, unless others are wanted by then."""
+        began = time.monotonic()
+        self._turning = "keep" if self._keeps and self._exact() is None else "drain"
+        try:
+            if self._turning == "drain":
+                await self._bell.until(lambda: not self._inside)
+            exact = self._exact()
+            if target != self._target():
+                at.close()
+                return
+            loaded = await self._engine.load(at, mode=self._turning)
+            self._source.loaded(target, at)
+            self.version, self._evaluates = target.version, exact is not None
+        finally:
+            self._turning = None
+            self._bell.ring()
+        await self._on_loaded(loaded, at.bytes_read, time.monotonic() - began)
+
+    async def _admitted(self, want: Want) -> bool:
+        async with asyncio.timeout(self._limit_s):
+            await self._bell.until(lambda: self._announced(want))
+        return await self._bell.until(lambda: self._answer(want)) == "in"
+
+    def _announced(self, want: Want) -> bool:
+        if want.exactly is not None:
+            return self._view.due(want.exactly) is not None or self._view.evaluation_done(want.exactly)
+        return self._view.newest is not None and self._view.newest.version >= want.at_least
+
+    def _answer(self, want: Want) -> str | None:
+        if want.exactly is not None and self._view.evaluation_done(want.exactly):
+            return "dropped"
+        return "in" if self._is_next(want) and self._fits(want) and self._runs(want) else None
+
+    def _is_next(self, want: Want) -> bool:
+        return not any(one.exactly == want.exactly and one.ordinal < want.ordinal for one in self._waiting)
+
+    def _fits(self, want: Want) -> bool:
+        rows = sum(one.rows for one in self._inside)
+        return rows == 0 or rows + want.rows <= self._engine.traits.room
+
+    def _runs(self, want: Want) -> bool:
+        """Whether the engine runs what `want` asks for.
+
+        Training groups start on older weights while newer ones are fetched, but not on those of an evaluation.
+        """
+        exact = self._exact()
+        if want.exactly is not None:
+            return want.exactly == exact == self.version and self._target() is None and self._turning is None
+        if exact is not None or self._turning == "drain" or self.version < want.at_least:
+            return False
+        return self._target() is None or not self._evaluates
+
+    def _exact(self) -> int | None:
+        """The version of the evaluation that goes first: the one that is inside, else the lowest that waits."""
+        for wants in (self._inside, self._waiting):
+            versions = [want.exactly for want in wants if want.exactly is not None]
+            if versions:
+                return min(versions)
+        return None
+
+    def _target(self) -> Target | None:
+        """The weights that the engine should run and does not."""
+        exact = self._exact()
+        found = self._view.newest if exact is None else self._view.due(exact)
+        return None if found is None or self._source.runs(found) else found

@@ -1,0 +1,191 @@
+"""Which weights run, and what may start on them: by hand, and in a thousand random schedules."""
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from services.rollout.engine import Loaded, Traits, UpdateMode
+from services.rollout.gate import Bell, Gate, Target, Want
+from shared.blobs.manifest import WeightsManifest
+from shared.blobs.weights import WeightsAt
+from shared.messages import BlobRef
+from shared.staleness import staleness, window_end
+
+NOWHERE = BlobRef(digest="", size=0)
+
+
+def manifest_of(version: int) -> WeightsManifest:
+    return WeightsManifest(version=version, digest="", blobs=(), frozen=(), trained=())
+
+
+class Announced:
+    """What has been announced, set by the test."""
+
+    def __init__(self) -> None:
+        self.news = Bell()
+        self.newest: Target | None = None
+        self.open: dict[int, Target] = {}
+        self.done: set[int] = set()
+
+    def due(self, version: int) -> Target | None:
+        return self.open.get(version)
+
+    def evaluation_done(self, version: int) -> bool:
+        return version in self.done
+
+
+class Weights:
+    """Any version is here at once."""
+
+    def __init__(self) -> None:
+        self.running: Target | None = None
+
+    def at(self, target: Target) -> WeightsAt:
+        return WeightsAt(target.manifest, manifest_of(target.version), ())
+
+    def loaded(self, target: Target, at: WeightsAt) -> None:
+        self.running = target
+
+    def runs(self, target: Target) -> bool:
+        return self.running == target
+
+
+@dataclass
+class TokenEngine:
+    """Samples a token a turn of the loop, each with the version that runs then; a load takes some turns, too."""
+
+    random: random.Random
+    traits: Traits
+    version: int = -1
+    running: int = 0
+    loads: list[tuple[int, str, int]] = field(default_factory=list)
+
+    async def load(self, at: WeightsAt, *, mode: UpdateMode) -> Loaded:
+        assert mode == "keep" or not self.running
+        for _ in range(self.random.randrange(4)):
+            await asyncio.sleep(0)
+        self.version = at.version
+        self.loads.append((at.version, mode, self.running))
+        return Loaded(at.version, 0.0, self.running)
+
+    async def sample(self, tokens: int) -> list[int]:
+        self.running += 1
+        versions = []
+        for _ in range(tokens):
+            versions.append(self.version)
+            await asyncio.sleep(0)
+        self.running -= 1
+        return versions
+
+
+@pytest.fixture(autouse=True)
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What blocks runs in the loop: schedules follow the seed alone."""
+
+    async def at_once(work, *arguments):  # type: ignore[no-untyped-def]
+        await asyncio.sleep(0)
+        return work(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
+
+
+async def told(loaded: Loaded, fetched: int, seconds: float) -> None:
+    assert loaded.version >= 0 == fetched <= seconds
+
+
+class Loop:
+    """Data, two replicas and a learner around the real gate and the real window rule, in one random schedule."""
+
+    def __init__(self, seed: int, *, in_flight_updates: bool) -> None:
+        self.random = random.Random(seed)
+        self.eta, self.b, self.steps = (
+            self.random.randrange(4),
+            self.random.randrange(1, 5),
+            self.random.randrange(1, 7),
+        )
+        self.announced = Announced()
+        self.finished: dict[int, list[int]] = {}
+        self.stale: list[int] = []
+        self.step, self.cursor, self.end = 0, 0, 0
+        self.replicas = [self._replica(in_flight_updates) for _ in range(2)]
+
+    def _replica(self, in_flight_updates: bool) -> tuple[Gate, TokenEngine]:
+        engine = TokenEngine(self.random, Traits(room=self.random.randrange(1, 9), in_flight_updates=in_flight_updates))
+        mode: UpdateMode = "keep" if self.eta else "drain"
+        return Gate(engine, self.announced, Weights(), mode, 5.0, told), engine  # type: ignore[arg-type]
+
+    def publish(self) -> None:
+        """The newest weights and their window."""
+        self.announced.newest = Target(self.step, NOWHERE)
+        if self.random.random() < 0.3:
+            self.announced.open[self.step] = Target(self.step, NOWHERE)
+        self.end = max(
+            self.end,
+            window_end(
+                cursor=self.cursor, version=self.step, total_steps=self.steps, prompts_per_step=self.b,
+                max_staleness=self.eta, lost=0,
+            ),
+        )  # fmt: skip
+        self.announced.news.ring()
+
+    async def run(self) -> None:
+        async with asyncio.timeout(60.0), asyncio.TaskGroup() as steering:
+            tasks = [steering.create_task(gate.steer()) for gate, _ in self.replicas]
+            self.publish()
+            async with asyncio.TaskGroup() as groups:
+                groups.create_task(self.data(groups))
+                groups.create_task(self.learner())
+            for task in tasks:
+                task.cancel()
+
+    async def data(self, tasks: asyncio.TaskGroup) -> None:
+        """Publishes each ordinal once the window admits it, with the version that did; held-out ones in between."""
+        await self.announced.news.until(lambda: self.announced.newest)
+        for ordinal in range(self.steps * self.b):
+            await self.announced.news.until(lambda ordinal=ordinal: ordinal < self.end)
+            tasks.create_task(self.group(self.random.choice(self.replicas), ordinal, self.step))
+            for version in [one for one in self.announced.open if one not in self.announced.done]:
+                tasks.create_task(self.evaluate(self.random.choice(self.replicas), version))
+
+    async def group(self, replica: tuple[Gate, TokenEngine], ordinal: int, min_version: int) -> None:
+        gate, engine = replica
+        rows = self.random.randrange(1, 4)
+        async with gate.enter(Want(ordinal, rows, at_least=min_version)) as admitted:
+            assert admitted
+            self.finished[ordinal] = await engine.sample(self.random.randrange(1, 12))
+        self.announced.news.ring()
+
+    async def evaluate(self, replica: tuple[Gate, TokenEngine], version: int) -> None:
+        gate, engine = replica
+        async with gate.enter(Want(0, 1, exactly=version)) as admitted:
+            if admitted:
+                assert set(await engine.sample(self.random.randrange(1, 6))) == {version}
+                if self.random.random() < 0.3:
+                    self.announced.done.add(version)
+
+    async def learner(self) -> None:
+        """Consumes the ordinals in order; a step is B groups."""
+        while self.step < self.steps:
+            wanted = range(self.cursor, self.cursor + self.b)
+            await self.announced.news.until(lambda wanted=wanted: all(one in self.finished for one in wanted))
+            self.stale += [staleness(self.step, min(self.finished[one])) for one in wanted]
+            for _ in range(self.random.randrange(6)):
+                await asyncio.sleep(0)
+            self.step, self.cursor = self.step + 1, self.cursor + self.b
+            self.publish()
+
+
+@pytest.mark.parametrize("in_flight_updates", [True, False])
+async def test_staleness_never_passes_its_bound_in_a_thousand_random_schedules(in_flight_updates: bool) -> None:
+    changed_in_flight = reached = 0
+    for seed in range(1000 if in_flight_updates else 200):
+        loop = Loop(seed, in_flight_updates=in_flight_updates)
+        await loop.run()
+        assert len(loop.stale) == loop.steps * loop.b
+        assert max(loop.stale) <= loop.eta, f"seed {seed}"
+        reached += max(loop.stale) == loop.eta > 0
+        changed_in_flight += any(len(set(versions)) > 1 for versions in loop.finished.values())
+    assert reached > 20
+    assert (changed_in_flight > 100) == in_flight_updates
