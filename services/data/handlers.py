@@ -71,14 +71,12 @@ async def on_job(job: ActiveJob, deps: Deps) -> None:
     train, held_out = await asyncio.to_thread(_open, job.spec, deps.roots)
     log = get_logger(job=job.id)
     log.info("data opened", rows=_rows(train), held_out=_rows(held_out), sources=list(train))
-    heard = Heard()
+    heard, blobs = Heard(), deps.blobs.of(job.id)
     newest = await deps.bus.last_event(job.id, "weights")
     if newest is not None:  # before the first ordinal is looked at: its cursor says which ones may still be open
         heard.on_event(newest[0])
-    training = Training(
-        job, train, deps.config, deps.bus, deps.jobs, Rows(deps.blobs, deps.config.rows_kept, deps.roots)
-    )
-    evaluated = HeldOut(job.id, job.spec, held_out, Rows(deps.blobs, deps.config.rows_kept, deps.roots))
+    training = Training(job, train, deps.config, deps.bus, deps.jobs, Rows(blobs, deps.config.rows_kept, deps.roots))
+    evaluated = HeldOut(job.id, job.spec, held_out, Rows(blobs, deps.config.rows_kept, deps.roots))
     await _until_first_error(
         _listen(job, heard, deps),
         training.run(lambda: heard.weights, deps.instruments, deps.status),

@@ -34,8 +34,9 @@ class Versions:
         self.stale_until = 0
         """Groups below this ordinal may be of an earlier incarnation, and get importance weights."""
         self.publisher = Publisher(ports.bus, ports.ledger, job.id)
-        store = WeightsStore(ports.blobs, ports.settings.weights)
-        self.exports = Exports(engine, ports.blobs, store, job.spec.learner.anchor_every)
+        blobs = ports.blobs.of(job.id)
+        store = WeightsStore(blobs, ports.settings.weights)
+        self.exports = Exports(engine, blobs, store, job.spec.learner.anchor_every)
         self._job, self._bus, self._engine, self._intake, self._status = job, ports.bus, engine, intake, status
         self._in_compute = in_compute
         self._publishing = asyncio.Lock()

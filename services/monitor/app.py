@@ -37,6 +37,7 @@ class Monitor:
             bus=ports.bus,
             jobs=ports.jobs,
             runs=ports.settings.runs,
+            blobs=ports.blobs,
             live=Live(),
             metrics=MonitorMetrics(metrics.get_meter("triune.monitor")),
             config=config,
@@ -46,7 +47,7 @@ class Monitor:
         self.sampler = Sampler(self.desk, self.control, self.replicas, ports.ledger)
         routers = [
             JobRoutes(self.desk, self.control, ports.settings).router,
-            RunRoutes(self.desk, self.control, ports.blobs).router,
+            RunRoutes(self.desk, self.control).router,
             ServiceRoutes(self.desk, self.control, self.replicas, ports.ledger).router,
             page_routes(),
         ]

@@ -24,5 +24,7 @@ class MonitorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """A replica that was not heard of for so long is shown as silent."""
     forget_s: float = 300.0
     """A replica that was not heard of for so long is no longer shown."""
+    kept_image_bytes: int = 64 * 1024 * 1024
+    """Images of a job's newest samples stay in its run folder, up to so many bytes, when its blobs go."""
     body_bytes: int = 1024 * 1024
     """A larger request body is refused with 413."""

@@ -13,7 +13,7 @@ from services.monitor.handlers import Desk, JobReading
 from services.monitor.history.fold import FINAL
 from services.monitor.history.queries import reading
 from shared.errors import Corrupt, Refused, TriuneError, Unavailable
-from shared.jobs.record import ACTIVE, ENDED, IllegalMove, JobRecord, active_of, by_age
+from shared.jobs.record import ACTIVE, ENDED, OVER, IllegalMove, JobRecord, active_of, by_age
 from shared.messages import Kind
 from shared.runtime.logging import get_logger
 
@@ -35,6 +35,7 @@ class Control:
         self.errors: dict[str, str] = {}  # job -> why its streams cannot be read
         self._readings: dict[str, tuple[JobReading, asyncio.Task[None]]] = {}
         self._on_file: set[str] = set()
+        self._freed: set[str] = set()  # their blobs are deleted, or are being
         self._heard = asyncio.Event()
         self._log = get_logger()
 
@@ -75,6 +76,7 @@ class Control:
         await self._promote(list(self.records.values()))
         for record in sorted(self.records.values(), key=by_age):
             await self._attend(group, record)
+            self._free_blobs(group, record)
             await self._forget_abandoned(record)
 
     async def _promote(self, listed: list[JobRecord]) -> None:
@@ -129,6 +131,22 @@ class Control:
         for kind in kinds:
             await self._desk.bus.purge("scored", job, kind)
 
+    def _free_blobs(self, group: asyncio.TaskGroup, record: JobRecord) -> None:
+        """Start deleting the blobs of a job that is over and on file: once, and again after a restart of ours."""
+        job = record.id
+        if record.state in OVER and job in self._on_file and job not in self._freed:
+            self._freed.add(job)
+            group.create_task(self._free(job))
+
+    async def _free(self, job: str) -> None:
+        try:
+            count = await asyncio.to_thread(self._desk.blobs.forget, job)
+        except Unavailable as error:
+            self._freed.discard(job)
+            self._log.warning("blobs of a job cannot be deleted now", job=job, error=str(error))
+        else:
+            self._log.info("the job's blobs are deleted", job=job, count=count)
+
     async def _forget_abandoned(self, record: JobRecord) -> None:
         """Remove all that is held of an abandoned job that has ended, once nothing reads it any more."""
         job, desk = record.id, self._desk
@@ -137,6 +155,7 @@ class Control:
         if job not in self.errors and not await self._is_on_file(record):
             return
         await desk.bus.erase_job(job)
+        await asyncio.to_thread(desk.blobs.forget, job)
         if record.abandon_files:
             await asyncio.to_thread(shutil.rmtree, desk.runs / job, ignore_errors=True)
         await desk.jobs.forget(job)

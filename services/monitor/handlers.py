@@ -19,15 +19,17 @@ from services.monitor.config import MonitorConfig
 from services.monitor.exports.curves import draw_curves
 from services.monitor.exports.sinks import Sinks
 from services.monitor.history.fold import EVENTS, FINAL, Batch, Fold, Progress
+from services.monitor.history.images import keep_images
 from services.monitor.history.queries import reading
 from services.monitor.history.report import FEW_GROUPS, build_report, read_report, write_metrics, write_report
 from services.monitor.history.series import ALL
 from services.monitor.history.store import Store
 from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
+from shared.blobs.port import Blobs
 from shared.bus.port import Bus, JournalReader
 from shared.errors import Corrupt, Unavailable
-from shared.jobs.record import ENDED, JobRecord, JobStore
+from shared.jobs.record import ENDED, OVER, JobRecord, JobStore
 from shared.messages import Event
 from shared.runtime.logging import get_logger
 from shared.runtime.moments import passing
@@ -43,6 +45,7 @@ class Desk:
     bus: Bus
     jobs: JobStore
     runs: Path
+    blobs: Blobs
     live: Live
     metrics: MonitorMetrics
     config: MonitorConfig
@@ -73,6 +76,7 @@ class JobReading:
             await self._in_thread(fold.write_rest)
             await self._feed_sinks()
             await self.write_files()
+            await self._keep_images()
             await self._in_thread(lambda: _mark_final(store, self.record))
             self._log.info("the job is on file", state=self.record.state)
         finally:
@@ -189,6 +193,12 @@ class JobReading:
         """`report.json`; with `everything` also `metrics.parquet` and `curves.png`."""
         ordinal = await self.desk.jobs.ordinal(self.record.id)
         await self._in_thread(lambda: _write_files(self.folder, self.record, ordinal, everything))
+
+    async def _keep_images(self) -> None:
+        """Of a job that is over for good: its blobs go as soon as it is on file."""
+        if self.record.state in OVER:
+            blobs, limit = self.desk.blobs, self.desk.config.kept_image_bytes
+            await self._in_thread(lambda: keep_images(self.folder, blobs, limit))
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         try:

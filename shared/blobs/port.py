@@ -78,6 +78,17 @@ class Blobs(Protocol):
         """Whether a blob of that digest and size is there; its bytes are not looked at."""
         ...
 
+    def of(self, job: str) -> "Blobs":
+        """This store as one job uses it: what is put through it belongs to the job, before its bytes are there."""
+        ...
+
+    def forget(self, job: str) -> int:
+        """Delete all blobs that belong to `job` and to no other job; returns how many. Again is fine.
+
+        Raises Unavailable when the store cannot be written; what is left then goes at the next call.
+        """
+        ...
+
     def delete(self, ref: BlobRef) -> None:
         """Remove a blob; absent is fine. The learner alone calls it."""
         ...

@@ -1,16 +1,18 @@
 """The blob store: one URI opened with pyarrow.fs, `file:///…` on one host or a shared volume, `s3://…` across hosts.
 
-A blob lies under `<first two digits>/<digest>`. On a file system it is written under `tmp/` and renamed, so a killed
-writer leaves nothing under a digest; an object store shows an object only when it is whole.
+A blob lies under `<first two digits>/<digest>`, and `refs/<job>/<digest>` says whose it is. On a file system it is
+written under `tmp/` and renamed, so a killed writer leaves nothing under a digest; an object store shows an object only
+when it is whole.
 """
 
 import contextlib
+import copy
 import errno
 import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,16 +55,24 @@ class BlobStore:
         self._is_local = isinstance(self._fs, arrow_fs.LocalFileSystem)
         self._durable = durable and self._is_local
         self._folders: set[str] = set()
+        self._job: str | None = None
+        self._marked: set[str] = set()
         try:
             self._fs.create_dir(self._root, recursive=True)
             self._clean()
         except OSError as error:
             raise Unavailable(f"blob store {self._place} cannot be opened: {_sentence(error)}") from error
 
+    def of(self, job: str) -> "BlobStore":
+        mine = copy.copy(self)
+        mine._job, mine._marked = job, set()
+        return mine
+
     def put(self, data: bytes | memoryview) -> BlobRef:
         ref = BlobRef(digest=_digest(data), size=len(data))
         path = self._path(ref)
         try:
+            self._mark(ref)
             if self._size(path) == ref.size:
                 return ref
             self._make_folder(path.rsplit("/", 1)[0])
@@ -142,6 +152,51 @@ class BlobStore:
         except OSError as error:
             raise Unavailable(f"blob store {self._place} cannot delete {ref.digest}: {_sentence(error)}") from error
 
+    def forget(self, job: str) -> int:
+        mine = f"{self._root}/refs/{job}"
+        try:
+            owners = self._names(f"{self._root}/refs")
+            others = [owner for owner in owners if owner != job]
+            count = sum(self._release(digest, others) for digest in self._names(mine))
+            if job in owners:
+                self._fs.delete_dir(mine)
+        except OSError as error:
+            raise Unavailable(f"blob store {self._place} cannot forget job {job}: {_sentence(error)}") from error
+        return count
+
+    def _release(self, digest: str, others: Sequence[str]) -> bool:
+        """Delete the blob unless one of `others` has it too.
+
+        It is set aside first: another job marks a blob before it looks whether it is there, so either its mark is seen
+        here, or the blob is not seen there and is written anew.
+        """
+        path, aside = f"{self._root}/{digest[:2]}/{digest}", f"{self._root}/tmp/{uuid.uuid4().hex}"
+        self._make_folder(f"{self._root}/tmp")
+        try:
+            self._fs.move(path, aside)
+        except FileNotFoundError:
+            return False
+        marks = [f"{self._root}/refs/{other}/{digest}" for other in others]
+        if any(info.type == arrow_fs.FileType.File for info in self._fs.get_file_info(marks)):
+            self._fs.move(aside, path)
+            return False
+        self._fs.delete_file(aside)
+        return True
+
+    def _mark(self, ref: BlobRef) -> None:
+        """Note whose blob it is, before it is there: a killed writer leaves none without an owner."""
+        if self._job is None or ref.digest in self._marked:
+            return
+        folder = f"{self._root}/refs/{self._job}"
+        self._fs.create_dir(folder, recursive=True)
+        with self._fs.open_output_stream(f"{folder}/{ref.digest}"):
+            pass
+        self._marked.add(ref.digest)
+
+    def _names(self, folder: str) -> list[str]:
+        selector = arrow_fs.FileSelector(folder, allow_not_found=True)
+        return [info.base_name for info in self._fs.get_file_info(selector)]
+
     def usage(self) -> BlobUsage:
         """Count the blobs; it lists the whole store, so not often."""
         selector = arrow_fs.FileSelector(self._root, recursive=True)
@@ -186,6 +241,7 @@ class BlobStore:
     def _take(self, source: Path, ref: BlobRef) -> None:
         """Bring a local file, whose bytes have `ref`'s digest, under its name; a sound copy is kept."""
         path = self._path(ref)
+        self._mark(ref)
         if self._size(path) == ref.size:
             return
         self._make_folder(path.rsplit("/", 1)[0])

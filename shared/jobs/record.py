@@ -31,6 +31,8 @@ MOVES: dict[State, tuple[State, ...]] = {
 """The legal moves; `failed → queued` is resume: the job continues from its last checkpoint."""
 ACTIVE: tuple[State, ...] = ("running", "paused", "stopping")
 ENDED: tuple[State, ...] = ("stopped", "done", "failed")
+OVER: tuple[State, ...] = ("stopped", "done")
+"""Nothing brings such a job back; a failed one may be resumed."""
 
 
 class IllegalMove(TriuneError):

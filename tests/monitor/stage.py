@@ -10,15 +10,14 @@ import httpx
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from blake3 import blake3
 
 from services.monitor.app import Monitor
 from services.monitor.config import MonitorConfig
+from shared.blobs.store import BlobStore
 from shared.bus.memory import MemoryBus, MemoryServer
-from shared.errors import BlobMissing
 from shared.jobs.record import JobStore
 from shared.ledger.memory import MemoryLedger
-from shared.messages import BlobRef, Message, message_id
+from shared.messages import Message, message_id
 from shared.runtime.settings import Settings
 from shared.samples.schema import SCHEMA
 from shared.service import Ports
@@ -47,7 +46,7 @@ class Stage:
         self.bus = MemoryBus(server)
         self.jobs = JobStore(self.bus)
         self.ledger = MemoryLedger()
-        self.blobs = DictBlobs()
+        self.blobs = BlobStore((folder / "blobs").as_uri())
         settings = Settings(runs=folder / "runs", replica="monitor-a", api_token=token)
         mine = through_weather(self.bus)
         ports = Ports(settings, mine, self.ledger, self.blobs, JobStore(mine))
@@ -104,26 +103,6 @@ class Stage:
 
         await eventually(is_final)
         return json.loads(path.read_text())  # type: ignore[no-any-return]
-
-
-class DictBlobs:
-    """A blob store that is a dictionary."""
-
-    def __init__(self) -> None:
-        self._data: dict[str, bytes] = {}
-
-    def put(self, data: bytes | memoryview) -> BlobRef:
-        digest = blake3(data).hexdigest()
-        self._data[digest] = bytes(data)
-        return BlobRef(digest=digest, size=len(data))
-
-    def get(self, ref: BlobRef) -> bytes:
-        if ref.digest not in self._data:
-            raise BlobMissing(f"blob {ref.digest} is not there")
-        return self._data[ref.digest]
-
-    def delete(self, ref: BlobRef) -> None:
-        self._data.pop(ref.digest, None)
 
 
 def of_job(message: Message, job: str) -> Message:

@@ -29,9 +29,9 @@ from services.monitor.handlers import Desk
 from services.monitor.history.advice import PACE_STEPS, Line, standstill
 from services.monitor.history.browse import Wanted, find_advice, find_samples, find_series
 from services.monitor.history.catalog import CATALOG, is_known
+from services.monitor.history.images import kept_image
 from services.monitor.history.queries import reading
 from services.monitor.live import Listener, Notice
-from shared.blobs.port import Blobs
 from shared.errors import BadJob, BlobMissing
 from shared.jobs.record import ENDED, JobRecord
 from shared.messages import BlobRef
@@ -52,8 +52,8 @@ Number = Annotated[int | None, Query(ge=0, le=2**53)]
 class RunRoutes:
     """The routes below /v1/jobs/{job_id} that read its run folder."""
 
-    def __init__(self, desk: Desk, control: Control, blobs: Blobs) -> None:
-        self._desk, self._control, self._blobs = desk, control, blobs
+    def __init__(self, desk: Desk, control: Control) -> None:
+        self._desk, self._control = desk, control
         self._advice: dict[str, tuple[tuple[int, int], list[Line]]] = {}  # job -> the step they were made at, and they
         self.router = APIRouter(tags=["runs"])
         add = self.router.add_api_route
@@ -179,7 +179,7 @@ class RunRoutes:
         if len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):
             raise HTTPException(404, f"{digest!r} is no digest; expected 64 hex digits")
         try:
-            data = await asyncio.to_thread(self._blobs.get, BlobRef(digest=digest, size=0))
+            data = await asyncio.to_thread(self._image_bytes, job_id, digest)
         except BlobMissing as error:
             raise HTTPException(404, str(error)) from error
         kind = _image_kind(data)
@@ -187,6 +187,10 @@ class RunRoutes:
             raise HTTPException(404, f"blob {digest} is no image")
         safe = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
         return Response(data, media_type=kind, headers=safe)
+
+    def _image_bytes(self, job_id: str, digest: str) -> bytes:
+        kept = kept_image(self._desk.runs / job_id, digest)
+        return kept if kept is not None else self._desk.blobs.get(BlobRef(digest=digest, size=0))
 
     async def events(
         self, job_id: str, last_event_id: Annotated[str | None, Header(max_length=20)] = None

@@ -117,10 +117,15 @@ def write_report(folder: Path, report: dict[str, Any]) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """`text` in `path`, whole or not at all, also after a power loss."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """`data` in `path`, as `write_whole`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -77,11 +77,11 @@ class NatsBus:
 
     # ---- publish
     async def publish(self, stream: str, job: str, kind: Kind, message: Message, message_id: str) -> int:
-        body, headers = await seal(message, message_id, self._blobs)
+        body, headers = await seal(message, job, message_id, self._blobs)
         return await self._store(f"{stream}.{job}.{kind}", body, headers)
 
     async def announce(self, event: Event, *, expected_last: int | None = None) -> int:
-        body, headers = await seal(event, uuid.uuid4().hex, self._blobs)
+        body, headers = await seal(event, event.job, uuid.uuid4().hex, self._blobs)
         return await self._compare_and_store("events", event_subject(event), body, headers, expected_last)
 
     async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> int:

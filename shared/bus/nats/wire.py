@@ -44,8 +44,8 @@ class Unreadable(TriuneError):
     """A message whose body does not decode, is of a foreign kind, or is gone from the blob store."""
 
 
-async def seal(message: Message, message_id: str, blobs: Blobs | None) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of `message`; a body over 512 KB is left in the blob store."""
+async def seal(message: Message, job: str, message_id: str, blobs: Blobs | None) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of `message`; a body over 512 KB is left in the blob store, as `job`'s."""
     headers = {ID_HEADER: message_id}
     propagate.inject(headers)
     body = encode(message)
@@ -53,7 +53,7 @@ async def seal(message: Message, message_id: str, blobs: Blobs | None) -> tuple[
         return body, headers
     if blobs is None:
         raise Unavailable(f"{message_id} has {len(body)} bytes, over {MAX_BODY_BYTES}, and there is no blob store")
-    ref = await asyncio.to_thread(blobs.put, body)
+    ref = await asyncio.to_thread(blobs.of(job).put, body)
     return b"", headers | {BODY_HEADER: f"{ref.digest}/{ref.size}"}
 
 

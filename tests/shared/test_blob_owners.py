@@ -1,0 +1,74 @@
+"""Whose a blob is, and what goes when its job goes: by reference, never by age."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from shared.blobs.store import BlobStore
+from shared.errors import BlobMissing
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path.as_uri())
+
+
+def blobs_in(folder: Path) -> int:
+    return sum(path.is_file() for path in folder.glob("??/*"))
+
+
+def test_a_job_s_blobs_go_with_it_and_its_name_leaves_nothing(store: BlobStore, tmp_path: Path) -> None:
+    mine, other = store.of("mine"), store.of("other")
+    refs = [mine.put(f"image {number}".encode()) for number in range(3)]
+    kept = other.put(b"another job's")
+    assert store.forget("mine") == 3
+    assert not any(store.has(ref) for ref in refs)
+    assert store.get(kept) == b"another job's"
+    assert [path.name for path in (tmp_path / "refs").iterdir()] == ["other"]
+    assert store.forget("mine") == 0, "again is fine"
+
+
+def test_a_blob_of_two_jobs_goes_with_the_second(store: BlobStore) -> None:
+    ref = store.of("first").put(b"the same image")
+    assert store.of("second").put(b"the same image") == ref
+    assert store.forget("first") == 0
+    assert store.get(ref) == b"the same image"
+    assert store.forget("second") == 1
+    with pytest.raises(BlobMissing):
+        store.get(ref)
+
+
+def test_a_blob_is_marked_before_it_is_there(store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(self: BlobStore, path: str, data: bytes) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BlobStore, "_write", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.of("job").put(b"never written")
+    assert len(list((tmp_path / "refs" / "job").iterdir())) == 1
+    assert store.forget("job") == 0
+
+
+def test_a_blob_that_its_user_has_deleted_is_forgotten_too(store: BlobStore) -> None:
+    mine = store.of("job")
+    mine.delete(mine.put(b"old weights"))
+    assert store.forget("job") == 0
+
+
+def test_a_blob_that_another_job_puts_while_its_owner_is_forgotten_is_there_afterwards(tmp_path: Path) -> None:
+    for round_ in range(50):
+        store, data = BlobStore(tmp_path.as_uri()), f"shared {round_}".encode()
+        ref = store.of("old").put(data)
+        start = threading.Barrier(2)
+
+        def put(data: bytes = data, start: threading.Barrier = start) -> None:
+            start.wait()
+            BlobStore(tmp_path.as_uri()).of("new").put(data)
+
+        thread = threading.Thread(target=put)
+        thread.start()
+        start.wait()
+        store.forget("old")
+        thread.join()
+        assert store.get(ref) == data
