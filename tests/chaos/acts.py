@@ -10,12 +10,21 @@ from pathlib import Path
 from tests.chaos.schedule import MOMENTS, Fault
 from tests.chaos.system import System, is_small, wait_until
 
-MOMENT_S = 10.0
+MOMENT_S = 3.0
 """A moment that was not passed for so long is not waited for: the process that should pass it has nothing to do."""
 
 
-async def act(system: System, fault: Fault, rng: random.Random) -> bool:
-    """Do `fault`; False when there was nothing to do it to."""
+async def act(system: System, fault: Fault, rng: random.Random) -> Fault:
+    """Do `fault`, or kill a replica when there is nothing to do it to; returns what was done."""
+    if await _act(system, fault, rng):
+        return fault
+    instead = Fault(fault.step, "kill", "rollout")
+    kill(system, instead.target, rng)
+    return instead
+
+
+async def _act(system: System, fault: Fault, rng: random.Random) -> bool:
+    """Whether there was something to do `fault` to."""
     match fault.kind:
         case "kill":
             return kill(system, fault.target, rng)

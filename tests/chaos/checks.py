@@ -1,7 +1,7 @@
 """What must hold of a job after all that was done to it; each broken rule is a sentence."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ _TWICE = {"rollout", "reward", "nats"}
 """Whose deaths and outages may have work done twice; of the others', none."""
 
 
-async def broken_rules(system: System, schedule: Schedule, job: str, reference: str | None) -> list[str]:
+async def broken_rules(
+    system: System, schedule: Schedule, job: str, reference: str | None, done: Sequence[Fault] = ()
+) -> list[str]:
     """The rules that `job` breaks; `reference` is the digest of the weights that an undisturbed run ends with."""
     details = await system.show(job) or {}
     if details.get("state") != "done":
@@ -27,7 +29,7 @@ async def broken_rules(system: System, schedule: Schedule, job: str, reference: 
         *_sequence(seen, system.deployment.runs / job, report, schedule),
         *_versions(seen, schedule),
         *_voids(report, schedule),
-        *_repeated(report, schedule),
+        *_repeated(report, done),
         *[sentence async for sentence in _left(system, job)],
     ]
     if reference is not None and schedule.is_comparable and not report["groups"]["void"]:
@@ -102,9 +104,9 @@ def _voids(report: dict[str, Any], schedule: Schedule) -> Iterator[str]:
             yield f"source {name} has voids {reasons}, expected none"
 
 
-def _repeated(report: dict[str, Any], schedule: Schedule) -> Iterator[str]:
+def _repeated(report: dict[str, Any], done: Sequence[Fault]) -> Iterator[str]:
     """No group is made twice because learner, data, monitor or Redis died."""
-    guilty = {_of(fault) for fault in schedule.faults} & _TWICE
+    guilty = {_of(fault) for fault in done} & _TWICE
     if report["groups"]["duplicates"] and not guilty:
         yield f"{report['groups']['duplicates']} groups were made twice, expected none after these faults"
 

@@ -71,9 +71,8 @@ async def play(system: System, schedule: Schedule, bits: str | None) -> Outcome:
             await wait_until(partial(_has_come, system, jobs, fault.step, over), math.inf)
             if over.done():
                 break
-            if await act(system, fault, rng):
-                outcome.done.append(fault)
-                ends.append(time.monotonic())
+            outcome.done.append(await act(system, fault, rng))
+            ends.append(time.monotonic())
         await over
     except Unavailable as error:
         outcome.broken.append(str(error))
@@ -81,8 +80,12 @@ async def play(system: System, schedule: Schedule, bits: str | None) -> Outcome:
         over.cancel()
         await asyncio.wait({over})
     outcome.recoveries = _recoveries(system, jobs, ends)
+    if not outcome.broken and len(outcome.done) < len(schedule.faults):
+        outcome.broken.append(f"the jobs were over after {len(outcome.done)} faults, expected {len(schedule.faults)}")
     for job in jobs if not outcome.broken else []:
-        outcome.broken += [f"{job}: {sentence}" for sentence in await broken_rules(system, schedule, job, bits)]
+        outcome.broken += [
+            f"{job}: {sentence}" for sentence in await broken_rules(system, schedule, job, bits, outcome.done)
+        ]
         _count(system, job, outcome, bits)
     if not outcome.broken and not await wait_until(lambda: not left_blobs(system), SETTLE_S):
         outcome.broken.append(f"{len(left_blobs(system))} blobs are left, expected none")

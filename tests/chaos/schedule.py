@@ -16,6 +16,8 @@ MOMENTS = {
 """Named moments (`shared.runtime.moments`) and whose they are."""
 SERVICES = ("data", "rollout", "reward", "learner", "monitor")
 FAULTS = 8
+STEPS = 24
+"""Of a job that is alone; each of several makes half as many."""
 FREEZE_S, AWAY_S = (8.0, 20.0), 30.0
 
 
@@ -53,9 +55,8 @@ def draw(seed: int, *, quick: bool = False) -> Schedule:
     """The schedule of `seed`; `quick` makes outages short (in `make test`)."""
     rng = random.Random(seed)
     jobs = rng.choices((1, 2, 3), (6, 3, 1))[0] if not quick else 1
-    steps = FAULTS + 6 if jobs == 1 else 8
-    total = jobs * steps
-    at = sorted(rng.randint(1, total - 3) for _ in range(FAULTS))
+    steps = STEPS if jobs == 1 else STEPS // 2
+    at = sorted(rng.randint(1, jobs * steps - STEPS // 2) for _ in range(FAULTS))
     faults = [_fault(rng, step, quick) for step in at]
     return Schedule(
         seed=seed,

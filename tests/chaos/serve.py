@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 
 SKEW = "TRIUNE_CHAOS_SKEW"
+FAKES = "TRIUNE_CHAOS_FAKES"
+"""Set: rollout and learner have engines that compute nothing."""
 
 
 def skew(service: str) -> float:
@@ -24,6 +26,10 @@ def main() -> None:
     ahead, true_time = skew(service), time.time
     if ahead:
         time.time = lambda: true_time() + ahead
+    if os.environ.get(FAKES) and service in ("rollout", "learner"):
+        from tests.chaos.fakes import install
+
+        install()
     from triune.cli import app  # after the clock is set
 
     app(["serve", service], standalone_mode=True)

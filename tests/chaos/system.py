@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from shared.errors import TriuneError
 from shared.messages import StepDone, WeightsPublished
 from shared.samples.schema import RATIO_NAMES, SCHEMA
 from tests.chaos.schedule import Schedule
-from tests.chaos.serve import SKEW
+from tests.chaos.serve import FAKES, SKEW
 from tests.chaos.verifier import POISON
 from triune.demo.tiny_vlm import make_tiny_vlm
 from triune.local.deployment import Deployment, deployed
@@ -62,9 +62,13 @@ class System:
 
     async def submit(self, schedule: Schedule) -> str:
         """One of the schedule's jobs; returns its id."""
+        return await self.send(self.document(schedule))
+
+    def document(self, schedule: Schedule) -> dict[str, Any]:
+        """The job file of one of the schedule's jobs."""
         kinds = ("poisoned",) if schedule.poison else ()
         data = self.base / "data"
-        document = {
+        return {
             "name": f"chaos-{schedule.seed}",
             "seed": 7,
             "model": str(self.base / "model"),
@@ -79,10 +83,13 @@ class System:
                 "samples_per_prompt": SAMPLES_PER_PROMPT,
                 "max_staleness": schedule.max_staleness,
             },
-            "sampling": {"max_new_tokens": 8},
+            "sampling": {"max_new_tokens": 24},
             "optimizer": {"learning_rate": 1e-3},
             "learner": {"checkpoint_every": 3},
         }
+
+    async def send(self, document: dict[str, Any]) -> str:
+        """Submit a job, again while the API is away; from then on its steps are heard."""
         while True:
             with contextlib.suppress(httpx.TransportError):
                 answer = await self.client.post("/v1/jobs", json=document)
@@ -132,7 +139,7 @@ class System:
 
 
 @contextlib.asynccontextmanager
-async def running(base: Path) -> AsyncIterator[System]:
+async def running(base: Path, *, fakes: bool = False, replicas: Mapping[str, int] = REPLICAS) -> AsyncIterator[System]:
     """The deployment under `base`, which is filled where it is empty; stopped at the end."""
     _make_model_and_data(base)
     for folder in ("moments", "skews"):
@@ -142,13 +149,14 @@ async def running(base: Path) -> AsyncIterator[System]:
         "TRIUNE_MOMENTS": str(base / "moments"),
         "TRIUNE_BLOBS": (base / "disk" / "blobs").as_uri(),
         SKEW: str(base / "skews"),
+        FAKES: "1" if fakes else "",
     }
     with _disk(base / "disk") as disk:
         async with deployed(
             disk / "runs",
             base / "local",
-            replicas=REPLICAS,
-            threads=dict.fromkeys(REPLICAS, 1),
+            replicas=replicas,
+            threads=dict.fromkeys(replicas, 1),
             env=env,
             command=lambda service: [sys.executable, "-m", "tests.chaos.serve", service],
             quick_deaths=1000,  # they are ours
