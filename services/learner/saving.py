@@ -45,7 +45,8 @@ class Saving:
             self._log.info("model loaded", **await in_compute(lambda: self._engine.open(self._job.spec, None)))
             return 1
         state, folder = found.state, found.folder
-        if state.journal_created != self._journal:
+        is_imported = state.journal_created == self._job.record.imported != self._journal
+        if state.journal_created != self._journal and not is_imported:
             raise Corrupt(
                 f"checkpoint {folder} belongs to a journal created at {state.journal_created}; the journal here was "
                 f"created at {self._journal}: it is another one, and groups would be lost"
@@ -53,9 +54,10 @@ class Saving:
         facts = await in_compute(lambda: self._engine.open(self._job.spec, folder))
         self._log.info("model loaded", checkpoint=folder.name, **facts)
         self._versions.step, self._versions.incarnation = state.step, state.incarnation
-        self._intake.assembler.restart(state.cursor, state.offset)
-        self._saved, self._answered, self._offset = state.step, state.answered_checkpoints, state.offset
-        return state.offset
+        offset = 1 if is_imported else state.offset  # in this journal the job begins at the checkpoint's cursor
+        self._intake.assembler.restart(state.cursor, offset)
+        self._saved, self._answered, self._offset = state.step, state.answered_checkpoints, offset
+        return offset
 
     async def after_step(self, in_compute: InCompute) -> None:
         """Write a checkpoint when one is due, wanted, or the journal is getting full; delete old versions' blobs."""

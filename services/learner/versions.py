@@ -90,9 +90,10 @@ class Versions:
             await self.publisher.fence()
 
     async def announce_first(self) -> None:
-        """Publish the initial weights, and have them evaluated."""
-        stored = await self.store(0)
-        await self.evaluate(stored.manifest)
+        """Publish the first weights of this job's log, and have those of version 0 evaluated."""
+        stored = await self.store(self.step)
+        if self.step == 0:  # else an imported run, whose history has its evaluations
+            await self.evaluate(stored.manifest)
         await self._announce(stored)
 
     async def publish(self, stored: Stored, *, is_new: bool) -> None:

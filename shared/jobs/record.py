@@ -76,6 +76,7 @@ class JobRecord(Message, frozen=True, kw_only=True):
     sealed: int | None = None  # data publishes no ordinal at or past it; written by data when it is asked to seal
     checkpoint_wanted: int = 0  # counts the requests; the learner remembers how many it has answered
     faults: list[Fault] = []  # the newest ones
+    imported: str = ""  # the journal (its creation time) of the checkpoint that an imported run goes on from
     abandoned: bool = False  # the monitor forgets it as soon as it has ended
     abandon_files: bool = False  # with its run folder
 

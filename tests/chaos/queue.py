@@ -60,20 +60,18 @@ async def queue(system: System, count: int, rng: random.Random) -> dict[str, Any
 
 async def _ended_in_order(system: System, jobs: list[str], wishes: dict[str, str]) -> list[str]:
     """The jobs in the order in which they ended; those that have not when none ended for `LIMIT_S` are missing."""
-    ended: list[str] = []
+    ended: dict[str, float] = {}
     moved_at = time.monotonic()
     while len(ended) < len(jobs) and time.monotonic() - moved_at < LIMIT_S:
-        for job in jobs[len(ended) :]:
-            details = await system.show(job)
-            if details is None:
-                continue
-            if details["state"] in ENDED and details["on_file"]:
-                ended.append(job)
-                moved_at = time.monotonic()
-            elif details["state"] == "running" and details["step"] >= 1 and job in wishes:
+        for job in [job for job in jobs if job not in ended][:2]:  # the one that runs, and the next
+            if system.seen[job].step >= 1 and job in wishes:
                 await _ask(system, job, wishes.pop(job))
-        await asyncio.sleep(0.05)
-    return ended
+            details = await system.show(job)
+            if details is not None and details["state"] in ENDED and details["on_file"]:
+                ended[job] = details["ended_at"]
+                moved_at = time.monotonic()
+        await asyncio.sleep(0.02)
+    return sorted(ended, key=ended.__getitem__)
 
 
 def _wrong(report: dict[str, Any]) -> str:

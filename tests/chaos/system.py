@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from shared.bus.nats.bus import NatsBus
-from shared.errors import TriuneError
+from shared.errors import Corrupt, TriuneError
 from shared.messages import StepDone, WeightsPublished
 from shared.samples.schema import RATIO_NAMES, SCHEMA
 from tests.chaos.schedule import Schedule
@@ -112,6 +112,9 @@ class System:
                         seen.steps.append((time.monotonic(), event))
                     elif isinstance(event, WeightsPublished):
                         seen.versions.append((time.monotonic(), event))
+            except Corrupt:  # the server has lost its data: what comes now is of another stream
+                after = 0
+                await asyncio.sleep(0.2)
             except TriuneError:
                 await asyncio.sleep(0.2)
 
@@ -121,11 +124,15 @@ class System:
 
     async def show(self, job: str) -> dict[str, Any] | None:
         """The job as the API tells it; None while the API is away."""
+        answer = await self.answer(job)
+        return dict(answer.json()) if answer is not None and answer.is_success else None
+
+    async def answer(self, job: str) -> httpx.Response | None:
+        """The API's answer on the job, whatever it is; None while the API is away."""
         try:
-            answer = await self.client.get(f"/v1/jobs/{job}")
+            return await self.client.get(f"/v1/jobs/{job}")
         except httpx.TransportError:
             return None
-        return dict(answer.json()) if answer.is_success else None
 
     def report(self, job: str) -> dict[str, Any]:
         return dict(json.loads((self.deployment.runs / job / "report.json").read_text()))

@@ -33,7 +33,7 @@ async def run_to(stage: Stage, state: str) -> tuple[str, BlobRef]:
     async def is_on_file() -> bool:
         return bool((await stage.show(job))["on_file"])
 
-    await eventually(is_on_file)
+    await eventually(is_on_file, 60.0)
     return job, ref
 
 
@@ -44,7 +44,7 @@ async def test_the_blobs_of_a_job_that_is_over_go_and_its_samples_keep_their_ima
     async def is_gone() -> bool:
         return not stage.blobs.has(ref)
 
-    await eventually(is_gone)
+    await eventually(is_gone, 60.0)
     image = await stage.http.get(f"/v1/jobs/{job}/images/{ref.digest}")
     assert (image.status_code, image.content) == (200, drawn_image(1))
 
@@ -56,11 +56,11 @@ async def test_a_failed_job_keeps_its_blobs_since_it_may_be_resumed(stage: Stage
     async def is_freed() -> bool:
         return other in stage.monitor.control._freed
 
-    await eventually(is_freed)
+    await eventually(is_freed, 60.0)
     assert stage.blobs.has(ref), "a job that shares it has ended, its own has not"
     assert (await stage.http.delete(f"/v1/jobs/{job}")).status_code == 202
 
     async def is_gone() -> bool:
         return not stage.blobs.has(ref)
 
-    await eventually(is_gone)
+    await eventually(is_gone, 60.0)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,6 +136,25 @@ def delete(
         with out.status(f"{job} is being stopped and removed") if not as_json else contextlib.nullcontext():
             api.until_unknown(f"/v1/jobs/{job}", DELETE_S)
         out.print_json(data={"job_id": job, "deleted": True}) if as_json else out.print(f"{job} is deleted")
+
+
+@app.command("import")
+def import_run(
+    folder: Annotated[Path, typer.Argument(help="a run folder, which is copied to the others if it lies elsewhere")],
+    as_json: Json = False,
+) -> None:
+    """Take up a job from its run folder, say after NATS has lost its data: it goes on from its last checkpoint."""
+    with exit_codes():
+        settings = read_settings()
+        source, target = folder.resolve(), settings.runs / folder.resolve().name
+        if not (source / "job.toml").is_file():
+            raise UserError(f"{folder} is no run folder: it has no job.toml")
+        if source != target:
+            if target.exists():
+                raise UserError(f"{target} is there already, expected no run folder of that name")
+            shutil.copytree(source, target)
+        answer = Api(settings).post(f"/v1/jobs/{target.name}/import")
+        out.print_json(data=answer) if as_json else out.print(f"{target.name} is {answer['state']}")
 
 
 @app.command("set")

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import re
 import sqlite3
+import time
 from typing import Any
 
 import msgspec
@@ -24,12 +26,13 @@ from services.monitor.api.submission import create_job, parse_document, read_sub
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
 from services.monitor.history.fold import FINAL
+from services.monitor.history.imports import read_run, take_back
 from services.monitor.history.queries import reading
 from services.monitor.history.report import build_report, read_report
 from shared.errors import BadJob, Unavailable
-from shared.jobs.record import ENDED, Change, IllegalMove, JobRecord, State, abandoned
+from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, abandoned
 from shared.jobs.spec import JobSpec, derived
-from shared.messages import StepDone
+from shared.messages import JOB_ID_PATTERN, StepDone
 from shared.runtime.settings import Settings
 from shared.samples.places import Roots
 
@@ -80,6 +83,7 @@ class JobRoutes:
         add("/v1/jobs/{job_id}", self.show, methods=["GET"])
         add("/v1/jobs/{job_id}", self.change, methods=["PATCH"], openapi_extra=_CHANGE_BODY)
         add("/v1/jobs/{job_id}", self.delete, methods=["DELETE"], status_code=202)
+        add("/v1/jobs/{job_id}/import", self.import_run, methods=["POST"], status_code=201)
         for verb in (self.pause, self.resume, self.stop, self.checkpoint):
             add(f"/v1/jobs/{{job_id}}/{verb.__name__}", verb, methods=["POST"])
 
@@ -167,6 +171,28 @@ class JobRoutes:
         """Ask for a checkpoint at the next step boundary."""
         await find_job(self._desk, self._control, job_id)
         return _state(await self._desk.jobs.update(job_id, _want_checkpoint))
+
+    async def import_run(self, job_id: str) -> JobState:
+        """Take up a job from its run folder, which the bus knows nothing of: it goes on from its last checkpoint."""
+        if await self._desk.jobs.get(job_id) is not None:
+            raise HTTPException(409, f"job {job_id} is known already, expected a run folder of a job that is not")
+        if not re.match(JOB_ID_PATTERN, job_id):
+            raise HTTPException(404, f"{job_id!r} is no job id")
+        folder = self._desk.runs / job_id
+        run = await asyncio.to_thread(read_run, folder)
+        if run.state not in OVER:
+            await asyncio.to_thread(take_back, folder, run.place)
+            await self._desk.jobs.set_ordinal(job_id, run.place.cursor)
+        record = JobRecord(
+            id=job_id,
+            spec=run.spec,
+            state=run.state,
+            created_at=time.time(),
+            changes=run.changes,
+            imported=run.place.journal_created,
+        )
+        await self._desk.jobs.create(record)
+        return _state(record)
 
     async def _move(self, job_id: str, state: State) -> JobState:
         await find_job(self._desk, self._control, job_id)

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -52,6 +53,7 @@ def build_report(
         "shares": {},
         "latest": {},
         "evaluations": [],
+        "changes": msgspec.to_builtins(record.changes),
     }
     if reader is not None:
         _fill(report, record, reader, ordinal)

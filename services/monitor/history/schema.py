@@ -34,6 +34,10 @@ CREATE TRIGGER IF NOT EXISTS group_came AFTER INSERT ON groups BEGIN
     INSERT INTO counts VALUES(NEW.kind, NEW.version, NEW.source, NEW.state, NEW.reason, 1)
     ON CONFLICT DO UPDATE SET n = n + 1;
 END;
+CREATE TRIGGER IF NOT EXISTS group_went AFTER DELETE ON groups BEGIN
+    UPDATE counts SET n = n - 1 WHERE kind = OLD.kind AND version = OLD.version AND source = OLD.source
+        AND state = OLD.state AND reason = OLD.reason;
+END;
 CREATE TRIGGER IF NOT EXISTS group_changed AFTER UPDATE OF source, state, reason ON groups BEGIN
     UPDATE counts SET n = n - 1 WHERE kind = OLD.kind AND version = OLD.version AND source = OLD.source
         AND state = OLD.state AND reason = OLD.reason;
