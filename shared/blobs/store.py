@@ -201,7 +201,8 @@ class BlobStore:
         """Count the blobs; it lists the whole store, so not often."""
         selector = arrow_fs.FileSelector(self._root, recursive=True)
         files = [info for info in self._fs.get_file_info(selector) if info.type == arrow_fs.FileType.File]
-        blobs = [info for info in files if not info.path.startswith(f"{self._root}/tmp/")]
+        others = (f"{self._root}/tmp/", f"{self._root}/refs/")
+        blobs = [info for info in files if not info.path.startswith(others)]
         return BlobUsage(len(blobs), sum(info.size for info in blobs))
 
     def _path(self, ref: BlobRef) -> str:

@@ -25,7 +25,7 @@ from shared.bus.port import (
     WorkQueue,
 )
 from shared.errors import Unavailable
-from shared.messages import AnyMessage, Event, Heartbeat, Kind, Message
+from shared.messages import AnyMessage, DeadLetter, Event, Heartbeat, Kind, Message
 
 
 @dataclass
@@ -178,6 +178,10 @@ class FaultyBus:
     async def erase_job(self, job: str) -> None:
         await self.faults.reach(f"erase {job}")
         await self._inner.erase_job(job)
+
+    async def dead_letters(self, job: str, limit: int) -> Sequence[DeadLetter]:
+        await self.faults.reach(f"read dead.{job}")
+        return await self._inner.dead_letters(job, limit)
 
     async def forget_job(self, job: str) -> None:
         await self.faults.reach(f"forget {job}")

@@ -26,6 +26,7 @@ from shared.bus.port import (
 from shared.errors import Corrupt, Refused, Unavailable
 from shared.messages import (
     AnyMessage,
+    DeadLetter,
     Event,
     Heartbeat,
     Kind,
@@ -249,6 +250,11 @@ class MemoryBus:
         for key in [key for key in self.server.records if key == f"ordinal.{job}" or key.startswith(f"journal.{job}.")]:
             del self.server.records[key]
         self.server.changed()
+
+    async def dead_letters(self, job: str, limit: int) -> Sequence[DeadLetter]:
+        entries = self.server.streams["dead"].entries.values()
+        found = [stored for stored in entries if stored.subject.startswith(f"dead.{job}.")]
+        return [cast(DeadLetter, decode(stored.body)) for stored in found[-limit:]]
 
     async def forget_job(self, job: str) -> None:
         for stream in WORK_STREAMS:

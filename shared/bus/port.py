@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shared.messages import AnyMessage, Event, Heartbeat, Kind, Message
+from shared.messages import AnyMessage, DeadLetter, Event, Heartbeat, Kind, Message
 
 ACK_WAIT_S = 5.0
 """A message that is neither acked nor kept alive for so long is delivered again."""
@@ -206,6 +206,10 @@ class Bus(Protocol):
 
     async def stored(self, stream: str, job: str, kind: Kind) -> int:
         """How many of the job's messages the stream holds."""
+        ...
+
+    async def dead_letters(self, job: str, limit: int) -> Sequence[DeadLetter]:
+        """What was given up of the job: the newest `limit` letters, oldest first."""
         ...
 
     async def forget_job(self, job: str) -> None:

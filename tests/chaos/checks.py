@@ -31,6 +31,7 @@ async def broken_rules(
         *_voids(report, schedule),
         *_repeated(report, done),
         *[sentence async for sentence in _left(system, job)],
+        *await _dead_letters(system, job),
     ]
     if reference is not None and schedule.is_comparable and not report["groups"]["void"]:
         found = weights_digest(system.deployment.runs / job)
@@ -122,6 +123,17 @@ async def _left(system: System, job: str) -> Any:
             waiting, held = await system.bus.waiting(stream, job, kind)  # type: ignore[arg-type]
             if waiting or held:
                 yield f"{waiting} + {held} messages are left in {stream}.{job}.{kind}"
+
+
+async def _dead_letters(system: System, job: str) -> list[str]:
+    """Every letter is of a group that is void as `redelivered`, and the API shows them all."""
+    letters = (await system.client.get(f"/v1/jobs/{job}/dead-letters", params={"limit": 10_000})).json()["letters"]
+    voids = set(_ordinals(system.deployment.runs / job, "void"))
+    return [
+        f"ordinal {letter['ordinal']} is a dead letter ({letter['reason']}) and not void"
+        for letter in letters
+        if ".train" in letter["subject"] and letter["ordinal"] not in voids
+    ]
 
 
 def left_blobs(system: System) -> list[str]:

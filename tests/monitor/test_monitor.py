@@ -13,7 +13,7 @@ from services.monitor.api.app import create_app
 from shared.bus.memory import MemoryServer
 from shared.errors import UserError
 from shared.ledger.port import Window
-from shared.messages import EndOfOrder, Heartbeat
+from shared.messages import DeadLetter, EndOfOrder, Heartbeat
 from shared.runtime.settings import Settings
 from tests.fakes import eventually
 from tests.monitor import runs
@@ -399,3 +399,14 @@ async def test_one_evaluation_says_nothing_of_what_comes_after(stage: Stage) -> 
 
     await eventually(is_evaluated)
     assert {one["after"] for one in (await sources()).values()} == {None}
+
+
+async def test_dead_letters_are_shown(stage: Stage) -> None:
+    job = await stage.submit()
+    letter = DeadLetter(
+        job=job, subject=f"prompts.{job}.train", ordinal=3, deliveries=6, reason="it died 6 times", service="rollout"
+    )
+    await stage.bus.publish("dead", job, "train", letter, f"{job}/train/-/3/0")
+    (shown,) = (await stage.http.get(f"/v1/jobs/{job}/dead-letters")).json()["letters"]
+    assert (shown["ordinal"], shown["reason"], shown["service"]) == (3, "it died 6 times", "rollout")
+    assert (await stage.http.get("/v1/jobs/nobody/dead-letters")).status_code == 404

@@ -9,7 +9,7 @@ import pytest
 from shared.bus.memory import MemoryBus, MemoryServer
 from shared.bus.port import Bus, Delivery, JournalEntry, JournalReader, WorkQueue
 from shared.errors import Corrupt, Refused, Unavailable
-from shared.messages import BlobRef, EndOfOrder, Heartbeat, JobChanged, Kind, WeightsPublished
+from shared.messages import BlobRef, DeadLetter, EndOfOrder, Heartbeat, JobChanged, Kind, WeightsPublished
 from tests.conftest import ACK_WAIT_S, Connect
 from tests.fakes import FrozenClock, eventually, make_id, make_prompt, make_scored, make_voided
 
@@ -507,3 +507,20 @@ async def test_a_stream_that_stays_full_past_its_limit_is_unavailable(open_small
     bus = await open_small(0.3)
     with pytest.raises(Unavailable, match=r"prompts.* within 0\.3 s"):
         await send_prompts(bus, "j", 10)
+
+
+async def test_dead_letters_of_a_job_are_read_newest_last(bus: Bus, job: str) -> None:
+    for number in range(5):
+        for kind in ("train", "eval"):
+            letter = DeadLetter(
+                job=job, subject=f"prompts.{job}.{kind}", ordinal=number, deliveries=6, reason="died", service="rollout"
+            )
+            await bus.publish("dead", job, kind, letter, f"{job}/{kind}/{number}")
+    letters = await bus.dead_letters(job, 4)
+    assert [(letter.ordinal, letter.subject.split(".")[2]) for letter in letters] == [
+        (3, "train"),
+        (3, "eval"),
+        (4, "train"),
+        (4, "eval"),
+    ]
+    assert list(await bus.dead_letters("nobody", 4)) == []

@@ -17,6 +17,7 @@ from services.monitor.api.changes import settings_now
 from services.monitor.api.jobs import find_job
 from services.monitor.api.shapes import (
     Catalogue,
+    DeadLetters,
     Findings,
     FindingShown,
     SampleList,
@@ -62,6 +63,7 @@ class RunRoutes:
         add("/v1/jobs/{job_id}/metrics", self.metrics, methods=["GET"], response_model=SeriesList)
         add("/v1/jobs/{job_id}/samples", self.samples, methods=["GET"], response_model=SampleList)
         add("/v1/jobs/{job_id}/voids", self.voids, methods=["GET"])
+        add("/v1/jobs/{job_id}/dead-letters", self.dead_letters, methods=["GET"])
         add("/v1/jobs/{job_id}/diagnostics", self.diagnostics, methods=["GET"])
         stream: Documented = {200: {"content": {"text/event-stream": {}}, "description": "server-sent events"}}
         add(
@@ -172,6 +174,12 @@ class RunRoutes:
             last = reader.last_step() if reader else 0
             ends = [step["finished_at"] for step in reader.steps(max(last - PACE_STEPS, 0))] if reader else []
         return standstill(ends, record.started_at, time.time())
+
+    async def dead_letters(self, job_id: str, limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> DeadLetters:
+        """What was given up because whoever worked on it died too often; each such group is void, too."""
+        record = await find_job(self._desk, self._control, job_id)
+        found = await self._desk.bus.dead_letters(record.id, limit)
+        return DeadLetters(job_id=job_id, letters=[msgspec.to_builtins(letter) for letter in found])
 
     async def image(self, job_id: str, digest: str) -> Response:
         """An image of a sample, by its digest."""

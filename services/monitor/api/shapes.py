@@ -125,6 +125,13 @@ class VoidList(BaseModel):
     voids: list[dict[str, Any]]
 
 
+class DeadLetters(BaseModel):
+    """Messages that were given up, oldest first: ordinal, deliveries, reason, and the service that gave up."""
+
+    job_id: str
+    letters: list[dict[str, Any]]
+
+
 class SourceFinding(BaseModel):
     """One source's part in a finding; an empty source means all of them."""
 

@@ -2,7 +2,8 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast, get_args
 
@@ -164,6 +165,18 @@ class NatsBus:
         own += [(f"KV_{BUCKET}", f"$KV.{BUCKET}.{key}") for key in (f"ordinal.{job}", f"journal.{job}.>")]
         for stream, subject in own:
             await self._link.call(f"purge {subject}", partial(self._link.streams.purge_stream, stream, subject=subject))
+
+    async def dead_letters(self, job: str, limit: int) -> Sequence[DeadLetter]:
+        subject, kept = f"dead.{job}.*", deque[DeadLetter](maxlen=limit)
+        reader = OrderedReader(self._link, "dead", [subject], 1)
+        try:
+            while (newest := await self._link.last("dead", subject)) is not None and reader.next <= newest.seq:
+                for raw in await reader.fetch(_EVENTS_A_FETCH, ANSWER_S):
+                    reader.advance(sequences(raw)[0])
+                    kept.append(cast(DeadLetter, decode(raw.data)))
+        finally:
+            await reader.close()
+        return list(kept)
 
     async def forget_job(self, job: str) -> None:
         for stream in WORK_STREAMS:
