@@ -1,50 +1,46 @@
 """Engines that compute nothing, in the real services: what is left is the flow (`tests.chaos.soak`)."""
 
-import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import services.learner.app
-import services.rollout.app
 from services.learner.attention.batch import Ready
 from services.learner.engine import StepResult, StepWork
-from services.rollout.engine import Loaded, PreparedPrompt, Traits
+from services.rollout.engine import PreparedPrompt
+from services.rollout.engines.hf import HfEngine
 from shared.messages import Completion, Prompt, Scored, pack_floats, pack_ints
 
 TOKENS = 32
 
 
 class FakeRollout:
-    """Answers every prompt at once with `TOKENS` tokens that its ordinal's seed draws."""
+    """Answers every prompt at once with `TOKENS` tokens that its seed draws."""
 
-    traits = Traits(room=256, in_flight_updates=False)
     patch_size = 14
 
     def __init__(self) -> None:
         self.version = -1
 
-    async def prepare(self, prompt: Prompt, images: Sequence[bytes]) -> PreparedPrompt:
-        return PreparedPrompt(np.arange(16, dtype=np.int32), None, [(1, 4, 4)] * len(images), prompt.sampling)
+    def prepare(self, prompt: Prompt, images: Sequence[bytes]) -> PreparedPrompt:
+        return PreparedPrompt(np.arange(16, dtype=np.int32), None, [], prompt.sampling)
 
-    async def generate(self, prepared: PreparedPrompt, *, key: str) -> list[Completion]:
-        await asyncio.sleep(0)
-        draw = np.random.default_rng(prepared.sampling.seed)
-        return [self._completion(draw.integers(0, 500, TOKENS)) for _ in range(prepared.sampling.n)]
+    def generate(
+        self, prompts: Sequence[PreparedPrompt], stop: Callable[[], bool] = lambda: False
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        for index, prompt in enumerate(prompts):
+            draw = np.random.default_rng(prompt.sampling.seed)
+            yield index, [self._completion(draw.integers(0, 500, TOKENS)) for _ in range(prompt.sampling.n)]
 
     def _completion(self, ids: np.ndarray) -> Completion:
         logs = pack_floats(np.full(TOKENS, -1.0, dtype=np.float32))
         return Completion(pack_ints(ids), logs, " ".join(map(str, ids)), "length", [(self.version, TOKENS)])
 
-    async def load(self, at: object, *, mode: str = "drain") -> Loaded:
+    def load(self, at: object) -> None:
         self.version = at.version  # type: ignore[attr-defined]
-        return Loaded(self.version, 0, 0.0, 0)
-
-    async def aclose(self) -> None:
-        return
 
 
 class FakeIngest:
@@ -77,7 +73,8 @@ class FakeLearner:
         return StepResult({"loss": 0.0}, {}, TOKENS, 1, 0)
 
     def export(self, sink: object, *, scope: str) -> None:
-        tensors = {"w": self._weight.clone(), **({"frozen": torch.ones(1)} if scope == "all" else {})}
+        tensors = {"w": self._weight} if scope == "trained" else {"frozen": torch.ones(1)}
+        sink.begin({name: (one.dtype, tuple(one.shape)) for name, one in tensors.items()})  # type: ignore[attr-defined]
         for name, tensor in tensors.items():
             sink.put(name, tensor)  # type: ignore[attr-defined]
 
@@ -88,12 +85,8 @@ class FakeLearner:
         return
 
 
-async def open_fake(*_: object, **__: object) -> FakeRollout:
-    return FakeRollout()
-
-
 def install() -> None:
     """Give rollout and learner these engines."""
-    services.rollout.app.open_engine = open_fake  # type: ignore[assignment]
+    HfEngine.open = lambda *_, **__: FakeRollout()  # type: ignore[assignment]
     services.learner.app.TorchEngine = FakeLearner  # type: ignore[assignment,misc]
     services.learner.app.GroupIngest = FakeIngest  # type: ignore[assignment,misc]

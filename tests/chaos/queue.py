@@ -64,7 +64,7 @@ async def _ended_in_order(system: System, jobs: list[str], wishes: dict[str, str
     moved_at = time.monotonic()
     while len(ended) < len(jobs) and time.monotonic() - moved_at < LIMIT_S:
         for job in [job for job in jobs if job not in ended][:2]:  # the one that runs, and the next
-            if system.seen[job].step >= 1 and job in wishes:
+            if system.seen[job].versions and job in wishes:  # it runs: its first version is told
                 await _ask(system, job, wishes.pop(job))
             details = await system.show(job)
             if details is not None and details["state"] in ENDED and details["on_file"]:
