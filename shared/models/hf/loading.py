@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -58,12 +59,17 @@ def _generation_config(source: str | Path, config: Any) -> Any:
         return GenerationConfig.from_model_config(config)
 
 
+_LOADING = Lock()
+"""transformers patches its classes while it loads; two loads that overlap leave `tie_weights` patched for good."""
+
+
 @contextmanager
 def _one_sentence(source: str | Path) -> Iterator[None]:
     logging.set_verbosity_error()  # the services' own log is one JSON line an event
     logging.disable_progress_bar()
     try:
-        yield
+        with _LOADING:
+            yield
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise BadJob([f"model {str(source)!r} cannot be loaded: {reason}"]) from error
