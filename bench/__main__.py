@@ -10,6 +10,7 @@ COMMANDS = {
     "rollout": ["bench/rollout.py"],
     "reward": ["-m", "bench.reward"],
     "bus": ["bench/bus.py"],
+    "data": ["bench/data.py"],
     "loop": ["bench/loop.py"],
     "monitor": ["bench/monitor.py"],
 }

@@ -237,9 +237,13 @@ class RewardSettings(Section, frozen=True, kw_only=True):
 
 
 class Evaluation(Section, frozen=True, kw_only=True):
-    """Greedy generation over the held-out set: before the first and after the last step, and in between."""
+    """Generation over the held-out set, greedy unless told: before the first, after the last step, and in between."""
 
     every: Annotated[int, Meta(ge=0, le=10**9, description="steps between evaluations; 0: only before and after")] = 0
+    samples_per_prompt: Annotated[
+        int, Meta(ge=1, le=10**4, description="completions of a held-out prompt; rewards are their mean")
+    ] = 1
+    temperature: Annotated[float, Meta(ge=0.0, le=100.0, description="softmax temperature; 0: greedy")] = 0.0
 
 
 class MonitorSettings(Section, frozen=True, kw_only=True):
@@ -372,6 +376,11 @@ def _contradictions(spec: JobSpec) -> list[str]:
         for name, source in spec.sources.items()
         if (steps := [step for step, _ in source.schedule]) != sorted(set(steps))
     ]
+    if spec.evaluation.samples_per_prompt > 1 and spec.evaluation.temperature == 0:
+        found.append(
+            f"evaluation.samples_per_prompt is {spec.evaluation.samples_per_prompt} at temperature 0, where all are "
+            "equal; expected a temperature above 0"
+        )
     algorithm, bounds = spec.algorithm, [bound for bound, _ in spec.reward.iou_schedule]
     if algorithm.samples_per_prompt < 2:
         found.append(

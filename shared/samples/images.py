@@ -62,13 +62,27 @@ def probe_image(data: bytes, *, limit_pixels: int = LIMIT_PIXELS) -> tuple[int, 
 def decode_image(data: bytes, *, min_pixels: int = 0, max_pixels: int, limit_pixels: int = LIMIT_PIXELS) -> Image.Image:
     """The upright RGB image in `data`, scaled by `process_image`; raises BadSample like `probe_image`, or if torn."""
     with _open(data, limit_pixels) as image:
+        seen = _decoded(image, _orientation(image), len(data))
+    return process_image(seen, min_pixels=min_pixels, max_pixels=max_pixels)
+
+
+def skim_image(data: bytes, *, limit_pixels: int = LIMIT_PIXELS) -> Image.Image:
+    """The upright RGB image in `data`, a JPEG at an eighth of its sides at least: all of it is read, so a torn one is
+    found, but not every pixel is computed. Raises BadSample as `decode_image` does.
+    """
+    with _open(data, limit_pixels) as image:
         orientation = _orientation(image)
-        try:
-            image.load()
-            upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
-            return process_image(upright, min_pixels=min_pixels, max_pixels=max_pixels)
-        except _DECODER_ERRORS as error:
-            raise BadSample(f"the {image.format} image of {len(data)} bytes cannot be decoded: {error}") from error
+        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+        return _decoded(image, orientation, len(data))
+
+
+def _decoded(image: Image.Image, orientation: int, size: int) -> Image.Image:
+    """`image` upright and in RGB; raises BadSample when it is torn."""
+    try:
+        image.load()
+        return to_rgb(image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image)
+    except _DECODER_ERRORS as error:
+        raise BadSample(f"the {image.format} image of {size} bytes cannot be decoded: {error}") from error
 
 
 def process_image(image: Image.Image, *, min_pixels: int, max_pixels: int) -> Image.Image:
@@ -90,7 +104,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_eight_bits(values: NDArray[np.generic]) -> NDArray[np.uint8]:

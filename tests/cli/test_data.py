@@ -83,3 +83,32 @@ def test_a_place_that_cannot_be_used_is_one_sentence(tmp_path: Path, command: li
     result = run.invoke(app, [*command, str(tmp_path / "file" / "inside")])
     assert result.exit_code in (1, 2) and "Traceback" not in result.output
     assert len([line for line in result.output.splitlines() if str(tmp_path) in line]) == 1
+
+
+def test_without_a_model_curation_is_by_rules_alone(tmp_path: Path) -> None:
+    rows = [math_row(0), math_row(1, answer="x = 1") | {"ability": "math"}, boxes_row(2), broken_row(3)]
+    write(tmp_path / "in/a.parquet", rows)
+    result = run.invoke(app, ["curate", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"tried": 0, "kept": 2, "left_out": {REASON: 1, "image 0": 1}}
+    kept = run.invoke(
+        app, ["curate", str(tmp_path / "in"), "--out", str(tmp_path / "all"), "--keep-duplicates", "--json"]
+    )
+    assert json.loads(kept.stdout)["kept"] == 2
+    assert run.invoke(app, ["check", str(tmp_path / "all" / "curated")]).exit_code == 0
+    assert (tmp_path / "all" / "report.html").exists()
+
+
+REASON = "an answer with one of = [ ] ( ) ;"
+
+
+def test_a_foreign_data_set_is_converted_with_a_preview(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"question": "2 + 2?", "answer": "4"}\n{"question": "3?"}\n')
+    result = run.invoke(app, ["convert", str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["format"], told["rows"], sum(told["left_out"].values())) == ("table", 1, 1)
+    assert (tmp_path / "out/preview.html").exists()
+    assert run.invoke(app, ["check", str(tmp_path / "out")]).exit_code == 0
+    wrong = run.invoke(app, ["convert", str(tmp_path / "rows.jsonl"), str(tmp_path / "two"), "--verifier", "judge"])
+    assert wrong.exit_code == 2 and "there are anls" in wrong.stderr

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from shared.errors import BadSample
-from shared.samples.images import LIMIT_BYTES, decode_image, probe_image, process_image, scaled_size, to_rgb
+from shared.samples.images import LIMIT_BYTES, decode_image, probe_image, process_image, scaled_size, skim_image, to_rgb
 
 V_TRIUNE = {"min_pixels": 512 * 512, "max_pixels": 2048 * 2048}
 
@@ -200,3 +200,17 @@ def test_ink_colours_become_screen_colours_and_an_animation_its_first_frame() ->
     frames = [Image.new("RGB", (8, 8), shade) for shade in ("red", "blue")]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
     assert decode_image(buffer.getvalue(), max_pixels=100).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_skimming_finds_a_torn_image_and_shows_the_same_picture_smaller() -> None:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((640, 480)).save(buffer, "JPEG", quality=95)
+    image = skim_image(buffer.getvalue())
+    assert image.size == (80, 60)
+    small = decode_image(buffer.getvalue(), max_pixels=640 * 480).resize((80, 60), Image.Resampling.BOX)
+    assert np.abs(np.asarray(image, np.int16) - np.asarray(small, np.int16)).mean() < 4
+    with pytest.raises(BadSample, match="cannot be decoded"):
+        skim_image(buffer.getvalue()[:-200])
+    assert skim_image(turned("JPEG", 6)).size == (2, 5)
+    assert skim_image(encoded((30, 20))).size == (30, 20)

@@ -4,15 +4,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from PIL import Image
-
 from services.data.checking.duplicates import difference_hash
 from services.data.checking.facts import Facts, Tally
 from services.data.reading.images import beside
 from services.data.reading.sample import LoadImage, Sample, identify, read_row
 from shared.errors import BadData, BadSample, Unavailable
 from shared.samples.files import DataFile, Problem, read_group
-from shared.samples.images import decode_image
+from shared.samples.images import skim_image
 from shared.samples.places import ANYWHERE, Roots
 
 Weigh = Callable[[Sample], int]
@@ -79,7 +77,7 @@ def _check_row(
     tally = report.tallies.setdefault(source, Tally())
     try:
         sample = read_row(row, place, load)
-        pictures = [_decoded(image.data, image.width * image.height) for image in sample.images] if depth.decode else []
+        pictures = [skim_image(image.data) for image in sample.images] if depth.decode else []
         tokens = weigh(sample) if weigh is not None else None
     except BadSample as error:
         tally.bad += 1
@@ -89,7 +87,3 @@ def _check_row(
     for index, image in enumerate(sample.images):
         seen = difference_hash(pictures[index]) if depth.decode else None
         report.images.append((number, blake2b(image.data, digest_size=16).digest(), seen))
-
-
-def _decoded(data: bytes, pixels: int) -> Image.Image:
-    return decode_image(data, max_pixels=pixels)

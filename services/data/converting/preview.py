@@ -24,11 +24,16 @@ _COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
 <style>body{{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}}
 article{{display:grid;grid-template-columns:minmax(0,{side}px) 1fr;gap:1.2rem;border-top:1px solid #ccc;
-padding:1.2rem 0}}
-img{{max-width:100%;border:1px solid #ddd}}pre{{white-space:pre-wrap;overflow-wrap:anywhere;background:#f5f5f5;
-padding:.6rem;margin:.3rem 0}}small{{color:#666}}@media(max-width:700px){{article{{grid-template-columns:1fr}}}}</style>
-<h1>{title}</h1><p>{count} of {total} rows, drawn by chance. Boxes are the truth.</p>{articles}</html>
+padding:1.2rem 0}}img{{max-width:100%;border:1px solid #ddd}}pre{{white-space:pre-wrap;overflow-wrap:anywhere;
+background:#f5f5f5;padding:.6rem;margin:.3rem 0}}small{{color:#666}}
+@media(max-width:700px){{article{{grid-template-columns:1fr}}}}</style>
+<h1>{title}</h1><p>{intro}</p>{body}</html>
 """
+
+
+def page(title: str, intro: str, body: Sequence[str]) -> str:
+    """A whole page; `body` is HTML already."""
+    return _PAGE.format(title=_text(title), side=SIDE, intro=_text(intro), body="".join(body))
 
 
 def write_preview(folder: Path, out: Path, *, rows: int, seed: int = 0) -> None:
@@ -41,13 +46,13 @@ def write_preview(folder: Path, out: Path, *, rows: int, seed: int = 0) -> None:
         wanted = {places[index][2] for index in chosen if places[index][:2] == (file, group)}
         for number, row in enumerate(read_group(file, group)):
             if number in wanted:
-                articles.append(_article(cast_row(row)))
-    title = f"Preview of {html.escape(folder.name)}"
-    page = _PAGE.format(title=title, side=SIDE, count=len(articles), total=len(places), articles="".join(articles))
-    out.write_text(page)
+                articles.append(article(cast_row(row)))
+    intro = f"{len(articles)} of {len(places)} rows, drawn by chance. Boxes are the truth."
+    out.write_text(page(f"Preview of {folder.name}", intro, articles))
 
 
-def _article(row: dict[str, Any]) -> str:
+def article(row: dict[str, Any], told: str = "") -> str:
+    """One row of the schema as HTML; `told` is said of it."""
     model = row["reward_model"] or {}
     truth = model.get("ground_truth") or ""
     boxes = parse_boxes(truth) if model.get("verifier") in ("detection", "iou") else None
@@ -55,10 +60,11 @@ def _article(row: dict[str, Any]) -> str:
     turns = "".join(
         f"<small>{_text(turn['role'])}</small><pre>{_text(turn['content'])}</pre>" for turn in row["prompt"]
     )
-    name = _text((row["extra_info"] or {}).get("id") or "")
+    name = (row["extra_info"] or {}).get("id")
+    about = " · ".join(_text(part) for part in (name, row["data_source"], model.get("verifier"), told) if part)
     return (
-        f"<article><div>{pictures}</div><div><small>{name} · {_text(row['data_source'])} · "
-        f"{_text(model.get('verifier'))}</small>{turns}<small>truth</small><pre>{_text(truth)}</pre></div></article>"
+        f"<article><div>{pictures}</div><div><small>{about}</small>{turns}"
+        f"<small>truth</small><pre>{_text(truth)}</pre></div></article>"
     )
 
 

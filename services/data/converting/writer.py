@@ -38,16 +38,18 @@ class Progress:
     origin: str = ""
 
 
-def write(drafts: Drafts, out: Path, *, origin: str, name: str, advance: Callable[[int], None]) -> Progress:
+def write(
+    drafts: Drafts, out: Path, *, origin: str, name: str, advance: Callable[[int], None], file_rows: int | None = None
+) -> Progress:
     """Writes what is not written yet; `advance` is told how many drafts are done. `origin` names source and options.
 
     Raises UserError when `out` holds something else, OSError when it cannot be written.
     """
     out.mkdir(parents=True, exist_ok=True)
-    progress = _resume(out, origin)
+    progress = resume(out, origin)
     advance(progress.drafts)
     rest = itertools.islice(drafts, progress.drafts, None)
-    while chunk := list(itertools.islice(rest, FILE_ROWS)):
+    while chunk := list(itertools.islice(rest, file_rows or FILE_ROWS)):
         path = out / f"{name}-{len(progress.files):05d}.parquet"
         rows = _write_file(chunk, path, progress.left_out, advance)
         progress.drafts += len(chunk)
@@ -58,7 +60,8 @@ def write(drafts: Drafts, out: Path, *, origin: str, name: str, advance: Callabl
     return progress
 
 
-def _resume(out: Path, origin: str) -> Progress:
+def resume(out: Path, origin: str) -> Progress:
+    """How far the folder `out` is; raises UserError when it holds something else."""
     state = out / STATE
     if not state.exists():
         if any(out.glob("*.parquet")):

@@ -70,15 +70,15 @@ class HeldOut:
         return self._starts[-1]
 
     def at(self, ordinal: int, version: int) -> Draft:
-        """The prompt that evaluates `version` at `ordinal`: greedy, and the same words every time."""
+        """The prompt that evaluates `version` at `ordinal`: the same words and seed every time."""
         place = bisect_right(self._starts, ordinal) - 1
         source, segment = self._segments[place]
         row = self._rows.at(segment, ordinal - self._starts[place])
         if isinstance(row, Unusable):
             return msgspec.structs.replace(_voided(self._job, "eval", ordinal, source, row), version=version)
         sampling = Sampling(
-            n=1,
-            temperature=0.0,
+            n=self._spec.evaluation.samples_per_prompt,
+            temperature=self._spec.evaluation.temperature,
             max_new_tokens=self._spec.sources.get(source, Source()).max_new_tokens
             or self._spec.sampling.max_new_tokens,
             seed=_seed(self._spec.seed, "eval", ordinal),

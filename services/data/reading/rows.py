@@ -20,8 +20,8 @@ from shared.runtime.logging import get_logger
 from shared.samples.files import DataFile, read_group
 from shared.samples.places import ANYWHERE, Roots
 
-PAUSES_S = (0.2, 1.0, 3.0)
-"""Before each further try to read a row group from a share or disk that is away, in seconds."""
+PAUSES_S = (0.2, 1.0, 3.0, *[5.0] * 11)
+"""Before each further try to read a row group from a share, disk or store that is away, in seconds: a minute in all."""
 
 
 @dataclass(frozen=True, slots=True)
