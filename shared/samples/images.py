@@ -42,6 +42,7 @@ UPRIGHT: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 """What makes an image of that EXIF orientation upright (EXIF 2.32, 4.6.4 A)."""
+_SKIM_SIDE: Final = 96
 _SIDEWAYS: Final = (5, 6, 7, 8)
 _DEEP_MODES: Final = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
@@ -67,12 +68,13 @@ def decode_image(data: bytes, *, min_pixels: int = 0, max_pixels: int, limit_pix
 
 
 def skim_image(data: bytes, *, limit_pixels: int = LIMIT_PIXELS) -> Image.Image:
-    """The upright RGB image in `data`, a JPEG at an eighth of its sides at least: all of it is read, so a torn one is
-    found, but not every pixel is computed. Raises BadSample as `decode_image` does.
+    """The upright RGB image in `data`, a JPEG at a half, a quarter or an eighth while no side falls below `_SKIM_SIDE`.
+
+    All of it is read, so a torn one is found, but not every pixel computed. Raises BadSample as `decode_image` does.
     """
     with _open(data, limit_pixels) as image:
         orientation = _orientation(image)
-        image.draft("RGB", (max(1, image.width // 8), max(1, image.height // 8)))
+        image.draft("RGB", (_SKIM_SIDE, _SKIM_SIDE))
         return _decoded(image, orientation, len(data))
 
 

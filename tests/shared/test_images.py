@@ -207,10 +207,10 @@ def test_skimming_finds_a_torn_image_and_shows_the_same_picture_smaller() -> Non
     pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((640, 480)).save(buffer, "JPEG", quality=95)
     image = skim_image(buffer.getvalue())
-    assert image.size == (80, 60)
-    small = decode_image(buffer.getvalue(), max_pixels=640 * 480).resize((80, 60), Image.Resampling.BOX)
+    assert image.size == (160, 120)  # a quarter: at an eighth a side would be 60
+    small = decode_image(buffer.getvalue(), max_pixels=640 * 480).resize((160, 120), Image.Resampling.BOX)
     assert np.abs(np.asarray(image, np.int16) - np.asarray(small, np.int16)).mean() < 4
     with pytest.raises(BadSample, match="cannot be decoded"):
         skim_image(buffer.getvalue()[:-200])
-    assert skim_image(turned("JPEG", 6)).size == (2, 5)
+    assert skim_image(turned("JPEG", 6)).size == (20, 40)
     assert skim_image(encoded((30, 20))).size == (30, 20)

@@ -4,10 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from shared.errors import BadData
 from shared.samples import places
+from shared.samples.files import open_files, read_group
 from shared.samples.places import ANYWHERE, Place, Roots, find, parse_place
+from tests.data.rows import math_row, write
 
 SUFFIXES = (".parquet", ".jsonl")
 
@@ -147,3 +151,16 @@ def test_a_folder_that_may_not_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="cannot be read"):
         found(tmp_path / "d")
     (tmp_path / "d").chmod(0o755)
+
+
+def test_a_hub_name_is_read_through_the_hubs_own_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client is replaced by a folder that is laid out as the hub's tree: nothing is reached from here."""
+    write(tmp_path / "datasets/owner/name/data/train.parquet", [math_row(i) for i in range(3)])
+    touch(tmp_path / "datasets/owner/name/README.md")
+    monkeypatch.setattr("huggingface_hub.HfFileSystem", lambda: DirFileSystem(str(tmp_path), LocalFileSystem()))
+    places._file_system.cache_clear()
+    (file,) = open_files(["hf://datasets/owner/name"])
+    assert (str(file.place), file.rows) == ("hf://datasets/owner/name/data/train.parquet", 3)
+    assert [row["extra_info"]["id"] for row in read_group(file, 0)] == ["numbers/0", "numbers/1", "numbers/2"]
+    assert [str(place) for place in find("hf://datasets/owner/*/data/*.parquet")] == [str(file.place)]
+    places._file_system.cache_clear()
