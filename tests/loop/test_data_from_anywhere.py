@@ -22,7 +22,7 @@ from tests.loop.system import B, agrees, running
 from tests.shared.test_formats import as_jsonl, as_tar
 from tests.shared.test_object_store import KEYS
 
-pytestmark = pytest.mark.loop
+pytestmark = [pytest.mark.loop, pytest.mark.timeout(600)]
 AWAY_S = 20.0
 
 
