@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 LAYERS := $(WITH:%=deploy/compose/compose.%.yaml) $(wildcard deploy/compose/compose.override.yaml)
 COMPOSE := docker compose -f deploy/compose/compose.yaml $(LAYERS:%=-f %)
 
-.PHONY: help setup demo test check format bench chaos up down logs clean
+VLLM := .venv-vllm
+
+.PHONY: help setup demo test test-vllm check format bench chaos up down logs clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,6 +25,16 @@ demo: setup  ## train a tiny VLM on eight tasks on this machine (embedded NATS a
 
 test: setup  ## all tests that need no GPU
 	$(BIN)/pytest
+
+test-vllm: setup $(VLLM)/.done  ## the vllm engine on a CPU, alone and in the whole loop, in an environment of its own
+	PYTHONPATH=services/rollout/engines/vllm/site $(VLLM)/bin/pytest -m vllm tests/rollout/test_vllm.py
+	$(BIN)/pytest -m vllm tests/loop/test_vllm_loop.py
+
+$(VLLM)/.done: pyproject.toml requirements-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm.txt
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
 
 check: setup  ## format, lint, types, import contracts
 	$(BIN)/ruff format --check .
@@ -53,4 +65,4 @@ logs: deploy/compose/.env  ## follow the containers' logs
 	$(COMPOSE) logs --follow
 
 clean:  ## remove what the targets above have made
-	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -16,9 +16,7 @@ async def open_engine(spec: JobSpec, config: RolloutConfig) -> Engine:
     """The engine that the job names, with its model loaded; raises UserError when it can't be had."""
     limits = PromptLimits(spec.data.min_image_pixels, spec.data.max_image_pixels, spec.data.max_prompt_tokens)
     if engine_of(spec) == "vllm":
-        from services.rollout.engines.vllm.engine import VllmEngine
-
-        return await VllmEngine.open(spec, limits)
+        return await open_vllm(spec, limits)
     from services.rollout.engines.batching import BatchingEngine
     from services.rollout.engines.hf import HfEngine
 
@@ -31,6 +29,19 @@ async def open_engine(spec: JobSpec, config: RolloutConfig) -> Engine:
     )
     room = spec.rollout.groups_in_flight * spec.algorithm.samples_per_prompt
     return BatchingEngine(opened, room, config.grace_s)
+
+
+async def open_vllm(spec: JobSpec, limits: PromptLimits) -> Engine:
+    """Only here is anything of vLLM's environment imported; raises UserError when it is not installed."""
+    import torch
+
+    from services.rollout.engines.vllm import launch
+
+    launch.check_installed()
+    launch.set_environment(on_gpu=torch.cuda.is_available())
+    from services.rollout.engines.vllm.engine import VllmEngine
+
+    return await VllmEngine.open(spec, limits)
 
 
 def engine_of(spec: JobSpec) -> str:

@@ -103,7 +103,7 @@ class EngineContract:
         seen = plain.prepare(prompt, images)
         assert prepared.ids.tolist() == seen.ids.tolist()
         assert prepared.image_grid_thw == seen.image_grid_thw
-        assert engine.patch_size == 14
+        assert engine.patch_size == plain.inputs.patch_size
 
     async def test_no_completion_holds_a_banned_token_and_each_ends_as_it_says(
         self, engine: Engine, plain: Plain

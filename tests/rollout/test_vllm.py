@@ -13,7 +13,8 @@ import pytest
 import pytest_asyncio
 import torch
 
-from services.rollout.engines.vllm.engine import VllmEngine
+from services.rollout.app import open_vllm
+from services.rollout.engine import Engine
 from shared.errors import BadSample, Unavailable, UserError
 from shared.jobs.spec import JobSpec, parse_job
 from shared.models.hf.loading import open_model
@@ -21,11 +22,11 @@ from tests.fakes import wait_gone
 from tests.published import weights_at
 from tests.rollout.contract import EngineContract, Plain, case, sample
 from tests.rollout.helpers import LIMITS, make_prompt, png
-from tests.rollout.tiny import make_qwen2_5_vl
+from tests.rollout.tiny import make_wide_qwen3_vl, make_wide_vlm
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(1800),
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.filterwarnings("default"),
 ]
@@ -43,21 +44,31 @@ def spec_of(folder: Path) -> JobSpec:
     )
 
 
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("tiny")
+    if request.param == "qwen3_vl":
+        return make_wide_qwen3_vl(made)
+    return make_wide_vlm(
+        made, ["user", "assistant", "How many red circles are there?", "Where is the blue square?"] * 4
+    )
+
+
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    texts = ["user", "assistant", "How many red circles are there?", "Where is the blue square?"] * 4
-    return make_qwen2_5_vl(tmp_path_factory.mktemp("tiny"), texts)
+def one_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For what has nothing to do with the model."""
+    return make_wide_vlm(tmp_path_factory.mktemp("one"), ["user", "assistant", "How many red circles are there?"] * 4)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def opened(folder: Path) -> AsyncIterator[VllmEngine]:
-    engine = await VllmEngine.open(spec_of(folder), LIMITS)
+async def opened(folder: Path) -> AsyncIterator[Engine]:
+    engine = await open_vllm(spec_of(folder), LIMITS)
     yield engine
     await engine.aclose()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
-async def engine(opened: VllmEngine, folder: Path, tmp_path: Path) -> VllmEngine:
+async def engine(opened: Engine, folder: Path, tmp_path: Path) -> Engine:
     """One engine for all tests, brought back to the folder's weights."""
     await opened.load(weights_at(tmp_path / "start", -1, dict(open_model(folder, dtype=torch.float32).state_dict())))
     return opened
@@ -72,18 +83,18 @@ class TestVllmEngine(EngineContract):
     """See `tests.rollout.contract`."""
 
 
-async def test_a_prompt_with_too_many_images_is_a_bad_sample(engine: VllmEngine) -> None:
+async def test_a_prompt_with_too_many_images_is_a_bad_sample(engine: Engine) -> None:
     with pytest.raises(BadSample, match="17 images"):
         await engine.prepare(make_prompt("<image>" * 17), [png(28, 28)] * 17)
 
 
 async def test_a_model_that_vllm_cannot_load_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded"):
-        await VllmEngine.open(spec_of(tmp_path / "nowhere"), LIMITS)
+        await open_vllm(spec_of(tmp_path / "nowhere"), LIMITS)
 
 
-async def test_the_death_of_its_process_is_an_error_of_every_group(folder: Path) -> None:
-    engine = await VllmEngine.open(spec_of(folder), LIMITS)
+async def test_the_death_of_its_process_is_an_error_of_every_group(one_folder: Path) -> None:
+    engine = await open_vllm(spec_of(one_folder), LIMITS)
     prepared = await engine.prepare(*case(0, n=2, tokens=5000))
     group = asyncio.create_task(engine.generate(prepared, key="long"))
     await asyncio.sleep(0.5)
@@ -100,9 +111,9 @@ async def test_the_death_of_its_process_is_an_error_of_every_group(folder: Path)
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from tests.rollout.test_vllm import LIMITS, VllmEngine, spec_of
+from tests.rollout.test_vllm import LIMITS, open_vllm, spec_of
 async def main():
-    engine = await VllmEngine.open(spec_of(Path(sys.argv[1])), LIMITS)
+    engine = await open_vllm(spec_of(Path(sys.argv[1])), LIMITS)
     print("ready", flush=True)
     await asyncio.sleep(600)
 if __name__ == "__main__":
@@ -110,10 +121,10 @@ if __name__ == "__main__":
 """
 
 
-def test_no_process_is_left_behind_by_a_parent_that_is_killed(folder: Path, tmp_path: Path) -> None:
+def test_no_process_is_left_behind_by_a_parent_that_is_killed(one_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(PARENT)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])}
-    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", folder], env=env, stdout=subprocess.PIPE)
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py", one_folder], env=env, stdout=subprocess.PIPE)
     assert parent.stdout is not None
     assert any(line.strip() == b"ready" for line in parent.stdout)
     children = [child.pid for child in psutil.Process(parent.pid).children(recursive=True)]

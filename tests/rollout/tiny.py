@@ -1,27 +1,52 @@
-"""Tiny models that vLLM's attention on a CPU can run: a head of 32 numbers, where the demo's has 24."""
+"""Tiny models that vLLM's attention on a CPU can run: heads of 32 numbers, where the demo's have 24."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import torch
-from transformers import GenerationConfig, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+import pytest
+from transformers import Qwen2_5_VLConfig
 
-from triune.demo.tiny_vlm import VOCAB_SIZE, save_model, tiny_config
-from triune.demo.tokenizer import train_tokenizer
+from tests.models import tiny
+from triune.demo import tiny_vlm
 
 WIDTH = 128
+MROPE = [4, 6, 6]
+"""The axes' shares of half a head."""
+
+MakeConfig = Callable[[Any], Qwen2_5_VLConfig]
 
 
-def make_qwen2_5_vl(folder: Path, texts: list[str], *, seed: int = 1) -> Path:
-    """The demo's model, 128 wide instead of 96: 4 heads of 32."""
-    tokenizer = train_tokenizer(texts, vocab_size=VOCAB_SIZE)
-    config = tiny_config(tokenizer).to_dict()
-    config["text_config"] |= {"hidden_size": WIDTH}
-    config["text_config"]["rope_parameters"]["mrope_section"] = [4, 6, 6]
-    config["vision_config"] |= {"out_hidden_size": WIDTH}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config))
-    ends = [tokenizer.eos_token_id, tokenizer.pad_token_id]
-    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, do_sample=False)
-    save_model(model, tokenizer, folder)
-    return folder
+def wider(make_config: MakeConfig) -> MakeConfig:
+    """The same configuration 128 wide: four heads of 32."""
+
+    def made(tokenizer: Any) -> Qwen2_5_VLConfig:
+        config = make_config(tokenizer).to_dict()
+        config["text_config"] |= {"hidden_size": WIDTH}
+        config["text_config"]["rope_parameters"]["mrope_section"] = MROPE
+        config["vision_config"] |= {"out_hidden_size": WIDTH}
+        return Qwen2_5_VLConfig(**config)
+
+    return made
+
+
+def make_wide_vlm(folder: Path, texts: list[str]) -> Path:
+    """A model folder with random weights, like the demo's."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tiny_vlm, "tiny_config", wider(tiny_vlm.tiny_config))
+        return tiny_vlm.make_tiny_vlm(folder, texts, seed=1)
+
+
+def make_wide_qwen3_vl(folder: Path) -> Path:
+    """The families' Qwen3-VL (DeepStack, interleaved positions) with heads of 32 numbers instead of 8."""
+    make_config, *rest = tiny.FAMILIES["qwen3_vl"]
+
+    def made(ids: Any, model_type: str) -> dict[str, Any]:
+        config = make_config(ids, model_type)
+        config["text_config"] |= {"head_dim": 32}
+        config["text_config"]["rope_parameters"] |= {"mrope_section": MROPE}
+        return config
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tiny, "FAMILIES", {**tiny.FAMILIES, "qwen3_vl": (made, *rest)})
+        return tiny.make("qwen3_vl", folder, seed=1)

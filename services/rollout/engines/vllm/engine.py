@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from services.rollout.engine import Loaded, Prepared, PromptLimits, Traits, UpdateMode
 from services.rollout.engines.vllm import launch
+from services.rollout.engines.vllm.beside import Beside
 from services.rollout.prepare import prepare
 from shared.blobs.weights import WeightsAt
 from shared.errors import BadSample, Corrupt, Unavailable, UserError
@@ -30,6 +31,7 @@ from shared.models.hf.loading import open_inputs
 from shared.models.inputs import Inputs, PixelLimits
 from shared.samples.images import decode_image
 
+Result = TypeVar("Result")
 _SEEDS = 2**62
 _BEFORE_ANY = "-1"
 """vLLM's label of the weights that the model folder holds."""
@@ -49,9 +51,10 @@ class VllmPrompt:
 class VllmEngine:
     """See `services.rollout.engine.Engine`."""
 
-    def __init__(self, llm: Any, inputs: Inputs, max_prompt_tokens: int, room: int) -> None:
+    def __init__(self, beside: Beside, llm: Any, inputs: Inputs, max_prompt_tokens: int, room: int) -> None:
         self.traits = Traits(room=room, in_flight_updates=True)
-        self._llm, self._inputs, self._max_prompt_tokens = llm, inputs, max_prompt_tokens
+        self._beside, self._llm, self._inputs = beside, llm, inputs
+        self._max_prompt_tokens = max_prompt_tokens
         self._shapes = _shapes(inputs.parts.config)
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "prepare")
         self._open: set[str] = set()
@@ -60,24 +63,16 @@ class VllmEngine:
     @classmethod
     async def open(cls, spec: JobSpec, limits: PromptLimits) -> "VllmEngine":
         """The engine of the job's model; raises UserError when it can't be had."""
-        launch.check_installed()
-        on_gpu = torch.cuda.is_available()
-        launch.set_environment(on_gpu=on_gpu)
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
-
         pixels = PixelLimits(limits.min_image_pixels, limits.max_image_pixels)
         banned_tokens = spec.sampling.banned_tokens
         inputs = await asyncio.to_thread(open_inputs, spec.model, pixels=pixels, banned_tokens=banned_tokens)
-        arguments = launch.arguments(spec, inputs.banned, on_gpu=on_gpu)
+        beside = Beside("vllm")
         try:
-            llm = await asyncio.to_thread(lambda: AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments)))
+            llm = await beside.run(_start(launch.arguments(spec, inputs.banned, on_gpu=torch.cuda.is_available())))
         except (OSError, ValueError, RuntimeError) as error:
+            beside.close()
             raise UserError(f"vllm does not start with model {spec.model!r}: {str(error).splitlines()[0]}") from error
-        await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
-        await llm.update_weight_version(_BEFORE_ANY)
-        return cls(llm, inputs, limits.max_prompt_tokens, launch.completions_at_once(spec))
+        return cls(beside, llm, inputs, limits.max_prompt_tokens, launch.completions_at_once(spec))
 
     @property
     def patch_size(self) -> int:
@@ -99,20 +94,29 @@ class VllmEngine:
 
     async def generate(self, prepared: Prepared, *, key: str) -> list[Completion]:
         assert isinstance(prepared, VllmPrompt) and key not in self._open
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
-
         request: dict[str, Any] = {"prompt_token_ids": prepared.logical_ids, "cache_salt": self._version}
         if prepared.images:
             request["multi_modal_data"] = {"image": prepared.images}
         self._open.add(key)
         try:
-            async with contextlib.aclosing(self._llm.generate(request, self._parameters(prepared), key)) as outputs:
-                *_, output = [one async for one in outputs]
-        except (EngineDeadError, EngineGenerateError) as error:
-            raise Unavailable(f"vllm's engine has ended: {error}") from error
+            output = await self._run(self._sample(request, self._parameters(prepared), key))
         finally:
             self._open.discard(key)
         return self._completions(prepared, output)
+
+    async def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """`work` in vLLM's loop; raises Unavailable when its process is gone."""
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        try:
+            return await self._beside.run(work)
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise Unavailable(f"vllm's engine has ended: {error}") from error
+
+    async def _sample(self, request: dict[str, Any], parameters: Any, key: str) -> Any:
+        async with contextlib.aclosing(self._llm.generate(request, parameters, key)) as outputs:
+            *_, output = [one async for one in outputs]
+        return output
 
     def _parameters(self, prepared: VllmPrompt) -> Any:
         """Every field that a model's own defaults could touch is named. Sample k has the seed of its group plus k."""
@@ -161,20 +165,23 @@ class VllmEngine:
 
     async def load(self, at: WeightsAt, *, mode: UpdateMode = "drain") -> Loaded:
         """Pausing with `clear_cache` drops all keys, values and image features: what goes on is computed again."""
-        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
-
         await asyncio.to_thread(self._check, at)
         began, kept = time.monotonic(), len(self._open)
-        await self._llm.pause_generation(mode="keep" if mode == "keep" else "wait", clear_cache=True)
+        await self._run(self._replace(at, "keep" if mode == "keep" else "wait"))
+        return Loaded(at.version, time.monotonic() - began, kept if mode == "keep" else 0)
+
+    async def _replace(self, at: WeightsAt, pause: str) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        files = {"paths": [str(path) for path in at.files], "names": sorted(at.changed)}
+        await self._llm.pause_generation(mode=pause, clear_cache=True)
         try:
             await self._llm.start_weight_update()
-            files = {"paths": [str(path) for path in at.files], "names": sorted(at.changed)}
             await self._llm.update_weights(WeightTransferUpdateRequest(update_info=files))
             await self._llm.finish_weight_update(weight_version=str(at.version))
             self._version = str(at.version)
         finally:
             await self._llm.resume_generation()
-        return Loaded(at.version, time.monotonic() - began, kept if mode == "keep" else 0)
 
     def _check(self, at: WeightsAt) -> None:
         """Raises Corrupt before anything is copied, since vLLM would stop half-way."""
@@ -191,6 +198,19 @@ class VllmEngine:
     async def aclose(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.to_thread(self._llm.shutdown)
+        await asyncio.to_thread(self._beside.close)
+
+
+async def _start(arguments: dict[str, Any]) -> Any:
+    """An AsyncLLM that runs the model folder's weights."""
+    from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+    await llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+    await llm.update_weight_version(_BEFORE_ANY)
+    return llm
 
 
 def _shapes(config: Any) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,7 @@ BACKEND = "triune-files"
 """The name of `worker.FileWeights` in vLLM's register."""
 MAX_IMAGES = 16
 """Images of one prompt at most: vLLM makes room for so many."""
-_SITE = Path(__file__).parent / "site"
+_SITE = Path(__file__).resolve().parent / "site"
 _OPERATORS = "triune_torchvision_operators"
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING", "VLLM_CONFIGURE_LOGGING": "1"}
 _ON_A_CPU = {
@@ -37,12 +37,15 @@ def check_installed() -> None:
 
 
 def set_environment(*, on_gpu: bool) -> None:
-    """What vLLM reads from the environment, for this process and its children; what is set already stays."""
+    """What vLLM reads from the environment, for this process and its children; what is set already stays.
+
+    Before transformers is imported: on a CPU it may not find torchvision sound.
+    """
     for name, value in {**_QUIET, **({} if on_gpu else _ON_A_CPU)}.items():
         os.environ.setdefault(name, value)
-    paths = os.environ.get("PYTHONPATH", "")
-    if not on_gpu and str(_SITE) not in paths.split(os.pathsep):
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(_SITE), paths] if paths else [str(_SITE)])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if not on_gpu and not any(Path(path).resolve() == _SITE for path in paths):
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(_SITE), *paths])
         _run_site()
 
 
