@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, as JSON lines: `python -m bench [learner|rollout|reward|bus|monitor …]`."""
+"""All benchmarks, one after the other, as JSON lines: `python -m bench [learner|rollout|weights|reward|bus …]`."""
 
 import os
 import subprocess
@@ -11,6 +11,7 @@ COMMANDS = {
     "reward": ["-m", "bench.reward"],
     "bus": ["bench/bus.py"],
     "data": ["bench/data.py"],
+    "weights": ["bench/weights.py"],
     "loop": ["bench/loop.py"],
     "monitor": ["bench/monitor.py"],
 }

@@ -20,7 +20,7 @@ from blake3 import blake3
 from pyarrow import ArrowException
 from pyarrow import fs as arrow_fs
 
-from shared.blobs.streams import AheadReader, SpooledWriter, copy_stream, link_or_copy
+from shared.blobs.streams import PIECE, AheadReader, SpooledWriter, copy_stream, link_or_copy
 from shared.errors import BlobMissing, Unavailable, UserError
 from shared.messages import BlobRef
 
@@ -100,8 +100,7 @@ class BlobStore:
 
     def put_file(self, path: Path) -> BlobRef:
         try:
-            digest = blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()
-            ref = BlobRef(digest=digest, size=path.stat().st_size)
+            ref = _file_ref(path)
             self._take(path, ref)
         except OSError as error:
             raise Unavailable(f"blob store {self._place} cannot take {path}: {_sentence(error)}") from error
@@ -281,6 +280,16 @@ def _place(uri: str) -> str:
 def _digest(data: bytes | memoryview) -> str:
     threads = blake3.AUTO if len(data) >= _MANY_BYTES else 1
     return blake3(data, max_threads=threads).hexdigest()
+
+
+def _file_ref(path: Path) -> BlobRef:
+    """Read a piece at a time: a mapped file would count as this process's memory."""
+    hasher, size = blake3(max_threads=blake3.AUTO), 0
+    with path.open("rb") as source:
+        while piece := source.read(PIECE):
+            hasher.update(piece)
+            size += len(piece)
+    return BlobRef(digest=hasher.hexdigest(), size=size)
 
 
 def _sync(path: str) -> None:
