@@ -93,8 +93,8 @@ class Intake:
             return
         if ready.num_valid == 0:
             await self._put_aside(scored, "unverifiable", "no completion of the group has a verdict")
-        elif ready.uniform and self._filters and scored.prompt.ordinal >= self.decided_below:
-            await self._put_aside(scored, "filtered", "all rewards of the group are equal")
+        elif ready.droppable and self._filters and scored.prompt.ordinal >= self.decided_below:
+            await self._put_aside(scored, "filtered", "all answers of the group are equally right")
         else:
             self.assembler.add(scored.prompt.ordinal, ready)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from services.learner.algorithms.advantages import group_advantages
+from services.learner.algorithms.group import group_advantages, shaped
 from services.learner.attention.batch import Ints, Ready, ReadyImage, Response
 from services.learner.pixels import PixelCache
 from shared.errors import BadSample
@@ -25,7 +25,7 @@ class GroupIngest:
         self.inputs = open_inputs(spec.model, pixels=limits, banned_tokens=spec.sampling.banned_tokens)
         self.pixels = PixelCache(self.inputs)
         self._positions = positions_of(self.inputs)
-        self._kind = spec.algorithm.advantage
+        self._settings = spec.algorithm
 
     def ready(self, group: Scored, image_bytes: Sequence[bytes]) -> Ready:
         """`group` as arrays; raises BadSample when tokens, images or log-probs contradict each other."""
@@ -34,8 +34,10 @@ class GroupIngest:
         prompt_ids = unpack_ints(group.group.prompt_ids).astype(np.int64)
         _check_prompt(group, prompt_ids, made, self.inputs)
         valid = np.array([reward.ok for reward in group.rewards])
-        rewards = np.array([reward.final for reward in group.rewards], dtype=np.float64)
-        advantages = group_advantages(rewards, valid, self._kind)
+        finals = np.array([reward.final for reward in group.rewards], dtype=np.float64)
+        lengths = [completion.num_tokens for completion in group.group.completions]
+        rewards = shaped(finals, lengths, group.prompt.sampling.max_new_tokens, self._settings)
+        advantages = group_advantages(rewards, valid, self._settings)
         positions = self._positions(prompt_ids, made)
         return Ready(
             scored=group,
@@ -43,9 +45,16 @@ class GroupIngest:
             positions=positions,
             next_position=int(positions.max()) + 1,
             advantages=advantages,
-            responses=_responses(group, advantages, self.inputs),
+            responses=_responses(group, advantages, self.inputs, keep_cut=not self._settings.mask_truncated),
             images=images,
+            droppable=self._is_droppable(group, advantages),
         )
+
+    def _is_droppable(self, group: Scored, advantages: np.ndarray) -> bool:
+        """Whether the group teaches nothing (dynamic sampling: DAPO, arXiv:2503.14476, equation 11)."""
+        if self._settings.uniform_by == "reward":
+            return not np.any(np.nan_to_num(advantages))
+        return len({reward.accuracy for reward in group.rewards if reward.ok}) <= 1
 
 
 def _images(group: Scored, image_bytes: Sequence[bytes], inputs: Inputs) -> tuple[ReadyImage, ...]:
@@ -68,7 +77,8 @@ def _check_prompt(group: Scored, prompt_ids: Ints, images: Sequence[PreparedImag
     inputs.check_placeholders(prompt_ids, images)
 
 
-def _responses(group: Scored, advantages: np.ndarray, inputs: Inputs) -> tuple[Response, ...]:
+def _responses(group: Scored, advantages: np.ndarray, inputs: Inputs, *, keep_cut: bool) -> tuple[Response, ...]:
+    """The completions with a verdict; those that were cut at the limit only if `keep_cut`."""
     responses = []
     banned = np.zeros(inputs.vocab_size, dtype=bool)
     banned[inputs.banned] = True
@@ -84,6 +94,8 @@ def _responses(group: Scored, advantages: np.ndarray, inputs: Inputs) -> tuple[R
             )
         if (wrong := ids[banned[ids]]).size:
             raise BadSample(f"completion {index} holds token {wrong[0]}, which may not be sampled")
+        if completion.finish == "length" and not keep_cut:
+            continue
         responses.append(Response(index, ids, log_probs, float(advantages[index])))
     return tuple(responses)
 

@@ -8,13 +8,15 @@ computed again and not announced again.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import msgspec
 from opentelemetry import trace
 
+from services.learner.algorithms.objective import can_differ
+from services.learner.algorithms.step import over_step
 from services.learner.assembler import Assembler, Step
 from services.learner.attention.batch import Ready
 from services.learner.changes import fix_changes, has_open_changes
@@ -176,7 +178,8 @@ class Training:
         versions, number, announced = self.versions, self.versions.step + 1, self.versions.announced
         stale = [staleness(versions.step, ready.scored.oldest_version) for ready in step.groups.values()]
         total, importance = versions.value("total_steps"), self._importance(step, stale)
-        work = StepWork(number, total, importance, list(step.groups.values()))
+        groups = over_step(list(step.groups.values()), self._job.spec.algorithm)
+        work = StepWork(number, total, importance, groups)
         began = time.monotonic()
         result = await self._in_compute(lambda: self._engine.step(work))
         stepped = time.monotonic()
@@ -185,7 +188,7 @@ class Training:
         versions.step = number
         timing = {"wait_s": wait_s, "step_s": stepped - began, "store_s": time.monotonic() - stepped, **result.seconds}
         if number > announced:
-            await self._ports.bus.announce(self._step_done(step, stale, result, timing))
+            await self._ports.bus.announce(self._step_done(step, groups, stale, result, timing))
             passing("step-told")
         self._intake.consume(step)
         if stored is not None:
@@ -194,13 +197,22 @@ class Training:
         await self._saving.after_step(self._in_compute)
 
     def _importance(self, step: Step[Ready], stale: list[int]) -> bool:
-        """Whether importance weights are applied: with `auto`, when a group of the step may be stale."""
+        """Whether the sampler is corrected for: with `auto`, when it can be another policy than the learner's."""
         setting = self._job.spec.algorithm.importance
         if setting != "auto":
             return setting == "on"
+        if can_differ(self._job.spec):
+            return True
         return self.versions.value("max_staleness") > 0 or any(stale) or min(step.groups) < self.versions.stale_until
 
-    def _step_done(self, step: Step[Ready], stale: list[int], result: StepResult, timing: dict[str, float]) -> StepDone:
+    def _step_done(
+        self,
+        step: Step[Ready],
+        groups: Sequence[Ready],
+        stale: list[int],
+        result: StepResult,
+        timing: dict[str, float],
+    ) -> StepDone:
         return StepDone(
             job=self._job.id,
             step=self.versions.step,
@@ -209,7 +221,7 @@ class Training:
             voided=list(step.lost),
             staleness=stale,
             metrics=result.metrics,
-            advantages={ordinal: ready.advantages.tolist() for ordinal, ready in step.groups.items()},
+            advantages={ready.ordinal: ready.advantages.tolist() for ready in groups},
             timing=timing,
             finished_at=time.time(),
         )

@@ -94,21 +94,61 @@ class Algorithm(Section, frozen=True, kw_only=True):
         int, Meta(ge=0, le=10**6, description="η: versions a trained group may be old; 0 = on-policy")
     ] = 0
     advantage: Annotated[
-        Literal["grpo", "dr_grpo"], Meta(description="group normalisation: (r − mean)/std, or r − mean")
+        Literal["grpo", "dr_grpo", "rloo", "reinforce_baseline", "pass_at_k"],
+        Meta(description="how a completion compares with its group; docs/algorithms.md has the formulas"),
     ] = "grpo"
-    clip_low: Annotated[float, Meta(gt=0.0, lt=1.0, description="lower clip of the ratio: 1 − clip_low")] = 0.2
+    pass_k: Annotated[int, Meta(ge=2, le=10**4, description="k of advantage pass_at_k")] = 4
+    loss: Annotated[
+        Literal["ppo_clip", "gspo", "cispo", "sapo"], Meta(description="policy loss of a token or a response")
+    ] = "ppo_clip"
+    aggregation: Annotated[
+        Literal["token_mean", "sequence_mean", "constant"],
+        Meta(description="weight of a token: 1/tokens, 1/(responses · length), or 1/(responses · max_new_tokens)"),
+    ] = "token_mean"
+    old_policy: Annotated[
+        Literal["recomputed", "rollout"],
+        Meta(description="what the ratio is against: the step's first weights (decoupled), or the sampler"),
+    ] = "recomputed"
+    clip_low: Annotated[float, Meta(gt=0.0, le=1.0, description="lower clip of the ratio: 1 − clip_low")] = 0.2
     clip_high: Annotated[float, Meta(gt=0.0, le=10**6, description="upper clip of the ratio: 1 + clip_high")] = 0.28
     dual_clip: Annotated[
         float, Meta(ge=0.0, le=10**6, description="bound c of −A·r for negative advantages (V-Triune: 3); 0: off")
     ] = 3.0
     importance: Annotated[
         Literal["auto", "on", "off"],
-        Meta(description="truncated importance weights π_old/π_rollout; auto: on when a group may be stale"),
+        Meta(description="correct for the sampler; auto: on when it can differ (stale, bfloat16, another engine)"),
     ] = "auto"
+    correction: Annotated[
+        Literal["token", "sequence", "icepop", "geometric"],
+        Meta(description="weights π_old/π_rollout: truncated by token or response; or masks by token or response"),
+    ] = "token"
     importance_cap: Annotated[float, Meta(gt=0.0, le=10**6, description="C of w = min(π_old/π_rollout, C)")] = 2.0
-    drop_uniform_groups: Annotated[
-        bool, Meta(description="dynamic sampling: a group whose rewards are all equal is filtered and replaced")
+    importance_floor: Annotated[
+        float, Meta(ge=0.0, le=1.0, description="lower bound of what icepop and geometric keep")
+    ] = 0.5
+    kl_coefficient: Annotated[
+        float, Meta(ge=0.0, le=10**3, description="β of the divergence from the first weights; 0: no reference is held")
+    ] = 0.0
+    kl_estimator: Annotated[Literal["k1", "k2", "k3"], Meta(description="estimator of that divergence")] = "k3"
+    kl_in: Annotated[Literal["loss", "reward"], Meta(description="where the divergence counts")] = "loss"
+    entropy_coefficient: Annotated[
+        float, Meta(ge=-10.0, le=10.0, description="γ of the entropy bonus; below 0: a penalty")
+    ] = 0.0
+    overlong_buffer: Annotated[
+        int, Meta(ge=0, le=10**7, description="tokens before max_new_tokens over which a penalty rises; 0: none")
+    ] = 0
+    overlong_penalty: Annotated[
+        float, Meta(ge=0.0, le=100.0, description="what a cut completion loses of its reward")
+    ] = 1.0
+    mask_truncated: Annotated[
+        bool, Meta(description="completions that were cut at max_new_tokens have no loss; they count in their group")
     ] = False
+    drop_uniform_groups: Annotated[
+        bool, Meta(description="dynamic sampling: a group whose answers are all equally right is filtered and replaced")
+    ] = False
+    uniform_by: Annotated[
+        Literal["accuracy", "reward"], Meta(description="what dynamic sampling judges a group by")
+    ] = "accuracy"
 
 
 class Sampling(Section, frozen=True, kw_only=True):
@@ -364,6 +404,23 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
+def _algorithm_contradictions(algorithm: Algorithm) -> list[str]:
+    found = []
+    if algorithm.kl_coefficient and (algorithm.kl_estimator, algorithm.kl_in) == ("k1", "loss"):
+        found.append('algorithm.kl_estimator is "k1", whose gradient in the loss has mean 0; expected kl_in = "reward"')
+    if algorithm.pass_k > algorithm.samples_per_prompt and algorithm.advantage == "pass_at_k":
+        found.append(
+            f"algorithm.pass_k is {algorithm.pass_k}, more than the {algorithm.samples_per_prompt} completions of a "
+            "prompt (samples_per_prompt)"
+        )
+    if algorithm.importance_floor > algorithm.importance_cap:
+        found.append(
+            f"algorithm.importance_floor is {algorithm.importance_floor:g}, above importance_cap "
+            f"{algorithm.importance_cap:g}"
+        )
+    return found
+
+
 def _contradictions(spec: JobSpec) -> list[str]:
     """Mistakes that only show between keys."""
     found = [
@@ -381,6 +438,7 @@ def _contradictions(spec: JobSpec) -> list[str]:
             f"evaluation.samples_per_prompt is {spec.evaluation.samples_per_prompt} at temperature 0, where all are "
             "equal; expected a temperature above 0"
         )
+    found += _algorithm_contradictions(spec.algorithm)
     algorithm, bounds = spec.algorithm, [bound for bound, _ in spec.reward.iou_schedule]
     if algorithm.samples_per_prompt < 2:
         found.append(

@@ -50,7 +50,9 @@ class CountingEngine:
             raise BadSample(f"ordinal {group.prompt.ordinal} cannot be used")
         finals = np.array([reward.final for reward in group.rewards], dtype=np.float64)
         nothing = np.zeros(0, dtype=np.int64)
-        return Ready(group, nothing, np.zeros((3, 0), dtype=np.int64), 0, finals - finals.mean(), (), ())
+        return Ready(
+            group, nothing, np.zeros((3, 0), dtype=np.int64), 0, finals - finals.mean(), (), (), np.ptp(finals) == 0
+        )
 
     def step(self, work: StepWork) -> StepResult:
         if work.step == self._die:

@@ -1,1 +1,1 @@
-"""Advantages and losses: formulas without a model."""
+"""Advantages, losses, corrections: formulas without a model, one file each; the file is the registration."""

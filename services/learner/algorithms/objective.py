@@ -1,4 +1,4 @@
-"""The loss of a micro-batch: policy loss, its correction, divergence from a reference and entropy, and measures of them.
+"""The loss of a micro-batch: policy loss, its correction, divergence from a reference, entropy, and measures.
 
 Letters: M response tokens of a micro-batch. Sums are returned, never means of a micro-batch: the loss of an update does
 not depend on how it is cut.
@@ -25,8 +25,8 @@ def objective(
 
     Σ a_t·(w_t·L_t + β·D_t − γ·H_t): a of the aggregation, w of the correction (1 unless `corrected`), L of the policy
     loss, D the divergence from `reference` (M,), H the `entropy` (M,). Gradient through log-probs and entropy.
-    Deviation: V-Triune averages over the tokens of each micro-batch and then over micro-batches, which weighs a token by
-    the length of its neighbours; here an update is averaged once.
+    Deviation: V-Triune averages over the tokens of each micro-batch and then over micro-batches, which weighs a token
+    by the length of its neighbours; here an update is averaged once.
     """
     sums: dict[str, Tensor] = {"ppo_kl": -tokens.log_ratio.detach().sum(), "entropy": entropy.detach().sum()}
     if reference is not None:
@@ -72,8 +72,9 @@ def needs_reference(settings: Algorithm) -> bool:
 
 def can_differ(spec: JobSpec) -> bool:
     """Whether sampler and learner are other policies even with equal weights: other kernels, or rounded numbers."""
-    rounded = spec.learner.dtype == "bfloat16" or (spec.learner.dtype == "auto" and torch.cuda.is_available())
-    return spec.rollout.engine != "hf" or rounded or spec.rollout.dtype == "bfloat16"
+    on_gpu = torch.cuda.is_available()  # what `auto` means for the sampler is taken to be what it means here
+    rounded = "bfloat16" in (spec.learner.dtype, spec.rollout.dtype) or (spec.learner.dtype == "auto" and on_gpu)
+    return rounded or spec.rollout.engine == "vllm" or (spec.rollout.engine == "auto" and on_gpu)
 
 
 def mismatch(log_probs: Tensor, rollout_log_probs: Tensor) -> dict[str, Tensor]:

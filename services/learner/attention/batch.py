@@ -53,6 +53,8 @@ class Ready:
     advantages: NDArray[np.float64]
     responses: tuple[Response, ...]
     images: tuple[ReadyImage, ...]
+    droppable: bool = False
+    """Whether dynamic sampling may put it aside."""
 
     @property
     def ordinal(self) -> int:

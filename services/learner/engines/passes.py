@@ -14,13 +14,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from services.learner.algorithms import losses
+from services.learner.algorithms.objective import acts_on_uniform, mismatch, needs_reference, objective
+from services.learner.algorithms.tokens import Tokens, Totals
 from services.learner.attention.batch import Packed, Part, Ready, mini_batches, pack
 from services.learner.engine import StepResult, StepWork
 from services.learner.engines.share import Cost, MicroBatch, share
 from services.learner.engines.team import Team
 from services.learner.model import Images, TokenValues, VisionLanguageModel
 from services.learner.pixels import PixelCache
+from shared.errors import BadJob
 from shared.jobs.spec import JobSpec
 
 GIB = 1024**3
@@ -46,21 +48,30 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """One optimizer update: this rank's micro-batches, and the response tokens of all ranks that the loss averages."""
+    """One optimizer update: this rank's micro-batches, and of all ranks what the loss is an average of."""
 
     batches: Sequence[MicroBatch]
-    num_tokens: int
+    totals: Totals
 
 
 class Passes:
     """One training step on one rank."""
 
     def __init__(
-        self, model: VisionLanguageModel, spec: JobSpec, pixels: PixelCache, backend: Backend, team: Team
+        self,
+        model: VisionLanguageModel,
+        spec: JobSpec,
+        pixels: PixelCache,
+        backend: Backend,
+        team: Team,
+        reference: VisionLanguageModel | None = None,
     ) -> None:
+        """`reference` has the job's first weights; a job whose loss takes a divergence from them needs it."""
         self.model = model
         self._spec, self._pixels, self._backend, self._team = spec, pixels, backend, team
-        self._clip = losses.Clip.of(spec.algorithm)
+        self._settings, self._first = spec.algorithm, reference
+        if needs_reference(self._settings) and reference is None:
+            raise BadJob([f"learner.engine {spec.learner.engine!r} holds no first weights; expected kl_coefficient 0"])
         self._features: dict[str, Tensor] = {}  # of a frozen tower, kept until the step ends
         self._sums: dict[str, Tensor] = {}
         self._largest = torch.zeros((), dtype=torch.float64, device=model.device)
@@ -74,14 +85,18 @@ class Passes:
         and the first one, whose weights are still those, needs no pass either.
         """
         updates = self._plan(work)
-        old = self._old_log_probs([batch for update in updates[1:] for batch in update.batches])
+        zero = torch.zeros((), dtype=torch.float64, device=self.model.device)
+        sources = sorted({group.scored.prompt.source for group in work.groups})
+        self._sums = {name: zero for source in sources for name in (f"mismatch_k3/{source}", f"measured/{source}")}
+        later = updates[1:] if self._settings.old_policy == "recomputed" else []
+        old = self._old_log_probs([batch for update in later for batch in update.batches])
         measured = []
         for update in updates:
             self._accumulate(update, old, work.importance)
             with self._clock("optimizer"):
                 measured.append(self._backend.update(work.step, work.total_steps))
         metrics = self._metrics(len(updates)) | _mean(measured)
-        tokens = sum(update.num_tokens for update in updates)
+        tokens = sum(update.totals.tokens for update in updates)
         skipped = int(sum(one["skipped"] for one in measured))
         made = len(updates) - skipped
         metrics |= {"tokens": float(tokens), "skipped": float(skipped), "updates": float(made)}
@@ -99,36 +114,44 @@ class Passes:
         for groups in mini_batches([group for group in work.groups if group.responses], algorithm.updates_per_step):
             computed = [group for group in groups if self._is_computed(group)] or groups[:1]
             shares = share(computed, team.world, self._spec.learner.tokens_per_batch, cost)
-            updates.append(Update(shares[team.rank], sum(group.num_response_tokens for group in groups)))
+            tokens = sum(group.num_response_tokens for group in groups)
+            sequences = sum(len(group.responses) for group in groups)
+            updates.append(Update(shares[team.rank], Totals(tokens, sequences, self._spec.sampling.max_new_tokens)))
         return updates
 
     def _is_computed(self, group: Ready) -> bool:
-        """A uniform group's advantages are 0, and so is its gradient: it is computed only to be measured."""
-        return not group.uniform or self._spec.learner.measure_uniform
+        """A uniform group's advantages are 0: it is computed for another term of the loss, or to be measured."""
+        return not group.uniform or acts_on_uniform(self._settings) or self._spec.learner.measure_uniform
 
     def _old_log_probs(self, batches: Sequence[MicroBatch]) -> dict[Key, Tensor]:
         """Log-probs of every response under the current weights, without gradient."""
         found: dict[Key, Tensor] = {}
         with torch.no_grad(), self._clock("proximal"):
             for parts in batches:
-                packed, values = self._values(parts)
-                lengths = [len(row.token_ids) for part in packed.parts for row in part.responses]
-                found |= zip(_keys(packed), values.log_probs.split(lengths), strict=True)
+                packed, values, _ = self._values(parts)
+                found |= zip(_keys(packed), values.log_probs.split(_lengths(packed)), strict=True)
         return found
 
     def _accumulate(self, update: Update, old: Mapping[Key, Tensor], importance: bool) -> None:
-        """Add the gradient of one update's loss, the mean over all response tokens of its groups."""
+        """Add the gradient of one update's loss."""
         for index, parts in enumerate(update.batches):
             with self._clock("forward"):
-                packed, values = self._values(parts)
-                loss = self._loss_of(packed, values, old, importance) / update.num_tokens
+                packed, values, images = self._values(parts)
+                reference = self._reference(packed, images)
+                loss = self._loss_of(packed, values, reference, old, update.totals, importance)
             with self._clock("backward"):
                 self._backend.backward(loss, is_last=index == len(update.batches) - 1)
             self._add({"loss": loss})
 
-    def _values(self, parts: Sequence[Part]) -> tuple[Packed, TokenValues]:
-        packed = pack(parts, image_token_id=self.model.inputs.image_token_id)
-        return packed, self._backend.token_values(packed, self._images(parts), self._spec.sampling.temperature)
+    def _values(self, parts: Sequence[Part]) -> tuple[Packed, TokenValues, Images]:
+        packed, images = pack(parts, image_token_id=self.model.inputs.image_token_id), self._images(parts)
+        return packed, self._backend.token_values(packed, images, self._spec.sampling.temperature), images
+
+    def _reference(self, packed: Packed, images: Images) -> Tensor | None:
+        if self._first is None:
+            return None
+        with torch.no_grad():
+            return self._first.token_values(packed, images, self._spec.sampling.temperature).log_probs
 
     # ---------------------------------------------------------------- images
 
@@ -157,22 +180,45 @@ class Passes:
 
     # ---------------------------------------------------------------- loss and sums
 
-    def _loss_of(self, packed: Packed, values: TokenValues, old: Mapping[Key, Tensor], importance: bool) -> Tensor:
-        """The sum of the tokens' losses; those of a filler count nothing, in the loss and in the sums."""
+    def _loss_of(
+        self,
+        packed: Packed,
+        values: TokenValues,
+        reference: Tensor | None,
+        old: Mapping[Key, Tensor],
+        totals: Totals,
+        importance: bool,
+    ) -> Tensor:
+        """This micro-batch's part of the update's loss; a filler's counts nothing, in the loss and in the sums."""
         device, keys, log_probs = self.model.device, _keys(packed), values.log_probs
         share_of = 0.0 if packed.parts[0].is_filler else 1.0
         rollout = torch.from_numpy(packed.rollout_log_probs).to(device, non_blocking=True)
-        advantages = torch.from_numpy(packed.advantages).to(device, non_blocking=True)
-        proximal = torch.cat([old[key] for key in keys]) if keys[0] in old else log_probs.detach()
-        weights, sums = None, {"entropy": values.entropy.sum(), "measured": torch.tensor(float(len(log_probs)))}
-        if importance:
-            weights = losses.importance_weights(proximal, rollout, self._spec.algorithm.importance_cap)
-            sums["importance_weight"] = weights.sum()
-        loss, clipped = losses.policy_loss(log_probs, proximal, advantages, self._clip, weights)
-        apart = losses.mismatch(proximal, rollout)
-        self._largest = torch.maximum(self._largest, share_of * apart.pop("mismatch_max").double())
-        self._add({name: share_of * value for name, value in (sums | clipped | apart).items()})
+        recomputed = torch.cat([old[key] for key in keys]) if keys[0] in old else log_probs.detach()
+        against_rollout = self._settings.old_policy == "rollout"
+        tokens = Tokens(
+            log_probs,
+            proximal=rollout if against_rollout else recomputed,
+            rollout=rollout,
+            advantages=torch.from_numpy(packed.advantages).to(device, non_blocking=True),
+            lengths=torch.tensor(_lengths(packed), device=device),
+        )
+        loss, sums = objective(
+            tokens, values.entropy, reference, self._settings, totals, corrected=importance and not against_rollout
+        )
+        self._add({name: share_of * value for name, value in (sums | self._apart(packed, recomputed, rollout)).items()})
         return share_of * loss
+
+    def _apart(self, packed: Packed, log_probs: Tensor, rollout: Tensor) -> dict[str, Tensor]:
+        """Sums of how far sampler and learner are apart, in all and by source."""
+        apart, share_of = mismatch(log_probs, rollout), 0.0 if packed.parts[0].is_filler else 1.0
+        self._largest = torch.maximum(self._largest, share_of * apart["mismatch_abs"].max().double())
+        counts = [sum(len(row.token_ids) for row in part.responses) for part in packed.parts]
+        sums = {name: values.sum() for name, values in apart.items()} | {"measured": torch.tensor(float(sum(counts)))}
+        for part, k3 in zip(packed.parts, apart["mismatch_k3"].split(counts), strict=True):
+            source = part.group.scored.prompt.source
+            for name, value in ((f"mismatch_k3/{source}", k3.sum()), (f"measured/{source}", float(len(k3)))):
+                sums[name] = sums.get(name, torch.zeros((), device=k3.device)) + value
+        return sums
 
     def _add(self, sums: Mapping[str, Tensor]) -> None:
         for name, value in sums.items():
@@ -183,12 +229,21 @@ class Passes:
         """Means over the measured response tokens of all ranks, the mean loss of the updates, the largest mismatch."""
         sums, maxima = self._team.reduce(self._sums, {"mismatch_max": self._largest})
         measured, loss = sums.pop("measured", 0.0), sums.pop("loss", 0.0)
-        means = {name: value / measured for name, value in sums.items()}
+        counts = {name: sums.pop(name) for name in list(sums) if name.startswith("measured/")}
+        means = {
+            name: value / count
+            for name, value in sums.items()
+            if (count := counts.get(name.replace("mismatch_k3/", "measured/"), measured))
+        }
         return means | maxima | {"loss": loss / max(1, updates), "measured_tokens": measured}
 
 
 def _keys(packed: Packed) -> list[Key]:
     return [(part.group.ordinal, row.index) for part in packed.parts for row in part.responses]
+
+
+def _lengths(packed: Packed) -> list[int]:
+    return [len(row.token_ids) for part in packed.parts for row in part.responses]
 
 
 class _Clock:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from services.learner.algorithms.objective import needs_reference
 from services.learner.attention.batch import Packed
 from services.learner.engine import DoesNotFit, Facts, Scope, StepResult, StepWork, TensorSink
 from services.learner.engines.passes import Passes
@@ -31,6 +32,7 @@ class TorchEngine:
     _spec: JobSpec
     model: VisionLanguageModel
     _optimizer: ClippedAdamW
+    _first: VisionLanguageModel | None
 
     def __init__(self, pixels: PixelCache) -> None:
         self._pixels = pixels
@@ -45,12 +47,13 @@ class TorchEngine:
             if checkpoint is not None:
                 with SavedState(checkpoint) as state:
                     self._optimizer.restore(state)
+            self._first = open_model(spec, self._pixels.inputs, device) if needs_reference(spec.algorithm) else None
         return facts(self.model)
 
     def step(self, work: StepWork) -> StepResult:
         """The updates of one training step; raises Diverged, DoesNotFit."""
         with fits(self._spec):
-            return Passes(self.model, self._spec, self._pixels, self, Alone()).run(work)
+            return Passes(self.model, self._spec, self._pixels, self, Alone(), self._first).run(work)
 
     def token_values(self, packed: Packed, images: Images, temperature: float) -> TokenValues:
         """See `passes.Backend`."""
@@ -79,7 +82,7 @@ class TorchEngine:
 
     def close(self) -> None:
         """Let go of model and optimizer."""
-        for name in ("model", "_optimizer"):
+        for name in ("model", "_optimizer", "_first"):
             self.__dict__.pop(name, None)
 
 

@@ -1,0 +1,1 @@
+"""How much a response's tokens weigh in the loss; each file has `weights(lengths, totals)`."""

@@ -1,0 +1,1 @@
+"""The policy loss of every token; each file has `loss(tokens, settings)`."""
