@@ -5,7 +5,7 @@ files below it count that end in `.parquet`; if there is none, in `.arrow`; then
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -13,7 +13,7 @@ from typing import cast
 
 from shared.errors import BadData, Unavailable
 from shared.samples.formats import arrow, jsonl, parquet, tar
-from shared.samples.formats.layout import Format, Row
+from shared.samples.formats.layout import Format, Layout, Row
 from shared.samples.places import ANYWHERE, READ_ERRORS, Place, Roots, find, first_line, is_away
 from shared.samples.schema import source_name
 
@@ -107,12 +107,14 @@ def _look(place: Place) -> DataFile:
     return DataFile(place, layout.groups, layout.marks)
 
 
-def group_sources(file: DataFile, group: int) -> list[str]:
-    """`source_name` of every row of one group; of parquet only that column is read. Raises BadData, Unavailable."""
-    with _reading(file, group):
-        values = file.format.sources(file.place, file.marks[group], file.groups[group])
-    names = {value: source_name(value) for value in set(values)}
-    return [names[value] for value in values]
+def file_sources(file: DataFile) -> Iterator[list[str]]:
+    """`source_name` of every row, group by group; of parquet that column alone is read. Raises BadData, Unavailable."""
+    done: list[int] = []
+    with _reading(file, lambda: len(done)):
+        for values in file.format.sources(file.place, Layout(file.groups, file.marks)):
+            names = {value: source_name(value) for value in set(values)}
+            yield [names[value] for value in values]
+            done.append(len(values))
 
 
 def read_group(file: DataFile, group: int) -> Iterator[Row]:
@@ -121,16 +123,16 @@ def read_group(file: DataFile, group: int) -> Iterator[Row]:
     Raises BadData where the file is torn or of another format, Unavailable where the system cannot read it now (a stale
     handle, a disk, a share or an object store that is away).
     """
-    with _reading(file, group):
+    with _reading(file, lambda: group):
         yield from file.format.rows(file.place, file.marks[group], file.groups[group])
 
 
 @contextmanager
-def _reading(file: DataFile, group: int) -> Iterator[None]:
+def _reading(file: DataFile, group: Callable[[], int]) -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
-        sentence = f"{file.place}: row group {group} cannot be read: {first_line(error)}"
+        sentence = f"{file.place}: row group {group()} cannot be read: {first_line(error)}"
         if is_away(error, file.place):
             raise Unavailable(sentence) from error
         raise BadData(sentence) from error
@@ -140,6 +142,6 @@ def count_rows(files: Iterable[DataFile]) -> dict[str, int]:
     """Rows by source name, over all files; raises BadData."""
     counts: Counter[str] = Counter()
     for file in files:
-        for group in range(len(file.groups)):
-            counts.update(group_sources(file, group))
+        for names in file_sources(file):
+            counts.update(names)
     return dict(sorted(counts.items()))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from shared.samples.files import DataFile, group_sources
+from shared.samples.files import DataFile, file_sources
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ def index_sources(files: Iterable[DataFile]) -> dict[str, list[Segment]]:
     """
     index: dict[str, list[Segment]] = {}
     for file in files:
-        for group in range(len(file.groups)):
-            for source, rows in _by_source(group_sources(file, group)).items():
+        for group, names in enumerate(file_sources(file)):
+            for source, rows in _by_source(names).items():
                 index.setdefault(source, []).append(Segment(file, group, rows))
     return dict(sorted(index.items()))
 

@@ -26,10 +26,10 @@ def look(place: Place) -> Layout:
     return Layout(counts, marks)
 
 
-def sources(place: Place, mark: int, rows: int) -> Sequence[str | None]:
-    with _batch(place, mark) as batch:
-        values: list[str | None] = batch.column("data_source").to_pylist()
-        return values
+def sources(place: Place, layout: Layout) -> Iterator[Sequence[str | None]]:
+    for mark in layout.marks:
+        with _batch(place, mark) as batch:
+            yield batch.column("data_source").to_pylist()
 
 
 def rows(place: Place, mark: int, rows: int) -> Iterator[Row]:

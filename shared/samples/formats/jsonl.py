@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 from shared.errors import BadData
@@ -34,8 +35,10 @@ def look(place: Place) -> Layout:
     return Layout(tuple(counts), tuple(marks))
 
 
-def sources(place: Place, mark: int, rows: int) -> Sequence[str | None]:
-    return [row.get("data_source") for row in _group(place, mark, rows)]
+def sources(place: Place, layout: Layout) -> Iterator[Sequence[str | None]]:
+    every = (_object(line).get("data_source") for _, line in _lines(place, 0))
+    for rows in layout.groups:
+        yield list(islice(every, rows))
 
 
 def rows(place: Place, mark: int, rows: int) -> Iterator[Row]:

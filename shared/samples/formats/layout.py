@@ -23,8 +23,8 @@ class Format(Protocol):
     def look(self, place: Place) -> Layout:
         """The file's groups, its columns checked; nothing of a row's images is read. Raises BadData, Unavailable."""
 
-    def sources(self, place: Place, mark: int, rows: int) -> Sequence[str | None]:
-        """`data_source` of every row of the group at `mark`. Raises OSError, ArrowException, ValueError."""
+    def sources(self, place: Place, layout: Layout) -> Iterator[Sequence[str | None]]:
+        """`data_source` of every row, group by group, in one pass. Raises OSError, ArrowException, ValueError."""
 
     def rows(self, place: Place, mark: int, rows: int) -> Iterator[Row]:
         """The group's rows as read, a few at a time in memory. Raises as `sources` does."""

@@ -7,6 +7,7 @@ groups are runs of rows.
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from shared.errors import BadData
@@ -46,8 +47,10 @@ def look(place: Place) -> Layout:
     return Layout(tuple(counts), tuple(marks))
 
 
-def sources(place: Place, mark: int, rows: int) -> Sequence[str | None]:
-    return [row.get("data_source") for row in _rows(place, mark, rows, with_images=False)]
+def sources(place: Place, layout: Layout) -> Iterator[Sequence[str | None]]:
+    every = (row.get("data_source") for row in _rows(place, 0, sum(layout.groups), with_images=False))
+    for rows in layout.groups:
+        yield list(islice(every, rows))
 
 
 def rows(place: Place, mark: int, rows: int) -> Iterator[Row]:
