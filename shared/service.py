@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from starlette.types import ASGIApp
 
@@ -26,6 +27,7 @@ from shared.messages import Heartbeat
 from shared.runtime.http import health_app, serve_http
 from shared.runtime.logging import get_logger, set_up_logging
 from shared.runtime.moments import arm
+from shared.runtime.retry import BLOB_STORE, CONNECT_S, Retry
 from shared.runtime.settings import Settings, read_settings
 from shared.runtime.telemetry import set_up_telemetry
 
@@ -42,6 +44,7 @@ class Ports:
     ledger: Ledger
     blobs: Blobs
     jobs: JobStore
+    retry: Retry = field(default_factory=Retry)
 
 
 @dataclass
@@ -98,21 +101,27 @@ async def _main(name: str, settings: Settings, build: Callable[[Ports], Service]
 
 @contextlib.asynccontextmanager
 async def connect(name: str, settings: Settings) -> AsyncIterator[Ports]:
-    """Ports over NATS, Redis and the blob store; the first connection waits up to 60 s for each."""
+    """Ports over NATS, Redis and the blob store; only these first connections have a limit, 60 s each."""
     from shared.blobs.store import BlobStore
     from shared.bus.nats.bus import NatsBus
     from shared.ledger.redis import RedisLedger
 
-    blobs = BlobStore(settings.blobs, durable=settings.durable)
-    bus = await NatsBus.connect(
-        settings.nats_url, name=f"{name}-{settings.replica}", blobs=blobs, copies=settings.nats_copies
-    )
-    ledger = await RedisLedger.connect(settings.redis_url)
-    try:
-        yield Ports(settings, bus, ledger, blobs, JobStore(bus))
-    finally:
-        await ledger.close()
-        await bus.close()
+    retry = Retry()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(retry.close)
+        open_blobs = partial(BlobStore, settings.blobs, durable=settings.durable)
+        blobs = await retry.until_back(BLOB_STORE, lambda: asyncio.to_thread(open_blobs), limit_s=CONNECT_S)
+        bus = await NatsBus.connect(
+            settings.nats_url,
+            name=f"{name}-{settings.replica}",
+            blobs=blobs,
+            copies=settings.nats_copies,
+            retry=retry,
+        )
+        stack.push_async_callback(bus.close)
+        ledger = await RedisLedger.connect(settings.redis_url, retry=retry)
+        stack.push_async_callback(ledger.close)
+        yield Ports(settings, bus, ledger, blobs, JobStore(bus), retry)
 
 
 async def serve(service: Service, ports: Ports) -> None:
@@ -143,12 +152,13 @@ async def _run(loop: Callable[[], Awaitable[None]]) -> None:
 async def _beat(service: Service, ports: Ports) -> None:
     status = service.status
     while True:
+        away = ports.retry.waiting_for
         await ports.bus.beat(
             Heartbeat(
                 service=service.name,
                 replica=ports.settings.replica,
                 pid=os.getpid(),
-                state=status.state,
+                state=f"waiting for {away}" if away else status.state,
                 version=status.version,
                 in_flight=status.in_flight,
                 sent_at=time.time(),

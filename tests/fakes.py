@@ -6,8 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
 import psutil
+from blake3 import blake3
 
+from shared.errors import BlobMissing, Unavailable
 from shared.messages import (
+    BlobRef,
     ChatTurn,
     Completed,
     Completion,
@@ -106,6 +109,42 @@ def make_voided(ordinal: int = 0, *, job: str = "job", kind: Kind = "train") -> 
 def make_id(job: str, ordinal: int, kind: Kind = "train") -> str:
     """The id of a first attempt."""
     return message_id(job, kind, None, ordinal)
+
+
+class AwayBlobs:
+    """A blob store in memory whose first `tries` calls find nobody at home."""
+
+    def __init__(self, tries: int = 0) -> None:
+        self.tries = tries
+        self.held: dict[str, bytes] = {}
+
+    def of(self, owner: str) -> "AwayBlobs":
+        return self
+
+    def put(self, data: bytes | memoryview) -> BlobRef:
+        self._knock()
+        ref = BlobRef(digest=blake3(data).hexdigest(), size=len(data))
+        self.held[ref.digest] = bytes(data)
+        return ref
+
+    def get(self, ref: BlobRef) -> bytes:
+        self._knock()
+        if ref.digest not in self.held:
+            raise BlobMissing(f"blob {ref.digest} is not there")
+        return self.held[ref.digest]
+
+    def has(self, ref: BlobRef) -> bool:
+        self._knock()
+        return ref.digest in self.held
+
+    def delete(self, ref: BlobRef) -> None:
+        self._knock()
+        self.held.pop(ref.digest, None)
+
+    def _knock(self) -> None:
+        if self.tries > 0:
+            self.tries -= 1
+            raise Unavailable("the blob store does not answer")
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]], limit_s: float = 60.0) -> None:

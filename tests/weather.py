@@ -17,6 +17,7 @@ WEATHERS: Mapping[str, Mapping[str, Any]] = {
     "empty answers": {"empty_fetches": 0.3},
     "lost acks": {"lost_acks": 0.3},
     "sent again": {"late_answers": 0.3},
+    "handed back": {"hand_backs": 6},
     "stored twice": {"late_answers": 0.3, "ids_forgotten": True},
 }
 

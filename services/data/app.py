@@ -20,6 +20,7 @@ def build(ports: Ports, config: DataConfig | None = None) -> Service:
         status=status,
         config=config or DataConfig(),
         roots=Roots.of(ports.settings.data_roots),
+        retry=ports.retry,
     )
 
     async def lead() -> None:

@@ -30,7 +30,7 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
     settings, status, counters = ports.settings, Status(), instruments()
     pool = Pool(config.workers, config.worker_memory_bytes, config.waiting_samples)
     scorer = Scorer(pool, counters)
-    deps = Deps(ports.bus, scorer, counters, settings.replica, config.deadline_s)
+    deps = Deps(ports.bus, scorer, counters, settings.replica, config.deadline_s, ports.retry)
 
     async def score(job: ActiveJob) -> None:
         queues = [await ports.bus.work("completions", job.id, kind) for kind in _KINDS]

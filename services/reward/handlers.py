@@ -1,21 +1,21 @@
 """One group of completions in, one journal record out."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.reward.scoring import Scorer
 from services.reward.verdict import Context, Sample
-from shared.bus.port import DELIVERY_BUDGET, HEARTBEAT_S, Bus, Delivery, WorkQueue
+from shared.bus.port import DELIVERY_BUDGET, Bus, Delivery, WorkQueue
 from shared.errors import Corrupt, Unavailable
 from shared.messages import Completed, DeadLetter, Prompt, RewardSpec, Scored, Voided, message_id, void_of
 from shared.runtime.logging import get_logger
 from shared.runtime.metrics import Instruments
 from shared.runtime.moments import passing
+from shared.runtime.retry import Retry, is_spent, kept_alive
 from shared.runtime.telemetry import group_span
 
+WORKERS = "a verifier worker"
 _FETCH_S = 1.0
 _HAND_BACK_S = 0.5
 _LIMIT_S = 600.0  # a group is given back to the others after so long, whatever its samples' deadlines add up to
@@ -30,6 +30,7 @@ class Deps:
     instruments: Instruments
     replica: str
     deadline_s: float = 10.0
+    retry: Retry = field(default_factory=Retry)
 
 
 async def consume(queue: WorkQueue, deps: Deps, groups_in_flight: int) -> None:
@@ -40,41 +41,46 @@ async def consume(queue: WorkQueue, deps: Deps, groups_in_flight: int) -> None:
             if len(running) >= groups_in_flight:
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             deliveries = await queue.fetch(groups_in_flight - len(running), _FETCH_S)
-            for delivery in sorted(deliveries, key=lambda one: one.deliveries):
-                before = frozenset(running) if delivery.deliveries > 1 else frozenset()
+            for delivery in sorted(deliveries, key=lambda one: one.attempts):
+                before = frozenset(running) if delivery.attempts > 1 else frozenset()
                 task = group.create_task(_handle(delivery, before, deps))
                 running.add(task)
                 task.add_done_callback(running.discard)
-            if any(delivery.deliveries > 1 for delivery in deliveries):
+            if any(delivery.attempts > 1 for delivery in deliveries):
                 await asyncio.wait(set(running))
 
 
 async def _handle(delivery: Delivery, before: frozenset[asyncio.Task[None]], deps: Deps) -> None:
-    """Score `delivery` once the tasks `before` it are done, keeping it alive meanwhile."""
-    async with _kept_alive(delivery):
-        if before:
-            await asyncio.wait(before)
-        await on_completed(delivery, deps)
+    """Score `delivery` once the tasks `before` it are done, keeping it alive meanwhile; cancelled, it goes back."""
+    try:
+        async with kept_alive(delivery):
+            if before:
+                await asyncio.wait(before)
+            await on_completed(delivery, deps)
+    except asyncio.CancelledError:
+        await delivery.hand_back()
+        raise
 
 
 async def on_completed(delivery: Delivery, deps: Deps) -> None:
     """Judge a group's completions, publish the record to the journal, then ack.
 
-    A group with no verifiable completion is void (`unverifiable`), as is one delivered more often than
-    `DELIVERY_BUDGET` (`redelivered`, and a letter to `dead`). An infra-error hands the group back to the replicas.
+    A group with no verifiable completion is void (`unverifiable`), as is one whose work has died too often
+    (`redelivered`, and a letter to `dead`). Workers that are away are waited for until the group's deadline, then it
+    goes back to the replicas, which does not count; a deadline that passes without anybody away does.
     """
     group = delivery.message
     if not isinstance(group, Completed):
         raise Corrupt(f"{delivery.subject} holds a {type(group).__name__}; expected a Completed")
-    if delivery.deliveries > DELIVERY_BUDGET:
+    if is_spent(delivery):
         await _give_up(delivery, group, deps)
         return
     try:
-        record = await score_group(group, deps)
+        record = await deps.retry.until_back(WORKERS, lambda: score_group(group, deps), limit_s=_LIMIT_S)
     except (Unavailable, TimeoutError) as error:
-        get_logger().warning("infra-error, handing back", error=str(error), ordinal=group.prompt.ordinal)
+        get_logger().warning("group handed back", ordinal=group.prompt.ordinal, error=repr(error))
         deps.instruments.add("reward.handed_back")
-        await delivery.hand_back(_HAND_BACK_S)
+        await delivery.hand_back(_HAND_BACK_S, counts=isinstance(error, TimeoutError))
         return
     started_at = record.started_at if isinstance(record, Scored) else None
     with group_span("reward.score", group.prompt, delivery.trace, started_at):
@@ -84,11 +90,10 @@ async def on_completed(delivery: Delivery, deps: Deps) -> None:
 
 
 async def score_group(group: Completed, deps: Deps) -> Scored | Voided:
-    """The journal record of `group`; raises Unavailable or TimeoutError for an infra-error."""
+    """The journal record of `group`; raises Unavailable for an infra-error, TimeoutError past the group's deadline."""
     started_at = time.time()
-    samples = group_samples(group, deps.deadline_s)
     async with asyncio.timeout(_LIMIT_S):
-        rewards = await deps.scorer.score(samples)
+        rewards = await deps.scorer.score(group_samples(group, deps.deadline_s))
     if not any(reward.ok for reward in rewards):
         detail = rewards[0].error if rewards else "the group has no completions"
         return void_of(group.prompt, "unverifiable", detail, "reward")
@@ -118,7 +123,7 @@ def _deadline(spec: RewardSpec, default_s: float) -> float:
 
 async def _give_up(delivery: Delivery, group: Completed, deps: Deps) -> None:
     prompt = group.prompt
-    reason = f"delivered {delivery.deliveries} times, expected at most {DELIVERY_BUDGET}"
+    reason = f"work on it died {delivery.attempts - 1} times, expected at most {DELIVERY_BUDGET - 1}"
     await _publish(void_of(prompt, "redelivered", reason, "reward"), prompt, deps)
     letter = DeadLetter(
         job=prompt.job,
@@ -139,19 +144,3 @@ async def _publish(record: Scored | Voided, prompt: Prompt, deps: Deps) -> None:
 
 def _id(prompt: Prompt) -> str:
     return message_id(prompt.job, prompt.kind, prompt.version, prompt.ordinal, prompt.attempt)
-
-
-@contextlib.asynccontextmanager
-async def _kept_alive(delivery: Delivery) -> AsyncIterator[None]:
-    async def keep() -> None:
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            with contextlib.suppress(Unavailable):  # the bus is away: the group may be scored twice, and counts once
-                await delivery.keep()
-
-    task = asyncio.ensure_future(keep())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait({task})

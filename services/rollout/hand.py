@@ -52,14 +52,15 @@ class Hand:
         """It was answered, or is somebody else's now; again is fine."""
         self._held.pop(id(held), None)
 
-    async def hand_back(self, held: Held, delay_s: float = 0.0) -> None:
-        """Offer it to all replicas again."""
+    async def hand_back(self, held: Held, delay_s: float = 0.0, *, counts: bool = False) -> None:
+        """Offer it to all replicas again; with `counts` the work on it failed as by a death."""
         self.release(held)
-        await held.delivery.hand_back(delay_s)
+        await held.delivery.hand_back(delay_s, counts=counts)
 
-    async def hand_back_all(self) -> None:
+    async def hand_back_all(self, *, failed: bool) -> None:
+        """Offer all to the other replicas; with `failed` what was being generated may be what ended us."""
         for held in list(self._held.values()):
-            await self.hand_back(held)
+            await self.hand_back(held, counts=failed and held.deadline < math.inf)
 
     async def keep_alive(self) -> None:
         """Keep all that is in hand and in time, for ever; the bus delivers again what is past its deadline."""

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from services.rollout.config import RolloutConfig
 from services.rollout.engine import Engine, Loaded, Prepared, UpdateMode
@@ -19,18 +20,19 @@ from services.rollout.metrics import RolloutMetrics
 from services.rollout.shares import fair_share
 from services.rollout.weights import WeightsLoader, WeightsView
 from shared.blobs.weights import WeightsStore
-from shared.bus.port import DELIVERY_BUDGET, WorkQueue
+from shared.bus.port import WorkQueue
 from shared.errors import BadSample, BlobMissing, Unavailable, one_error
 from shared.jobs.following import ActiveJob
 from shared.jobs.spec import JobSpec
 from shared.ledger.port import LOADED_S
-from shared.messages import Completed, Kind, Prompt, message_id, void_of
+from shared.messages import Completed, ImageRef, Kind, Prompt, message_id, void_of
 from shared.runtime.logging import get_logger
+from shared.runtime.retry import BLOB_STORE, is_spent
 from shared.service import Ports, Status
 
 OpenEngine = Callable[[JobSpec], Awaitable[Engine]]
 _ALONE_FROM = 3
-"""The delivery from which on a prompt is done alone.
+"""The attempt from which on a prompt is done alone.
 
 A prompt that comes back once was most likely held by a replica that was stopped or killed for reasons of its own, with
 all else that it held: one by one, that would keep a survivor busy many times longer than together.
@@ -63,6 +65,7 @@ class Replica:
 
     async def run(self) -> None:
         """Work until cancelled; raises the first TriuneError alone. What is in hand at the end is handed back."""
+        failed = True
         try:
             self._status.state = "loading"
             self._engine = await self._open_engine(self._job.spec)
@@ -70,9 +73,12 @@ class Replica:
             with contextlib.closing(WeightsLoader(store)) as loader:
                 async with contextlib.aclosing(self._engine):
                     await self._work(loader)
+        except asyncio.CancelledError:
+            failed = False
+            raise
         finally:
             self._status.state, self._status.version, self._status.in_flight = "idle", -1, 0
-            await self._hand.hand_back_all()
+            await self._hand.hand_back_all(failed=failed)
 
     async def _work(self, loader: WeightsLoader) -> None:
         self._gate = Gate(
@@ -141,7 +147,7 @@ class Replica:
 
     async def _is_settled(self, held: Held) -> bool:
         """Answer what needs no engine."""
-        if held.delivery.deliveries > DELIVERY_BUDGET:
+        if is_spent(held.delivery):
             await self._answers.on_given_up(held)
             self._release(held)
             return True
@@ -168,11 +174,10 @@ class Replica:
             group = await self._generate(held, prepared)
         except BadSample as error:
             await self._answers.on_void(held, void_of(held.prompt, "bad-sample", str(error), "rollout"))
-        except BlobMissing:
-            await self._hand.hand_back(held, self._config.hand_back_s)
         except TimeoutError:
-            self._log.warning("group handed back", ordinal=held.prompt.ordinal, limit_s=self._deadline_s)
-            await self._hand.hand_back(held)
+            away = self._ports.retry.waiting_for
+            self._log.warning("group handed back", ordinal=held.prompt.ordinal, limit_s=self._deadline_s, away=away)
+            await self._hand.hand_back(held, self._config.hand_back_s, counts=not away)
         else:
             if group is None:
                 await held.delivery.ack()  # nobody waits for it any more
@@ -181,8 +186,16 @@ class Replica:
         self._release(held)
 
     async def _prepare(self, prompt: Prompt) -> Prepared:
-        images = [await asyncio.to_thread(self._ports.blobs.get, image.blob) for image in prompt.images]
+        try:
+            images = [await self._image(image) for image in prompt.images]
+        except BlobMissing as error:
+            raise BadSample(f"an image of the group is gone: {error}") from error
         return await self._engine.prepare(prompt, images)
+
+    async def _image(self, image: ImageRef) -> bytes:
+        """The encoded image; a blob store that is away is waited for."""
+        read = partial(asyncio.to_thread, self._ports.blobs.get, image.blob)
+        return await self._ports.retry.until_back(BLOB_STORE, read)
 
     async def _generate(self, held: Held, prepared: Prepared) -> Completed | None:
         """The group; None when it is of an evaluation that others have finished. Raises TimeoutError."""
@@ -200,8 +213,10 @@ class Replica:
                         self._engine.generate(prepared, key=_key(held)),
                         self._answers.on_started(prompt, self._deadline_s),
                     )
-            finally:
+            except (BadSample, TimeoutError):
                 held.end()
+                raise
+            held.end()  # not when we end in the middle of it: then it may be what ended us
         return completed(
             prompt, prepared, completions, self._engine.patch_size, self._ports.settings.replica, started_at
         )
@@ -242,15 +257,17 @@ def update_mode(spec: JobSpec) -> UpdateMode:
 
 
 def _is_suspect(held: Held) -> bool:
-    return held.delivery.deliveries >= _ALONE_FROM
+    return held.delivery.attempts >= _ALONE_FROM
 
 
-def _turn(held: Held) -> int:
-    """Suspects are done from their first to their last at odd deliveries, from their last to their first at even ones.
+def _turn(held: Held) -> tuple[int, int]:
+    """Suspects are done in the order of their attempts; those of equal ones from their first to their last at odd
+    attempts, from their last to their first at even ones.
 
-    One that ends its process costs all behind it a delivery; so it costs none of them more than one of every two.
+    One that kills its process costs all behind it an attempt; so it costs none of them more than one of every two.
     """
-    return held.prompt.ordinal if held.delivery.deliveries % 2 else -held.prompt.ordinal
+    attempts, ordinal = held.delivery.attempts, held.prompt.ordinal
+    return attempts, ordinal if attempts % 2 else -ordinal
 
 
 def _key(held: Held) -> str:

@@ -26,19 +26,20 @@ from shared.bus.port import (
 )
 from shared.errors import Unavailable
 from shared.messages import AnyMessage, DeadLetter, Event, Heartbeat, Kind, Message
+from shared.runtime.retry import time_left
 
 
 @dataclass
 class Faults:
     """What goes wrong, for all handles that share it; a test changes it while services run.
 
-    Shares are probabilities from 0 to 1, drawn from `seed`. A call while the bus is away waits up to `patience_s`.
+    Shares are probabilities from 0 to 1, drawn from `seed`. A call while the bus is away waits for it as long as its
+    caller can (`shared.runtime.retry.within`).
     """
 
     seed: int = 0
     latency_s: float = 0.0
     """Every call takes up to so much longer."""
-    patience_s: float = 60.0
     empty_fetches: float = 0.0
     """Share of fetches that answer with nothing, whatever there is: the server was away for a moment."""
     lost_acks: float = 0.0
@@ -46,7 +47,7 @@ class Faults:
     late_answers: float = 0.0
     """Share of publishes that are stored, and sent once more since their answer was lost."""
     hand_backs: int = 0
-    """Every message was handed back so often before (by replicas that were stopped in order): these count."""
+    """Every message was handed back so often before, by replicas that were stopped in order."""
     ids_forgotten: bool = False
     """A publish that is sent once more is stored again: its id has left the server's window."""
     injected: Counter[str] = field(default_factory=Counter)
@@ -76,14 +77,14 @@ class Faults:
         return hit
 
     async def reach(self, what: str) -> None:
-        """Return once the server has the call; raises Unavailable when it is away for longer than `patience_s`."""
+        """Return once the server has the call; raises Unavailable when its caller can't wait so long."""
         if self.latency_s:
             await asyncio.sleep(self._draw.random() * self.latency_s)
-        if not await self.waited(self.patience_s):
-            raise Unavailable(f"{what}: the bus did not take it within {self.patience_s:g} s")
+        if not await self.waited(time_left()):
+            raise Unavailable(f"{what}: the bus does not take it")
 
-    async def waited(self, limit_s: float) -> bool:
-        """Whether the bus is there, or comes back within `limit_s`."""
+    async def waited(self, limit_s: float | None) -> bool:
+        """Whether the bus is there, or comes back within `limit_s` (None: however long it takes)."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(limit_s):
                 await self._here.wait()
@@ -97,7 +98,7 @@ class FaultyDelivery:
         self._inner, self._faults = inner, faults
         self.message: AnyMessage = inner.message
         self.subject, self.sequence, self.trace = inner.subject, inner.sequence, inner.trace
-        self.deliveries = inner.deliveries + faults.hand_backs
+        self.deliveries, self.attempts = inner.deliveries + faults.hand_backs, inner.attempts
 
     async def ack(self) -> None:
         if not self._faults.is_away and not self._faults.strikes("lost ack", self._faults.lost_acks):
@@ -107,9 +108,9 @@ class FaultyDelivery:
         if not self._faults.is_away:
             await self._inner.keep()
 
-    async def hand_back(self, delay_s: float = 0.0) -> None:
+    async def hand_back(self, delay_s: float = 0.0, *, counts: bool = False) -> None:
         if not self._faults.is_away:
-            await self._inner.hand_back(delay_s)
+            await self._inner.hand_back(delay_s, counts=counts)
 
 
 class FaultyWorkQueue:
@@ -129,6 +130,10 @@ class FaultyJournalReader:
 
     def __init__(self, inner: JournalReader, faults: Faults) -> None:
         self._inner, self._faults = inner, faults
+
+    @property
+    def position(self) -> int:
+        return self._inner.position
 
     async def fetch(self, max_messages: int, wait_s: float) -> Sequence[JournalEntry]:
         if not await self._faults.waited(wait_s) or self._faults.strikes("empty fetch", self._faults.empty_fetches):
@@ -187,20 +192,31 @@ class FaultyBus:
         await self.faults.reach(f"forget {job}")
         await self._inner.forget_job(job)
 
-    # ---- journal
+    # ---- log
     async def read_journal(
-        self, job: str, kind: Kind, *, start: int = 1, durable: str | None = None
+        self, job: str, kind: Kind, *, start: int | None = None, durable: str | None = None
     ) -> FaultyJournalReader:
         await self.faults.reach(f"read the journal of {job}")
         return FaultyJournalReader(await self._inner.read_journal(job, kind, start=start, durable=durable), self.faults)
 
-    async def purge(self, stream: str, job: str, kind: Kind, *, below: int | None = None) -> None:
-        await self.faults.reach(f"purge {stream}")
-        await self._inner.purge(stream, job, kind, below=below)
+    async def read_events(
+        self, job: str, *names: str, start: int = 1, durable: str | None = None
+    ) -> FaultyJournalReader:
+        await self.faults.reach(f"read the events of {job}")
+        reader = await self._inner.read_events(job, *names, start=start, durable=durable)
+        return FaultyJournalReader(reader, self.faults)
 
-    async def journal_floor(self, job: str, kind: Kind, durable: str) -> int:
+    async def last_sequence(self, stream: str, job: str, name: str) -> int:
+        await self.faults.reach(f"look at {stream}.{job}.{name}")
+        return await self._inner.last_sequence(stream, job, name)
+
+    async def purge(self, stream: str, job: str, name: str, *, below: int | None = None) -> None:
+        await self.faults.reach(f"purge {stream}")
+        await self._inner.purge(stream, job, name, below=below)
+
+    async def floor(self, stream: str, job: str, name: str, durable: str) -> int:
         await self.faults.reach(f"read the floor of {job}")
-        return await self._inner.journal_floor(job, kind, durable)
+        return await self._inner.floor(stream, job, name, durable)
 
     # ---- events
     async def last_event(self, job: str, name: str) -> tuple[Event, int] | None:

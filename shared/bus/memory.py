@@ -15,7 +15,6 @@ from opentelemetry import propagate
 from shared.bus.memory_streams import MemoryConsumer, MemoryStream, Stored
 from shared.bus.port import (
     ACK_WAIT_S,
-    FULL_LIMIT_S,
     MAX_IN_HAND,
     STREAMS,
     WORK_STREAMS,
@@ -25,6 +24,7 @@ from shared.bus.port import (
 )
 from shared.errors import Corrupt, Refused, Unavailable
 from shared.messages import (
+    EVENT_NAMES,
     AnyMessage,
     DeadLetter,
     Event,
@@ -35,6 +35,7 @@ from shared.messages import (
     encode,
     event_subject,
 )
+from shared.runtime.retry import time_left
 
 _LOOK_S = 0.01
 """How often a waiting fetch looks at the injected clock again, in seconds of real time."""
@@ -64,7 +65,6 @@ class MemoryServer:
 
     clock: Callable[[], float] = time.monotonic
     ack_wait_s: float = ACK_WAIT_S
-    full_limit_s: float = FULL_LIMIT_S
     max_bytes: Mapping[str, int] = field(default_factory=dict)
     max_in_hand: int = MAX_IN_HAND
 
@@ -127,6 +127,7 @@ class MemoryDelivery:
         self.subject = stored.subject
         self.sequence = stored.sequence
         self.deliveries = deliveries
+        self.attempts = deliveries - consumer.excused[stored.sequence]
         self.trace = stored.trace
 
     async def ack(self) -> None:
@@ -136,7 +137,8 @@ class MemoryDelivery:
     async def keep(self) -> None:
         self._consumer.due_at(self.sequence, self._server.clock() + self._server.ack_wait_s)
 
-    async def hand_back(self, delay_s: float = 0.0) -> None:
+    async def hand_back(self, delay_s: float = 0.0, *, counts: bool = False) -> None:
+        self._consumer.excused[self.sequence] += not counts
         self._consumer.due_at(self.sequence, self._server.clock() + delay_s)
         self._server.changed()
 
@@ -163,17 +165,24 @@ class MemoryWorkQueue:
 
 
 class MemoryJournalReader:
-    """Reads one subject of the journal in order (`shared.bus.port.JournalReader`)."""
+    """Reads a part of a job's log in order (`shared.bus.port.JournalReader`); `floor` is what `ack` raises."""
 
-    def __init__(self, server: MemoryServer, subject: str, start: int, durable: str | None) -> None:
-        self._server, self._subject, self._durable = server, subject, durable
-        self._next = start
+    def __init__(
+        self, server: MemoryServer, stream: str, subjects: Sequence[str], start: int, floor: tuple[str, str] | None
+    ) -> None:
+        self._server, self._stream, self._subjects = server, stream, frozenset(subjects)
+        self._next, self._floor = start, floor
+
+    @property
+    def position(self) -> int:
+        return self._next - 1
 
     async def fetch(self, max_messages: int, wait_s: float) -> Sequence[JournalEntry]:
-        stream, until = self._server.streams["scored"], time.monotonic() + wait_s
+        stream, until = self._server.streams[self._stream], time.monotonic() + wait_s
         while True:
-            stream.check_start(self._subject, self._next)
-            found = stream.after(self._next - 1, lambda subject: subject == self._subject, max_messages)
+            for subject in self._subjects:
+                stream.check_start(subject, self._next)
+            found = stream.after(self._next - 1, lambda subject: subject in self._subjects, max_messages)
             if found:
                 self._next = found[-1].sequence + 1
                 return [JournalEntry(stored.sequence, decode(stored.body), stored.trace) for stored in found]
@@ -183,9 +192,8 @@ class MemoryJournalReader:
             await self._server.wait_change(left)
 
     async def ack(self, sequence: int) -> None:
-        if self._durable is not None:
-            key = (self._subject, self._durable)
-            self._server.floors[key] = max(sequence, self._server.floors.get(key, 0))
+        if self._floor is not None:
+            self._server.floors[self._floor] = max(sequence, self._server.floors.get(self._floor, 0))
 
     async def close(self) -> None:
         return
@@ -201,15 +209,12 @@ class MemoryBus:
     # ---- publish
     async def publish(self, stream: str, job: str, kind: Kind, message: Message, message_id: str) -> int:
         server, target = self.server, self.server.streams[stream]
-        body, until = encode(message), time.monotonic() + self.server.full_limit_s
+        body = encode(message)
         while target.is_full(len(body)) and target.known(message_id) is None:
-            left = until - time.monotonic()
-            if left <= 0:
-                raise Unavailable(
-                    f"stream {stream} is full ({target.bytes} of {target.max_bytes} bytes) and took no message "
-                    f"within {server.full_limit_s} s"
-                )
-            await server.wait_change(left)
+            left = time_left()
+            if left == 0.0:
+                raise Unavailable(f"stream {stream} is full: it holds {target.bytes} of {target.max_bytes} bytes")
+            await server.wait_change(60.0 if left is None else left)
         sequence = target.append(f"{stream}.{job}.{kind}", body, message_id, _trace())
         server.changed()
         return sequence
@@ -262,26 +267,44 @@ class MemoryBus:
                 await self.purge(stream, job, kind)
                 self.server.consumers.pop(f"{stream}.{job}.{kind}", None)
 
-    # ---- journal
+    # ---- log
     async def read_journal(
-        self, job: str, kind: Kind, *, start: int = 1, durable: str | None = None
+        self, job: str, kind: Kind, *, start: int | None = None, durable: str | None = None
     ) -> MemoryJournalReader:
-        subject, stream = f"scored.{job}.{kind}", self.server.streams["scored"]
-        if durable is not None:
-            start = max(start, self.server.floors.get((subject, durable), 0) + 1)
+        subject = f"scored.{job}.{kind}"
+        if start is None:
+            start = 1 if durable is None else self.server.floors.get((subject, durable), 0) + 1
+        return self._read_log("scored", [subject], start, (subject, durable) if durable else None)
+
+    async def read_events(
+        self, job: str, *names: str, start: int = 1, durable: str | None = None
+    ) -> MemoryJournalReader:
+        subjects = [f"events.{job}.{name}" for name in names or EVENT_NAMES.values()]
+        return self._read_log("events", subjects, start, (f"events.{job}.*", durable) if durable else None)
+
+    def _read_log(
+        self, name: str, subjects: Sequence[str], start: int, floor: tuple[str, str] | None
+    ) -> MemoryJournalReader:
+        stream = self.server.streams[name]
         if start > stream.last_sequence + 1:
             raise Corrupt(
-                f"the journal of {subject} ends at sequence {stream.last_sequence}, expected at least {start - 1}: "
-                f"its stream was lost or recreated"
+                f"stream {name} ends at sequence {stream.last_sequence}, expected at least {start - 1}: "
+                f"it was lost or recreated"
             )
-        stream.check_start(subject, start)
-        return MemoryJournalReader(self.server, subject, start, durable)
+        for subject in subjects:
+            stream.check_start(subject, start)
+        return MemoryJournalReader(self.server, name, subjects, start, floor)
 
-    async def journal_floor(self, job: str, kind: Kind, durable: str) -> int:
-        return self.server.floors.get((f"scored.{job}.{kind}", durable), 0)
+    async def last_sequence(self, stream: str, job: str, name: str) -> int:
+        subject = f"{stream}.{job}.{name}"
+        found = self.server.streams[stream].last(subject)
+        return found.sequence if found else 0
 
-    async def purge(self, stream: str, job: str, kind: Kind, *, below: int | None = None) -> None:
-        subject = f"{stream}.{job}.{kind}"
+    async def floor(self, stream: str, job: str, name: str, durable: str) -> int:
+        return self.server.floors.get((f"{stream}.{job}.{name}", durable), 0)
+
+    async def purge(self, stream: str, job: str, name: str, *, below: int | None = None) -> None:
+        subject = f"{stream}.{job}.{name}"
         gone = self.server.streams[stream].purge(subject, below)
         consumer = self.server.consumers.get(subject)
         if consumer:

@@ -81,7 +81,7 @@ class MemoryStream:
         """Raise Corrupt when records of `subject` from sequence `start` on were purged."""
         first = self.purged.get(subject, 0)
         if start < first:
-            raise Corrupt(f"the journal of {subject} was purged below sequence {first}, expected it from {start}")
+            raise Corrupt(f"the log {subject} was purged below sequence {first}, expected it from {start}")
 
     def after(self, sequence: int, wanted: Callable[[str], bool], limit: int) -> list[Stored]:
         """The first `limit` messages past `sequence` whose subject is wanted, in order."""
@@ -95,8 +95,16 @@ class MemoryStream:
         return found
 
     def last(self, subject: str) -> Stored | None:
-        """The newest message of `subject`."""
-        return next((stored for stored in reversed(self.entries.values()) if stored.subject == subject), None)
+        """The newest message of `subject`, which may end in `*`."""
+        head = subject.removesuffix("*")
+        return next(
+            (
+                stored
+                for stored in reversed(self.entries.values())
+                if stored.subject == subject or (head != subject and stored.subject.startswith(head))
+            ),
+            None,
+        )
 
     def count(self, subject: str) -> int:
         """How many messages `subject` has."""
@@ -121,6 +129,7 @@ class MemoryConsumer:
         self._stream, self._subject, self._max_in_hand = stream, subject, max_in_hand
         self._next = 1
         self._deliveries: Counter[int] = Counter()
+        self.excused: Counter[int] = Counter()  # deliveries that were handed back
         self.due: dict[int, float] = {}  # sequence -> clock time of the next delivery
 
     def take(self, limit: int, now: float, due: float) -> list[tuple[Stored, int]]:
@@ -156,3 +165,4 @@ class MemoryConsumer:
         for sequence in sequences:
             self.due.pop(sequence, None)
             self._deliveries.pop(sequence, None)
+            self.excused.pop(sequence, None)

@@ -7,7 +7,8 @@ Four shapes of traffic, no more:
 - events    the last state of each subject and what follows it
 - records   a key-value bucket with compare-and-set (jobs, leases)
 
-Every call has a limit and raises `Unavailable` past it; nothing here waits for ever. A message is acked only after its
+A server that is away, and a stream that is full, are waited for as long as it takes; who can't wait so long says it by
+`shared.runtime.retry.within`, past whose limit every call raises `Unavailable`. A message is acked only after its
 result is durably published.
 """
 
@@ -22,19 +23,19 @@ ACK_WAIT_S = 5.0
 HEARTBEAT_S = 1.0
 """How often work in hand is kept alive, and how often a service says that it is alive."""
 DELIVERY_BUDGET = 5
-"""A message delivered more often than this is given up: its group is void, its letter dead."""
+"""A message whose work was begun more often than this is given up: its group is void, its letter dead."""
 ID_WINDOW_S = 300.0
 """A message id is known to the server for so long; a server that was started again knows those of stored messages."""
 MAX_IN_HAND = 4096
 """What all replicas together may hold of one job's prompts or completions of one kind."""
 MAX_BODY_BYTES = 512 * 1024
 """A larger body goes to the blob store; the message carries its digest."""
-FULL_LIMIT_S = 3600.0
-"""How long a publish waits for room in a full stream: whoever empties it may have to be brought back by hand."""
 WORK_STREAMS = ("prompts", "completions")
 STREAMS = (*WORK_STREAMS, "scored", "events", "dead")
-KEPT_PER_SUBJECT = {"events": 1_000, "dead": 10_000}
-"""These two drop their oldest message of a subject; the others refuse when full, so that they push back."""
+LOG_STREAMS = ("scored", "events")
+"""A job's log: read in order, purged behind what still needs it (`shared.log`); no message of it is ever dropped."""
+KEPT_PER_SUBJECT = {"dead": 10_000}
+"""It drops the oldest message of a subject; the others refuse when full, so that they push back."""
 
 
 class Delivery(Protocol):
@@ -55,6 +56,11 @@ class Delivery(Protocol):
         ...
 
     @property
+    def attempts(self) -> int:
+        """How often work on it was begun, this time included: deliveries that ended in a `hand_back` don't count."""
+        ...
+
+    @property
     def trace(self) -> Mapping[str, str]:
         """W3C trace headers that it came with, for `opentelemetry.propagate.extract`."""
         ...
@@ -67,8 +73,8 @@ class Delivery(Protocol):
         """Still at work: starts `ACK_WAIT_S` anew."""
         ...
 
-    async def hand_back(self, delay_s: float = 0.0) -> None:
-        """Give it to another replica, after `delay_s`."""
+    async def hand_back(self, delay_s: float = 0.0, *, counts: bool = False) -> None:
+        """Give it to another replica, after `delay_s`. With `counts` the work on it failed as by a death."""
         ...
 
 
@@ -94,10 +100,18 @@ class JournalEntry:
 
 
 class JournalReader(Protocol):
-    """Reads a job's records in order, from a sequence, without ever skipping one."""
+    """Reads a part of a job's log in order, from a sequence, without ever skipping a message."""
+
+    @property
+    def position(self) -> int:
+        """Everything up to this sequence of the stream was fetched."""
+        ...
 
     async def fetch(self, max_messages: int, wait_s: float) -> Sequence[JournalEntry]:
-        """At most `max_messages`, as soon as there is one; none after `wait_s`. Raises Corrupt at a gap."""
+        """At most `max_messages`, as soon as there is one; none after `wait_s`. Raises Corrupt at a gap.
+
+        None is no end: the server may be away. The end is a sequence (`last_sequence`, `shared.log.reading`).
+        """
         ...
 
     async def ack(self, sequence: int) -> None:
@@ -134,9 +148,8 @@ class Bus(Protocol):
     async def publish(self, stream: str, job: str, kind: Kind, message: Message, message_id: str) -> int:
         """Store `message` under `<stream>.<job>.<kind>`; returns its sequence. A known id stores nothing new.
 
-        A refused or timed-out publish is tried again with the same id and back-off; `Unavailable` after the bus's own
-        limits: 60 s without a server, `FULL_LIMIT_S` while the server says that the stream is full. The caller keeps
-        its own work in hand alive meanwhile.
+        A refused or timed-out publish is tried again with the same id and back-off. The caller keeps its own work in
+        hand alive meanwhile.
         """
         ...
 
@@ -153,17 +166,30 @@ class Bus(Protocol):
         """The durable consumer of `<stream>.<job>.<kind>`, created when it is missing."""
         ...
 
-    # ---- journal
-    async def read_journal(self, job: str, kind: Kind, *, start: int = 1, durable: str | None = None) -> JournalReader:
-        """Records of `scored.<job>.<kind>` from sequence `start`; with `durable`, from where its acks ended."""
+    # ---- log
+    async def read_journal(
+        self, job: str, kind: Kind, *, start: int | None = None, durable: str | None = None
+    ) -> JournalReader:
+        """Records of `scored.<job>.<kind>` from sequence `start`; None: from where the acks of `durable` ended.
+
+        Raises Corrupt when records from there on were purged, or the stream ends before.
+        """
         ...
 
-    async def purge(self, stream: str, job: str, kind: Kind, *, below: int | None = None) -> None:
-        """Remove the job's messages (with `below`: those with a smaller sequence)."""
+    async def read_events(self, job: str, *names: str, start: int = 1, durable: str | None = None) -> JournalReader:
+        """Events of the job with those names (none: all), in order from sequence `start`; raises as `read_journal`."""
         ...
 
-    async def journal_floor(self, job: str, kind: Kind, durable: str) -> int:
-        """The highest sequence that the durable reader has acked; 0 when it has none."""
+    async def last_sequence(self, stream: str, job: str, name: str) -> int:
+        """The sequence of the newest message of `<stream>.<job>.<name>`; 0 when there is none. `*`: of any name."""
+        ...
+
+    async def purge(self, stream: str, job: str, name: str, *, below: int | None = None) -> None:
+        """Remove the messages of `<stream>.<job>.<name>` (with `below`: those with a smaller sequence)."""
+        ...
+
+    async def floor(self, stream: str, job: str, name: str, durable: str) -> int:
+        """The highest sequence that the durable reader has acked; 0 when it has none. For events the name is `*`."""
         ...
 
     # ---- events

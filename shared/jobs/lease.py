@@ -14,6 +14,7 @@ import msgspec
 from shared.bus.port import Bus
 from shared.errors import Refused, TriuneError, Unavailable
 from shared.messages import Message
+from shared.runtime.retry import within
 
 LEASE_S = 5.0
 POLL_S = 0.5
@@ -42,15 +43,14 @@ async def while_leading(bus: Bus, service: str, owner: str, work: Callable[[], A
         for one in (renewing, working):
             one.cancel()
         await asyncio.wait({renewing, working})
-        with contextlib.suppress(TriuneError):
+        with contextlib.suppress(TriuneError), within(LEASE_S / 5):
             await bus.put(f"lease.{service}", b"", revision=await _revision(bus, service, owner))
 
 
 async def _renew(bus: Bus, service: str, owner: str, revision: int) -> None:
     while True:
         await asyncio.sleep(LEASE_S / 5)
-        with contextlib.suppress(Unavailable):
-            revision = await bus.put(f"lease.{service}", _lease(owner), revision=revision)
+        revision = await bus.put(f"lease.{service}", _lease(owner), revision=revision)
 
 
 async def _revision(bus: Bus, service: str, owner: str) -> int:
@@ -66,7 +66,8 @@ async def _take_lease(bus: Bus, service: str, owner: str) -> int:
     seen, since = -1, 0.0
     while True:
         try:
-            found = await bus.get(f"lease.{service}")
+            with within(LEASE_S / 5):
+                found = await bus.get(f"lease.{service}")
             revision = found.revision if found else 0
             if revision != seen:
                 seen, since = revision, time.monotonic()

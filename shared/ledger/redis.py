@@ -18,13 +18,15 @@ from urllib.parse import urlsplit
 import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, RedisError, ResponseError
-from redis.retry import Retry
+from redis.retry import Retry as RedisRetry
 
 from shared.errors import Unavailable, UserError
 from shared.ledger.port import LOADED_S, LedgerView, Window
+from shared.runtime.retry import CONNECT_S, Retry
 
 CALL_S = 2.0
-CONNECT_S = 60.0
+SKIP_S = 2.0
+"""After a call without an answer the next ones fail at once for so long: a view must not slow down what it shows."""
 _PAUSE_S = 0.2
 _KEYS = ("window", "loaded", "seen", "in_flight", "staleness")
 
@@ -34,22 +36,28 @@ T = TypeVar("T")
 class RedisLedger:
     """`shared.ledger.port.Ledger`; times are this host's: hosts whose clocks differ see entries expire a little off."""
 
-    def __init__(self, client: Any, place: str, clock: Callable[[], float] = time.time) -> None:
-        self._client, self._place, self._clock = client, place, clock
+    def __init__(self, client: Any, place: str, retry: Retry, clock: Callable[[], float] = time.time) -> None:
+        self._client, self._place, self._retry, self._clock = client, place, retry, clock
+        self._is_away, self._skip_until = False, 0.0
 
     @classmethod
     async def connect(
-        cls, url: str, *, connect_limit_s: float = CONNECT_S, clock: Callable[[], float] = time.time
+        cls,
+        url: str,
+        *,
+        connect_limit_s: float = CONNECT_S,
+        retry: Retry | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> "RedisLedger":
         """Connect within `connect_limit_s`. Raises Unavailable (no answer) or UserError (bad address, refused)."""
         try:
             client = redis.asyncio.Redis.from_url(
-                url, decode_responses=True, socket_connect_timeout=CALL_S, retry=Retry(NoBackoff(), 1)
+                url, decode_responses=True, socket_connect_timeout=CALL_S, retry=RedisRetry(NoBackoff(), 1)
             )
         except ValueError as error:
             raise UserError(f"REDIS_URL is not an address of Redis: {error}") from error
         parts = urlsplit(url)
-        ledger = cls(client, f"redis at {parts.hostname}:{parts.port or 6379}", clock)
+        ledger = cls(client, f"redis at {parts.hostname}:{parts.port or 6379}", retry or Retry(), clock)
         until = time.monotonic() + connect_limit_s
         while True:
             try:
@@ -66,10 +74,27 @@ class RedisLedger:
                 return ledger
 
     async def _call(self, what: str, send: Callable[[], Awaitable[T]]) -> T:
+        if time.monotonic() < self._skip_until:
+            raise Unavailable(f"{self._place} is away: {what} was not tried")
+        try:
+            answer = await self._send(what, send)
+        except Unavailable as error:
+            if not self._is_away:
+                self._retry.lost(self._place)
+            self._is_away = True
+            self._retry.tell(self._place, error)
+            raise
+        if self._is_away:
+            self._retry.found(self._place)
+        self._is_away = False
+        return answer
+
+    async def _send(self, what: str, send: Callable[[], Awaitable[T]]) -> T:
         try:
             async with asyncio.timeout(CALL_S):
                 return await send()
         except TimeoutError as error:
+            self._skip_until = time.monotonic() + SKIP_S
             raise Unavailable(f"{self._place} did not answer {what} within {CALL_S:g} s") from error
         except (RedisError, OSError) as error:
             raise Unavailable(f"{self._place} failed at {what}: {error}") from error

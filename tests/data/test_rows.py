@@ -3,18 +3,20 @@
 import copy
 import errno
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from services.data.reading.rows import Ready, Rows, Unusable
+from services.data.reading.rows import STORES, Ready, Rows, Unusable
 from services.data.reading.sources import index_sources
 from shared.blobs.store import BlobStore
-from shared.errors import Unavailable
+from shared.runtime.retry import Retry
 from shared.samples.files import open_files
-from tests.data.rows import broken_row, math_row, write
+from tests.data.rows import boxes_row, broken_row, math_row, write
+from tests.fakes import AwayBlobs
 
 
 def test_images_are_stored_once_and_only_their_digests_kept(tmp_path: Path) -> None:
@@ -65,7 +67,7 @@ def test_a_file_that_is_away_for_a_moment_is_read_whole(tmp_path: Path, monkeypa
         yield from read(*args, **options)
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", break_off)
-    rows = Rows(BlobStore((tmp_path / "blobs").as_uri()), 100, pauses_s=(0.0, 0.0))
+    rows = Rows(BlobStore((tmp_path / "blobs").as_uri()), 100, retry=Retry(longest_pause_s=0.01))
     ready = [rows.at(segment, row) for row in range(3)]
     assert [row.sample.identity.sample_id for row in ready if isinstance(row, Ready)] == [
         "numbers/0", "numbers/1", "numbers/2",
@@ -73,12 +75,28 @@ def test_a_file_that_is_away_for_a_moment_is_read_whole(tmp_path: Path, monkeypa
     assert not faults
 
 
-def test_a_file_that_stays_away_is_no_fault_of_its_rows(tmp_path: Path) -> None:
+def test_a_file_that_is_away_is_waited_for_and_is_no_fault_of_its_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "d/a.parquet", [math_row(i) for i in range(3)])
     (segment,) = index_sources(open_files([str(tmp_path / "d")]))["numbers"]
-    path.unlink()
-    with pytest.raises(Unavailable, match=r"a\.parquet: row group 0 cannot be read: .*No such file"):
-        Rows(BlobStore((tmp_path / "blobs").as_uri()), 100, pauses_s=(0.0,)).at(segment, 2)
+    away, retry = path.rename(tmp_path / "away"), Retry(longest_pause_s=0.01)
+    rows = Rows(BlobStore((tmp_path / "blobs").as_uri()), 100, retry=retry)
+    with ThreadPoolExecutor(1) as thread:
+        row = thread.submit(rows.at, segment, 2)
+        while not retry.waiting_for:
+            assert not row.done()
+        assert retry.waiting_for == STORES
+        away.rename(path)
+        assert isinstance(row.result(5.0), Ready)
+    assert retry.waiting_for == ""
+
+
+def test_images_wait_for_a_blob_store_that_is_away(tmp_path: Path) -> None:
+    write(tmp_path / "d/a.parquet", [boxes_row(i) for i in range(2)])
+    (segment,) = index_sources(open_files([str(tmp_path / "d")]))["boxes"]
+    blobs = AwayBlobs(tries=9)
+    row = Rows(blobs, 100, retry=Retry(longest_pause_s=0.01)).at(segment, 1)
+    assert isinstance(row, Ready)
+    assert blobs.tries == 0
 
 
 def test_groups_past_the_bound_are_let_go_and_read_again(tmp_path: Path) -> None:

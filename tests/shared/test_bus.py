@@ -2,14 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from shared.bus.memory import MemoryBus, MemoryServer
 from shared.bus.port import Bus, Delivery, JournalEntry, JournalReader, WorkQueue
 from shared.errors import Corrupt, Refused, Unavailable
+from shared.log.reading import read_events, read_to
 from shared.messages import BlobRef, DeadLetter, EndOfOrder, Heartbeat, JobChanged, Kind, WeightsPublished
+from shared.runtime.retry import is_spent, within
 from tests.conftest import ACK_WAIT_S, Connect
 from tests.fakes import FrozenClock, eventually, make_id, make_prompt, make_scored, make_voided
 
@@ -207,12 +209,12 @@ async def test_the_journal_is_read_again_from_a_sequence(bus: Bus, job: str) -> 
 
 async def test_a_durable_reader_goes_on_behind_its_ack(bus: Bus, job: str) -> None:
     sequences = await send_records(bus, job, [0, 1, 2])
-    assert await bus.journal_floor(job, "train", "monitor") == 0
+    assert await bus.floor("scored", job, "train", "monitor") == 0
     reader = await bus.read_journal(job, "train", durable="monitor")
     await read(reader, 3)
     await reader.ack(sequences[1])
     await reader.close()
-    assert await bus.journal_floor(job, "train", "monitor") == sequences[1]
+    assert await bus.floor("scored", job, "train", "monitor") == sequences[1]
     again = await bus.read_journal(job, "train", durable="monitor")
     assert [entry.sequence for entry in await read(again, 1)] == [sequences[2]]
 
@@ -255,6 +257,53 @@ async def test_a_start_past_the_end_of_the_journal_is_an_error(bus: Bus, job: st
     await bus.read_journal(job, "train", start=sequence + 1)
     with pytest.raises(Corrupt, match="lost or recreated"):
         await bus.read_journal(job, "train", start=sequence + 1000)
+
+
+async def test_a_start_that_is_named_holds_whatever_was_acked(bus: Bus, job: str) -> None:
+    sequences = await send_records(bus, job, [0, 1, 2])
+    reader = await bus.read_journal(job, "train", durable="monitor")
+    await reader.ack(sequences[2])
+    again = await bus.read_journal(job, "train", start=sequences[1], durable="monitor")
+    assert [entry.sequence for entry in await read(again, 2)] == sequences[1:]
+
+
+async def test_events_are_read_in_order_up_to_the_last_one_there_is(bus: Bus, job: str) -> None:
+    assert await bus.last_sequence("events", job, "*") == 0
+    changed = [JobChanged(job=job, state=state) for state in ("queued", "running")]
+    ended = EndOfOrder(job=job, kind="train", total=3)
+    sequences = [await bus.announce(event) for event in (*changed, ended)]
+    await bus.announce(JobChanged(job=f"{job}-b", state="queued"))
+    assert await bus.last_sequence("events", job, "job") == sequences[1]
+    assert await bus.last_sequence("events", job, "*") == sequences[2]
+    found = [entry async for entry in read_to(await bus.read_events(job), sequences[2])]
+    assert [(entry.message, entry.sequence) for entry in found] == list(zip([*changed, ended], sequences, strict=True))
+    assert [event async for event, _ in read_events(bus, job, "end-of-order")] == [ended]
+    assert [event async for event, _ in read_events(bus, job, "job", start=sequences[1])] == changed[1:]
+
+
+async def test_no_event_is_dropped_however_many_there_are(bus: Bus, job: str) -> None:
+    for start in range(0, 1_100, 100):
+        await asyncio.gather(*(bus.announce(JobChanged(job=job, state=str(start + k))) for k in range(100)))
+    states = [event.state async for event, _ in read_events(bus, job, "job")]
+    assert sorted(states, key=int) == [str(number) for number in range(1_100)]
+
+
+async def test_a_reader_of_events_from_below_a_purge_is_told_so(bus: Bus, job: str) -> None:
+    sequences = [await bus.announce(JobChanged(job=job, state=state)) for state in ("queued", "running")]
+    reader = await bus.read_events(job, durable="monitor")
+    await reader.ack(sequences[1])
+    assert await bus.floor("events", job, "*", "monitor") == sequences[1]
+    await bus.purge("events", job, "job", below=sequences[1])
+    with pytest.raises(Corrupt, match=f"purged below sequence {sequences[1]}"):
+        await bus.read_events(job, start=sequences[0])
+    assert [event.state async for event, _ in bus_events(bus, job)] == ["running"]
+
+
+async def bus_events(bus: Bus, job: str) -> AsyncIterator[tuple[JobChanged, int]]:
+    """What a follower that needs no whole history hears: everything that is left."""
+    async for event, sequence in bus.events(job, "job"):
+        yield event, sequence
+        return
 
 
 async def test_voids_ride_in_the_journal(bus: Bus, job: str) -> None:
@@ -465,34 +514,24 @@ async def test_drain_in_memory_waits_for_the_last_ack() -> None:
     await draining
 
 
-OpenSmall = Callable[[float], Awaitable[Bus]]
-
-
 @pytest.fixture(params=["memory", pytest.param("nats", marks=pytest.mark.nats)])
-async def open_small(request: pytest.FixtureRequest) -> AsyncIterator[OpenSmall]:
-    """Opens a bus whose prompts hold a few messages, given how long a full stream is waited for."""
-    async with contextlib.AsyncExitStack() as stack:
+async def small_bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
+    """A bus whose prompts hold a few messages."""
+    if request.param == "memory":
+        yield MemoryBus(MemoryServer(max_bytes={"prompts": 1000}))
+        return
+    from shared.bus.nats.bus import NatsBus
 
-        async def make(full_limit_s: float) -> Bus:
-            if request.param == "memory":
-                return MemoryBus(MemoryServer(max_bytes={"prompts": 1000}, full_limit_s=full_limit_s))
-            from shared.bus.nats.bus import NatsBus
-
-            url = request.getfixturevalue("own_nats_server").url
-            small = {"prompts": 2000}
-            bus = await NatsBus.connect(url, stream_bytes=small, publish_limit_s=SOON_S, full_limit_s=full_limit_s)
-            stack.push_async_callback(bus.close)
-            return bus
-
-        yield make
+    bus = await NatsBus.connect(request.getfixturevalue("own_nats_server").url, stream_bytes={"prompts": 2000})
+    yield bus
+    await bus.close()
 
 
-async def test_a_full_stream_is_waited_for_longer_than_a_server_that_is_away(open_small: OpenSmall) -> None:
-    bus = await open_small(60.0)
-    sending = asyncio.ensure_future(send_prompts(bus, "j", 10))
+async def test_a_full_stream_is_waited_for_until_there_is_room(small_bus: Bus) -> None:
+    sending = asyncio.ensure_future(send_prompts(small_bus, "j", 10))
     done, _ = await asyncio.wait({sending}, timeout=10 * SOON_S)
     assert not done
-    queue = await bus.work("prompts", "j", "train")
+    queue = await small_bus.work("prompts", "j", "train")
     seen: list[int] = []
     async with asyncio.timeout(4 * LIMIT_S):
         while len(seen) < 10:
@@ -503,10 +542,27 @@ async def test_a_full_stream_is_waited_for_longer_than_a_server_that_is_away(ope
     assert seen == list(range(10))
 
 
-async def test_a_stream_that_stays_full_past_its_limit_is_unavailable(open_small: OpenSmall) -> None:
-    bus = await open_small(0.3)
-    with pytest.raises(Unavailable, match=r"prompts.* within 0\.3 s"):
-        await send_prompts(bus, "j", 10)
+async def test_who_cannot_wait_for_room_in_a_full_stream_gets_unavailable(small_bus: Bus) -> None:
+    with pytest.raises(Unavailable, match="prompts"), within(0.3):
+        await send_prompts(small_bus, "j", 10)
+
+
+async def test_a_message_that_was_handed_back_was_no_attempt_and_one_that_was_lost_was(bus: Bus, job: str) -> None:
+    queue = await bus.work("prompts", job, "train")
+    await send_prompts(bus, job, 1)
+    for _ in range(7):
+        (delivery,) = await take(queue, 1)
+        assert delivery.attempts == 1
+        await delivery.hand_back()
+    (delivery,) = await take(queue, 1)
+    assert (delivery.deliveries, delivery.attempts, is_spent(delivery)) == (8, 1, False)
+    del delivery  # its holder dies
+    (delivery,) = await take(queue, 1)
+    assert (delivery.deliveries, delivery.attempts) == (9, 2)
+    await delivery.hand_back(counts=True)
+    (delivery,) = await take(queue, 1)
+    assert (delivery.deliveries, delivery.attempts) == (10, 3)
+    await delivery.ack()
 
 
 async def test_dead_letters_of_a_job_are_read_newest_last(bus: Bus, job: str) -> None:

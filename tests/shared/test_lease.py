@@ -49,7 +49,7 @@ async def end(*tasks: "asyncio.Task[None]") -> None:
 
 
 async def test_a_standby_leads_once_the_first_has_been_silent_for_the_lease() -> None:
-    instances, faults = Instances(), Faults(patience_s=0.01)
+    instances, faults = Instances(), Faults()
     first = instances.start("first", faults)
     await instances.until_led("first")
     second = instances.start("second")
@@ -76,7 +76,7 @@ async def test_a_clock_that_is_an_hour_ahead_takes_no_lease(monkeypatch: pytest.
 
 
 async def test_while_the_bus_is_away_nobody_s_lease_runs_out() -> None:
-    instances, faults = Instances(), Faults(patience_s=0.01)
+    instances, faults = Instances(), Faults()
     first = instances.start("first", faults)
     await instances.until_led("first")
     second = instances.start("second", faults)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from shared.blobs.store import BlobStore
+from shared.bus.nats import work
 from shared.bus.nats.bus import NatsBus
 from shared.bus.port import MAX_BODY_BYTES
 from shared.errors import Corrupt, Unavailable, UserError
 from shared.messages import DeadLetter, JobChanged, Voided
-from tests.fakes import eventually, make_completed, make_id, make_prompt, make_scored
+from shared.runtime.retry import Retry, within
+from tests.fakes import AwayBlobs, eventually, make_completed, make_id, make_prompt, make_scored
 from triune.local.process import free_port, port_is_free
 from triune.local.servers import NatsServer
 
@@ -45,6 +48,10 @@ async def client(own_nats_server: NatsServer) -> AsyncIterator[nats.NATS]:
 async def prompts(bus: NatsBus, ordinals: range) -> None:
     for ordinal in ordinals:
         await bus.publish("prompts", "j", "train", make_prompt(ordinal, job="j"), make_id("j", ordinal))
+
+
+async def is_empty(bus: NatsBus, stream: str) -> bool:
+    return (await bus.stream_state(stream)).messages == 0
 
 
 async def test_no_server_is_one_sentence_that_keeps_the_password() -> None:
@@ -314,20 +321,91 @@ async def test_a_journal_entry_that_nobody_can_read_is_passed_over(bus: NatsBus,
     assert entry.sequence == 2
 
 
-async def test_a_server_that_goes_away_while_a_stream_is_full_is_not_waited_for_as_long(
+async def test_a_server_that_is_away_for_longer_than_any_call_used_to_take_is_waited_for(
     own_nats_server: NatsServer,
 ) -> None:
-    """The limit without a server starts with its last word, which was "full"."""
-    small = {"prompts": 2000}
-    bus = await NatsBus.connect(own_nats_server.url, stream_bytes=small, publish_limit_s=0.3, full_limit_s=600.0)
-    sending = asyncio.ensure_future(prompts(bus, range(10)))
-    done, _ = await asyncio.wait({sending}, timeout=0.5)
-    assert not done
+    retry = Retry()
+    bus = await NatsBus.connect(own_nats_server.url, retry=retry)
+    await bus.put("kept", b"1")
     own_nats_server.kill()
-    with pytest.raises(Unavailable, match=r"did not take it within 0\.3 s"):
-        async with asyncio.timeout(LIMIT_S):
-            await sending
+    calls = [bus.get("kept"), bus.put("new", b"2"), bus.stream_state("scored"), prompts(bus, range(1))]
+    waiting = asyncio.gather(*calls)
+    done, _ = await asyncio.wait({waiting}, timeout=11.0)
+    assert not done
+    assert retry.waiting_for == f"NATS at {own_nats_server.url}"
+    own_nats_server.start()
+    async with asyncio.timeout(LIMIT_S):
+        found, *_ = await waiting
+    assert found.value == b"1"
+    assert retry.waiting_for == ""
     await bus.close()
+
+
+async def test_who_cannot_wait_for_a_server_that_is_away_gets_unavailable(own_nats_server: NatsServer) -> None:
+    bus = await NatsBus.connect(own_nats_server.url)
+    own_nats_server.kill()
+    with pytest.raises(Unavailable, match=r"read .*x: nats://.* does not take it"), within(0.3):
+        await bus.get("x")
+    await bus.close()
+
+
+async def test_bodies_in_a_blob_store_that_is_away_are_waited_for_and_count_nothing(
+    own_nats_server: NatsServer,
+) -> None:
+    blobs = AwayBlobs()
+    bus = await NatsBus.connect(own_nats_server.url, blobs=blobs, retry=Retry(longest_pause_s=0.1), ack_wait_s=0.4)
+    queue = await bus.work("completions", "j", "train")
+    for ordinal in range(2):
+        large = make_completed(ordinal, job="j", tokens=200_000)
+        await bus.publish("completions", "j", "train", large, make_id("j", ordinal))
+    blobs.tries = 30
+    async with asyncio.timeout(4 * LIMIT_S):
+        deliveries = await queue.fetch(2, LIMIT_S)
+    assert [(one.message.prompt.ordinal, one.attempts) for one in deliveries] == [(0, 1), (1, 1)]
+    assert blobs.tries == 0
+    await bus.close()
+
+
+async def test_a_message_that_comes_again_while_we_are_at_work_on_it_is_no_second_one(
+    bus: NatsBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = await bus.work("prompts", "j", "train")
+    await prompts(bus, range(1))
+    (held,) = await queue.fetch(1, LIMIT_S)
+
+    async def lost(*_: object) -> None:
+        return
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "answer", lost)  # the server is away, and our signs of life are lost
+        for _ in range(3):
+            await held.keep()
+            assert await queue.fetch(1, 0.25) == []
+    assert (held.attempts, held.deliveries) == (1, 2)
+    await held.ack()
+    await eventually(lambda: is_empty(bus, "prompts"))
+
+
+async def test_a_server_that_comes_back_without_its_data_is_one_sentence(tmp_path: Path) -> None:
+    folder = tmp_path / "nats"
+    with contextlib.closing(NatsServer(folder)) as server:
+        server.start()
+        bus = await NatsBus.connect(server.url)
+        reader = await bus.read_journal("j", "train")
+        queue = await bus.work("prompts", "j", "train")
+        server.kill()
+        shutil.rmtree(folder / "jetstream", ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        server.start()
+        for ask in (bus.get("job.j"), bus.stream_state("scored"), bus.last_event("j", "weights")):
+            with pytest.raises(Corrupt, match="has lost its data"):
+                await ask
+        with pytest.raises(Corrupt, match="has lost its data"):
+            async with asyncio.timeout(2 * LIMIT_S):
+                while True:
+                    await reader.fetch(1, 1.0)
+        assert await queue.fetch(1, 0.1) == []
+        await bus.close()
 
 
 async def test_closing_a_connection_that_breaks_at_that_moment_is_quiet(

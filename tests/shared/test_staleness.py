@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.learner.assembler import Assembler
+from services.learner.assembler import Assembler, Lost
+from services.learner.progress import Progress
 from shared.staleness import staleness, window_end
 
 
@@ -40,13 +41,15 @@ def test_a_group_of_a_later_version_is_not_stale() -> None:
     batch=st.integers(1, 6),
     steps=st.integers(1, 12),
     loss=st.floats(0.0, 0.5),
+    uniform=st.floats(0.0, 0.7),
+    filter_cap=st.integers(0, 12),
 )
 def test_no_trained_group_is_ever_older_than_the_bound_and_the_run_finishes(
-    seed: int, eta: int, batch: int, steps: int, loss: float
+    seed: int, eta: int, batch: int, steps: int, loss: float, uniform: float, filter_cap: int
 ) -> None:
-    """Groups arrive in any order, some are void, each is made by the newest version that its replica may have seen."""
+    """Groups arrive in any order, some are void, some uniform, each of the newest version that its replica has seen."""
     rng = random.Random(seed)
-    assembler: Assembler[int] = Assembler(batch)
+    assembler: Assembler[int] = Assembler(Progress(), batch, filter_cap)
     version, end, published, sequence = 0, 0, 0, 0
     flying: list[tuple[int, int]] = []  # (ordinal, version that admitted it)
     trained: list[int] = []
@@ -73,16 +76,18 @@ def test_no_trained_group_is_ever_older_than_the_bound_and_the_run_finishes(
         sequence += 1
         assert assembler.is_new(ordinal, sequence)
         if rng.random() < loss:
-            assembler.lose(ordinal, "void")
-            lost.add(ordinal)
+            assembler.lose(ordinal, Lost("bad-sample"))
         else:
-            assembler.add(ordinal, rng.randint(admitted, version))
+            flat = Lost("filtered") if rng.random() < uniform else None
+            assembler.add(ordinal, rng.randint(admitted, version), uniform=flat)
         while version < steps and (step := assembler.next_step()) is not None:
             for group_ordinal, made_by in step.groups.items():
                 assert staleness(version, made_by) <= eta
                 trained.append(group_ordinal)
+            lost |= step.lost.keys()
             assembler.consume(step)
             version += 1
     assert len(trained) == steps * batch
     assert trained == sorted(set(trained))
-    assert published == len(trained) + len([o for o in lost if o < published]), "published = trained + void"
+    given_up = {ordinal for ordinal in range(assembler.cursor, published) if ordinal not in assembler.open(published)}
+    assert published == len(trained) + len(lost | given_up), "published = trained + void"

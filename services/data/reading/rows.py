@@ -4,9 +4,7 @@ A row group is read as a whole and each row keeps some 2 KB, so what is in memor
 data set; images pass through a few at a time.
 """
 
-import time
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -14,14 +12,14 @@ from services.data.reading.images import beside
 from services.data.reading.sample import LoadImage, Sample, identify, read_row
 from services.data.reading.sources import Segment
 from shared.blobs.port import Blobs
-from shared.errors import BadData, BadSample, Unavailable
+from shared.errors import BadData, BadSample
 from shared.messages import ImageRef
 from shared.runtime.logging import get_logger
+from shared.runtime.retry import Retry
 from shared.samples.files import DataFile, read_group
 from shared.samples.places import ANYWHERE, Roots
 
-PAUSES_S = (0.2, 1.0, 3.0, *[5.0] * 11)
-"""Before each further try to read a row group from a share, disk or store that is away, in seconds: a minute in all."""
+STORES = "the data files or the blob store"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +42,23 @@ class Unusable:
 class Rows:
     """Rows by place. Every call blocks (files, blob store), so callers use a worker thread; one works at a time."""
 
-    def __init__(
-        self, blobs: Blobs, rows_kept: int, roots: Roots = ANYWHERE, pauses_s: Sequence[float] = PAUSES_S
-    ) -> None:
+    def __init__(self, blobs: Blobs, rows_kept: int, roots: Roots = ANYWHERE, retry: Retry | None = None) -> None:
         self._blobs = blobs
         self._roots = roots
         self._rows_kept = rows_kept
-        self._pauses_s = pauses_s
+        self._retry = retry or Retry()
         self._lock = Lock()
         self._groups: OrderedDict[tuple[DataFile, int], list[Ready | Unusable]] = OrderedDict()
 
     def at(self, segment: Segment, row: int) -> Ready | Unusable:
         """The row at place `row` of `segment`.
 
-        Raises Unavailable when its file cannot be read now or the blob store cannot take its images, after some tries.
+        A file that cannot be read now, and a blob store that cannot take its images, are waited for.
         """
         key = (segment.file, segment.group)
         with self._lock:
             if key not in self._groups:
-                self._groups[key] = self._read_patiently(*key)
+                self._groups[key] = self._retry.block_until_back(STORES, lambda: self._read(*key))
                 self._shrink()
             self._groups.move_to_end(key)
             return self._groups[key][segment.rows[row]]
@@ -70,16 +66,6 @@ class Rows:
     def _shrink(self) -> None:
         while len(self._groups) > 1 and sum(map(len, self._groups.values())) > self._rows_kept:
             self._groups.popitem(last=False)
-
-    def _read_patiently(self, file: DataFile, group: int) -> list[Ready | Unusable]:
-        """The row group, read again from its first row where a share or a disk was away for a moment."""
-        for pause_s in self._pauses_s:
-            try:
-                return self._read(file, group)
-            except Unavailable as error:
-                get_logger().warning("a row group is read again", pause_s=pause_s, error=str(error))
-                time.sleep(pause_s)  # in a worker thread
-        return self._read(file, group)
 
     def _read(self, file: DataFile, group: int) -> list[Ready | Unusable]:
         """All rows of a row group; where the file is torn, the rest of the group is unusable."""

@@ -27,8 +27,11 @@ from shared.errors import BadJob, Unavailable, UserError
 from shared.jobs.record import IllegalMove
 from shared.jobs.spec import JobSpec
 from shared.runtime.http import add_health_routes
+from shared.runtime.retry import within
 from shared.runtime.settings import Settings
 
+PATIENCE_S = 5.0
+"""How long a request waits for the bus or the blob store before it is answered with 503, or with what was seen last."""
 OPEN_PATHS = ("/healthz", "/readyz")
 """Answered without a token; so are the page's own files, which hold no data."""
 PAGE_PATHS = ("/", "/page/", "/docs", "/openapi.json", "/favicon.ico")
@@ -107,7 +110,8 @@ class Gate:
         if refusal is not None:
             await refusal(scope, receive, send)
         else:
-            await self._app(scope, self._limited(receive), send)
+            with within(PATIENCE_S):
+                await self._app(scope, self._limited(receive), send)
 
     def _too_large(self, request: Request) -> Response | None:
         announced = request.headers.get("content-length", "0")

@@ -16,11 +16,12 @@ from shared.bus.nats.link import ANSWER_S, BUCKET, LOST, Link, is_wrong_sequence
 from shared.bus.nats.log import NatsJournalReader, OrderedReader, floor_key, purged_key, read_number
 from shared.bus.nats.pull import Puller, sequences
 from shared.bus.nats.wire import ID_HEADER, Unreadable, seal, unseal, void_of
-from shared.bus.nats.work import NatsWorkQueue
-from shared.bus.port import ACK_WAIT_S, FULL_LIMIT_S, MAX_IN_HAND, STREAMS, WORK_STREAMS, Record, StreamState
+from shared.bus.nats.work import NatsWorkQueue, excused_keys
+from shared.bus.port import ACK_WAIT_S, LOG_STREAMS, MAX_IN_HAND, STREAMS, WORK_STREAMS, Record, StreamState
 from shared.errors import Refused
-from shared.messages import DeadLetter, Event, Heartbeat, Kind, Message, decode, encode, event_subject
+from shared.messages import EVENT_NAMES, DeadLetter, Event, Heartbeat, Kind, Message, decode, encode, event_subject
 from shared.runtime.logging import get_logger
+from shared.runtime.retry import CONNECT_S, Retry, within
 
 _EXPECTED_HEADER = "Nats-Expected-Last-Subject-Sequence"
 _HEARTBEAT_SUBJECT = "heartbeat"
@@ -30,11 +31,8 @@ _EVENTS_A_FETCH, _EVENTS_WAIT_S = 64, 5.0
 class NatsBus:
     """One process's connection to the bus."""
 
-    def __init__(
-        self, link: Link, blobs: Blobs | None, ack_wait_s: float, publish_limit_s: float, full_limit_s: float
-    ) -> None:
-        self._link, self._blobs = link, blobs
-        self._ack_wait_s, self._publish_limit_s, self._full_limit_s = ack_wait_s, publish_limit_s, full_limit_s
+    def __init__(self, link: Link, blobs: Blobs | None, ack_wait_s: float) -> None:
+        self._link, self._blobs, self._ack_wait_s = link, blobs, ack_wait_s
 
     @classmethod
     async def connect(
@@ -47,10 +45,8 @@ class NatsBus:
         password: str | None = None,
         token: str | None = None,
         ack_wait_s: float = ACK_WAIT_S,
-        connect_limit_s: float = 60.0,
-        publish_limit_s: float = 60.0,
-        full_limit_s: float = FULL_LIMIT_S,
-        call_limit_s: float = 10.0,
+        connect_limit_s: float = CONNECT_S,
+        retry: Retry | None = None,
         stream_bytes: Mapping[str, int] | None = None,
         copies: int = 1,
     ) -> "NatsBus":
@@ -63,26 +59,27 @@ class NatsBus:
         link = await Link.open(
             url,
             limit_s=connect_limit_s,
-            call_limit_s=call_limit_s,
+            retry=retry or Retry(),
             name=name,
             user=user,
             password=password,
             token=token,
         )
         try:
-            await link.set_up(stream_bytes or {}, copies)
+            with within(connect_limit_s):
+                await link.set_up(stream_bytes or {}, copies)
         except BaseException:
             await link.close()
             raise
-        return cls(link, blobs, ack_wait_s, publish_limit_s, full_limit_s)
+        return cls(link, blobs, ack_wait_s)
 
     # ---- publish
     async def publish(self, stream: str, job: str, kind: Kind, message: Message, message_id: str) -> int:
-        body, headers = await seal(message, job, message_id, self._blobs)
+        body, headers = await seal(message, job, message_id, self._blobs, self._link.retry)
         return await self._store(f"{stream}.{job}.{kind}", body, headers)
 
     async def announce(self, event: Event, *, expected_last: int | None = None) -> int:
-        body, headers = await seal(event, event.job, uuid.uuid4().hex, self._blobs)
+        body, headers = await seal(event, event.job, uuid.uuid4().hex, self._blobs, self._link.retry)
         return await self._compare_and_store("events", event_subject(event), body, headers, expected_last)
 
     async def _store(self, subject: str, body: bytes, headers: dict[str, str]) -> int:
@@ -91,8 +88,6 @@ class NatsBus:
         acked = await self._link.call(
             f"publish {subject}",
             lambda: streams.publish(subject, body, timeout=ANSWER_S, headers=dict(headers)),
-            self._publish_limit_s,
-            self._full_limit_s,
         )
         return int(acked.seq)
 
@@ -126,7 +121,7 @@ class NatsBus:
         )
         await self._link.call(f"work on {stream}", lambda: self._link.streams.add_consumer(stream, config))
         puller = Puller(self._link, stream, consumer, stale_after_s=self._ack_wait_s)
-        return NatsWorkQueue(self._link, puller, self._blobs, self._give_up)
+        return NatsWorkQueue(self._link, puller, self._blobs, self._give_up, self._ack_wait_s)
 
     async def _give_up(self, raw: Any, error: Unreadable) -> None:
         """Void the group of a work message that nobody can read, and put the message on record."""
@@ -183,6 +178,11 @@ class NatsBus:
             for kind in get_args(Kind):
                 await self.purge(stream, job, kind)
                 await self._delete_consumer(stream, f"{job}-{kind}")
+            await self._forget_excuses(stream, job)
+
+    async def _forget_excuses(self, stream: str, job: str) -> None:
+        streams, subject = self._link.streams, excused_keys(stream, job)
+        await self._link.call(f"forget {job}", lambda: streams.purge_stream(f"KV_{BUCKET}", subject=subject))
 
     async def _delete_consumer(self, stream: str, consumer: str) -> None:
         try:
@@ -192,31 +192,44 @@ class NatsBus:
         except NotFoundError:
             return
 
-    # ---- journal
+    # ---- log
     async def read_journal(
-        self, job: str, kind: Kind, *, start: int = 1, durable: str | None = None
+        self, job: str, kind: Kind, *, start: int | None = None, durable: str | None = None
     ) -> NatsJournalReader:
-        if durable is not None:
-            start = max(start, await self.journal_floor(job, kind, durable) + 1)
-        reader = NatsJournalReader(self._link, job, kind, start, self._blobs, durable)
+        if start is None:
+            start = 1 if durable is None else await self.floor("scored", job, kind, durable) + 1
+        return await self._read_log("scored", job, [kind], start, durable and floor_key("scored", job, kind, durable))
+
+    async def read_events(self, job: str, *names: str, start: int = 1, durable: str | None = None) -> NatsJournalReader:
+        floor = durable and floor_key("events", job, "*", durable)
+        return await self._read_log("events", job, names or tuple(EVENT_NAMES.values()), start, floor)
+
+    async def _read_log(
+        self, stream: str, job: str, names: Sequence[str], start: int, floor: str | None
+    ) -> NatsJournalReader:
+        reader = NatsJournalReader(self._link, stream, job, names, start, self._blobs, floor or "")
         await reader.open()
         return reader
 
-    async def journal_floor(self, job: str, kind: Kind, durable: str) -> int:
-        return await read_number(self._link, floor_key(job, kind, durable))
+    async def last_sequence(self, stream: str, job: str, name: str) -> int:
+        found = await self._link.last(stream, f"{stream}.{job}.{name}")
+        return int(found.seq) if found else 0
 
-    async def purge(self, stream: str, job: str, kind: Kind, *, below: int | None = None) -> None:
-        subject = f"{stream}.{job}.{kind}"
-        if stream == "scored":
-            await self._note_purge(job, kind, below)
+    async def floor(self, stream: str, job: str, name: str, durable: str) -> int:
+        return await read_number(self._link, floor_key(stream, job, name, durable))
+
+    async def purge(self, stream: str, job: str, name: str, *, below: int | None = None) -> None:
+        subject = f"{stream}.{job}.{name}"
+        if stream in LOG_STREAMS:
+            await self._note_purge(stream, job, name, below)
         await self._link.call(
             f"purge {subject}", lambda: self._link.streams.purge_stream(stream, seq=below, subject=subject)
         )
 
-    async def _note_purge(self, job: str, kind: Kind, below: int | None) -> None:
+    async def _note_purge(self, stream: str, job: str, name: str, below: int | None) -> None:
         """Put the purge on record before it happens: a reader that is behind must hear of it."""
-        end = below if below is not None else (await self.stream_state("scored")).last_sequence + 1
-        key = purged_key(job, kind)
+        end = below if below is not None else (await self.stream_state(stream)).last_sequence + 1
+        key = purged_key(stream, job, name)
         if end > await read_number(self._link, key):
             await self.put(key, str(end).encode())
 
@@ -225,7 +238,7 @@ class NatsBus:
         found = await self._link.last("events", f"events.{job}.{name}")
         if found is None:
             return None
-        return cast(Event, await unseal(found, self._blobs)), int(found.seq)
+        return cast(Event, await unseal(found, self._blobs, self._link.retry)), int(found.seq)
 
     async def events(self, job: str, *names: str, after: int = 0) -> AsyncIterator[tuple[Event, int]]:
         subjects = [f"events.{job}.{name}" for name in names] or [f"events.{job}.*"]
@@ -236,7 +249,7 @@ class NatsBus:
                     sequence, _, _ = sequences(raw)
                     reader.advance(sequence)
                     try:
-                        event = cast(Event, await unseal(raw, self._blobs))
+                        event = cast(Event, await unseal(raw, self._blobs, self._link.retry))
                     except Unreadable as error:
                         get_logger().error("an event cannot be read", sequence=sequence, error=str(error))
                         continue

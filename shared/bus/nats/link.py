@@ -1,8 +1,7 @@
-"""The connection to nats-server: opened within a limit, kept for ever, its calls tried again within theirs."""
+"""The connection to nats-server: opened within a limit, kept for ever, its calls tried again while it is away."""
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -21,8 +20,9 @@ from nats.js.errors import (
 )
 
 from shared.bus.port import ID_WINDOW_S, KEPT_PER_SUBJECT, STREAMS, WORK_STREAMS
-from shared.errors import Unavailable, UserError
+from shared.errors import Corrupt, Unavailable, UserError
 from shared.runtime.logging import get_logger
+from shared.runtime.retry import Retry
 
 OLDEST_SERVER = (2, 12)
 ANSWER_S = 1.0
@@ -31,8 +31,7 @@ BUCKET = "jobs"
 STREAM_BYTES: Mapping[str, int] = {"prompts": 128 << 20, "completions": 512 << 20, "scored": 2 << 30}
 """Limits of the streams that refuse when full, in bytes."""
 _BUFFER_BYTES = 64 << 20
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 1.0
-_FULL_PAUSE_S, _TELL_FULL_S = 5.0, 60.0  # the longest pause before a full stream is tried again; how often it is logged
+_NO_STREAM = 10059
 _WRONG_LIMITS = 10058  # add_stream: the stream exists with another configuration
 _NO_ROOM = 10047  # the server's storage cannot hold the limits
 _WRONG_LAST_SEQUENCE = (10071, 10164)
@@ -81,48 +80,24 @@ def _text(error: Exception) -> str:
     return f"{type(error).__name__} {error}"
 
 
-class _Patience:
-    """How long a call is tried again: `away_s` past the server's last answer, `full_s` while that is "full"."""
-
-    def __init__(self, away_s: float, full_s: float | None) -> None:
-        self.limit_s = away_s
-        """The limit that holds now."""
-        self._away_s, self._full_s = away_s, full_s
-        self._began = self._heard = time.monotonic()
-        self._pause = _FIRST_PAUSE_S
-
-    def next_pause(self, error: Exception) -> float | None:
-        """Seconds until the try after `error`; None when the limit is over."""
-        now, pause = time.monotonic(), self._pause
-        if self._full_s is not None and is_full(error):
-            self._heard, self.limit_s = now, self._full_s
-            until, longest = self._began + self._full_s, _FULL_PAUSE_S
-        else:
-            self.limit_s = self._away_s
-            until, longest = self._heard + self._away_s, _LONGEST_PAUSE_S
-        self._pause = min(pause * 2, longest)
-        return pause if now + pause <= until else None
-
-
 class Link:
     """One connection with JetStream; everything that is sent goes through `call`."""
 
-    def __init__(self, place: str, call_limit_s: float) -> None:
+    def __init__(self, place: str, retry: Retry) -> None:
         self.client = nats.NATS()
-        self.url, self.call_limit_s = place, call_limit_s
+        self.url, self.retry = place, retry
         self.streams = self.client.jetstream(timeout=ANSWER_S)
         self.epoch = 0
         """How often the connection came back: what was asked for in an earlier epoch may be forgotten."""
         self.bells: WeakSet[asyncio.Event] = WeakSet()
         """Set whenever the epoch changes."""
         self._state: Literal["opening", "open", "closing"] = "opening"
-        self._tell_full_at = 0.0
         self._log = get_logger(nats=place)
 
     @classmethod
-    async def open(cls, url: str, *, limit_s: float, call_limit_s: float, **options: Any) -> "Link":
+    async def open(cls, url: str, *, limit_s: float, retry: Retry, **options: Any) -> "Link":
         """Connect within `limit_s`. Raises Unavailable (no answer) or UserError (refused, too old a server)."""
-        link = cls(",".join(_place(one) for one in url.split(",")), call_limit_s)
+        link = cls(",".join(_place(one) for one in url.split(",")), retry)
         try:
             await link._connect(url, limit_s, options)
         except BaseException:
@@ -168,42 +143,33 @@ class Link:
         for bell in self.bells:
             bell.set()
 
-    async def call(
-        self,
-        what: str,
-        send: Callable[[], Awaitable[T]],
-        limit_s: float | None = None,
-        full_limit_s: float | None = None,
-    ) -> T:
-        """`send()`, again with back-off while the server is away or refuses, for at most `limit_s`; then Unavailable.
+    async def call(self, what: str, send: Callable[[], Awaitable[T]], limit_s: float | None = None) -> T:
+        """`send()`, again with back-off while the server is away or a stream is full (`shared.runtime.retry`).
 
-        With `full_limit_s` a stream that is full is waited for so long instead. An answer that another try cannot
-        change (missing, wrong sequence) is raised as it is.
+        It takes as long as it takes, but Unavailable past `limit_s` or the caller's own `within`. An answer that
+        another try cannot change (missing, wrong sequence) is raised as it is; Corrupt where the stream is gone.
         """
-        patience = _Patience(self.call_limit_s if limit_s is None else limit_s, full_limit_s)
-        while True:
-            try:
-                if not self.client.is_connected:
-                    raise Away("not connected")  # nothing is buffered: it would be sent late, after its retry
-                return await send()
-            except (Away, TimeoutError, *LOST) as error:
-                if not isinstance(error, _TEMPORARY):
-                    self._reraise(what, error)
-                pause = None if self.client.is_closed else patience.next_pause(error)
-                if pause is None:
-                    raise Unavailable(
-                        f"{what}: {self.url} did not take it within {patience.limit_s:g} s: {_text(error)}"
-                    ) from error
-                self._tell_full(what, error)
-            await asyncio.sleep(pause)
-
-    def _tell_full(self, what: str, error: Exception) -> None:
-        """Log that a stream is full, at most once a minute for all that waits."""
-        if is_full(error) and time.monotonic() >= self._tell_full_at:
-            self._tell_full_at = time.monotonic() + _TELL_FULL_S
-            self._log.warning("a stream is full, trying again", what=what, error=str(error))
+        with self.retry.waiting(f"NATS at {self.url}", limit_s) as wait:
+            while True:
+                try:
+                    if not self.client.is_connected:
+                        raise Away("not connected")  # nothing is buffered: it would be sent late, after its retry
+                    return await send()
+                except (Away, TimeoutError, *LOST) as error:
+                    if not isinstance(error, _TEMPORARY):
+                        self._reraise(what, error)
+                    refused = Unavailable(f"{what}: {self.url} does not take it: {_text(error)}")
+                    refused.__cause__ = error
+                    if self.client.is_closed:
+                        raise refused from error
+                    pause_s = wait.pause(refused, f"room in a full stream ({what})" if is_full(error) else None)
+                await asyncio.sleep(pause_s)
 
     def _reraise(self, what: str, error: Exception) -> None:
+        if isinstance(error, NotFoundError) and error.err_code == _NO_STREAM:
+            raise Corrupt(
+                f"{what}: the stream is gone from {self.url}, which has lost its data; expected it to outlive a restart"
+            ) from error
         if is_missing(error) or is_wrong_sequence(error):
             raise error
         raise Unavailable(f"{what}: {self.url} answered {_text(error)}") from error

@@ -21,7 +21,7 @@ from shared.runtime.logging import get_logger
 _FORGET_S = 3600.0
 """The server removes the consumer of a reader that was silent for so long; the reader makes another."""
 _AWAY_S = 0.2
-"""Pause after a try that found the server or the blob store away."""
+"""Pause after a try that found the server away."""
 
 
 class OrderedReader:
@@ -51,10 +51,6 @@ class OrderedReader:
         """The message of that sequence is used: reading goes on behind it, whatever happens."""
         self.next = sequence + 1
 
-    async def rewind(self) -> None:
-        """Read again from the first message that `advance` has not passed."""
-        await self.close()
-
     async def _pull(self, limit: int, wait_s: float) -> list[Any]:
         try:
             puller = self._puller or await self.open(max(wait_s, ANSWER_S))
@@ -79,7 +75,7 @@ class OrderedReader:
             self._delivered = number
         return raws
 
-    async def open(self, limit_s: float) -> Puller:
+    async def open(self, limit_s: float | None) -> Puller:
         """Make the consumer; raises Corrupt when the stream ends before the first wanted message."""
         streams, name = self._link.streams, self._link.client.new_inbox().rsplit(".", 1)[-1]
         info = await self._link.call(f"look at {self._stream}", lambda: streams.stream_info(self._stream), limit_s)
@@ -126,14 +122,14 @@ class OrderedReader:
                 await self._link.streams.delete_consumer(self._stream, self._name)
 
 
-def purged_key(job: str, kind: str) -> str:
-    """Record of the sequence below which a job's journal was purged."""
-    return f"journal.{job}.{kind}.purged"
+def purged_key(stream: str, job: str, name: str) -> str:
+    """Record of the sequence below which `<stream>.<job>.<name>` was purged."""
+    return f"journal.{job}.{stream}.{name}.purged"
 
 
-def floor_key(job: str, kind: str, durable: str) -> str:
+def floor_key(stream: str, job: str, name: str, durable: str) -> str:
     """Record of the sequence up to which a durable reader has acked."""
-    return f"journal.{job}.{kind}.floor.{durable}"
+    return f"journal.{job}.{stream}.{'all' if name == '*' else name}.floor.{durable}"
 
 
 async def read_number(link: Link, key: str) -> int:
@@ -143,44 +139,47 @@ async def read_number(link: Link, key: str) -> int:
 
 
 class NatsJournalReader:
-    """Reads one subject of the journal in order (`shared.bus.port.JournalReader`).
+    """Reads a part of a job's log in order (`shared.bus.port.JournalReader`).
 
-    JetStream skips silently over what was purged, so every purge is on record and looked up at each fetch.
+    JetStream skips silently over what was purged, so every purge is on record and looked up at each fetch. `names` are
+    those whose purges matter; `floor` is the record that `ack` writes.
     """
 
-    def __init__(self, link: Link, job: str, kind: str, start: int, blobs: Blobs | None, durable: str | None) -> None:
-        self._link, self._job, self._kind, self._blobs, self._durable = link, job, kind, blobs, durable
-        self._reader = OrderedReader(link, "scored", [f"scored.{job}.{kind}"], start)
+    def __init__(
+        self, link: Link, stream: str, job: str, names: Sequence[str], start: int, blobs: Blobs | None, floor: str
+    ) -> None:
+        self._link, self._stream, self._job, self._names = link, stream, job, tuple(names)
+        self._blobs, self._floor = blobs, floor
+        self._reader = OrderedReader(link, stream, [f"{stream}.{job}.{name}" for name in self._names], start)
 
     async def open(self) -> None:
         """Check that nothing from the start on is missing, as far as the stream can tell."""
         await self._check_purges()
         await self._check_first()
-        await self._reader.open(self._link.call_limit_s)
+        await self._reader.open(None)
+
+    @property
+    def position(self) -> int:
+        return self._reader.next - 1
 
     async def fetch(self, max_messages: int, wait_s: float) -> Sequence[JournalEntry]:
         raws = await self._reader.fetch(max_messages, wait_s)
         entries: list[JournalEntry] = []
-        try:
-            if raws:
-                await self._check_purges()
-            for raw in raws:
-                sequence, _, _ = sequences(raw)
-                record = await self._record(raw, sequence)
-                if record is not None:
-                    entries.append(JournalEntry(sequence, record, trace_of(raw)))
-                self._reader.advance(sequence)
-        except Unavailable as error:
-            get_logger().warning("the journal waits", error=str(error))
-            await self._reader.rewind()
-            await asyncio.sleep(_AWAY_S)
+        if raws:
+            await self._check_purges()
+        for raw in raws:
+            sequence, _, _ = sequences(raw)
+            record = await self._record(raw, sequence)
+            if record is not None:
+                entries.append(JournalEntry(sequence, record, trace_of(raw)))
+            self._reader.advance(sequence)
         return entries
 
     async def ack(self, sequence: int) -> None:
-        if self._durable is not None:
-            subject = f"$KV.{BUCKET}.{floor_key(self._job, self._kind, self._durable)}"
+        if self._floor:
+            subject = f"$KV.{BUCKET}.{self._floor}"
             await self._link.call(
-                f"ack the journal of {self._job}",
+                f"ack the log of {self._job}",
                 lambda: self._link.streams.publish(subject, str(sequence).encode()),
             )
 
@@ -190,29 +189,30 @@ class NatsJournalReader:
     async def _record(self, raw: Any, sequence: int) -> AnyMessage | None:
         """The record; in place of one that cannot be read its void, None when it is not even a group's."""
         try:
-            return await unseal(raw, self._blobs)
+            return await unseal(raw, self._blobs, self._link.retry)
         except Unreadable as error:
-            get_logger().error("a journal record cannot be read", sequence=sequence, error=str(error))
+            get_logger().error("a record of the log cannot be read", sequence=sequence, error=str(error))
             return void_of(raw, error)
 
     async def _check_purges(self) -> None:
-        purged = await read_number(self._link, purged_key(self._job, self._kind))
-        if self._reader.next < purged:
-            raise Corrupt(
-                f"the journal of scored.{self._job}.{self._kind} was purged below sequence {purged}, "
-                f"expected it from {self._reader.next}"
-            )
+        for name in self._names:
+            purged = await read_number(self._link, purged_key(self._stream, self._job, name))
+            if self._reader.next < purged:
+                raise Corrupt(
+                    f"the log {self._stream}.{self._job}.{name} was purged below sequence {purged}, "
+                    f"expected it from {self._reader.next}"
+                )
 
     async def _check_first(self) -> None:
         """A start whose message is gone, though no purge on record explains it, is a foreign hand's doing."""
-        start = self._reader.next
-        info = await self._link.call("ask for stream scored", lambda: self._link.streams.stream_info("scored"))
+        start, stream = self._reader.next, self._stream
+        info = await self._link.call(f"ask for stream {stream}", lambda: self._link.streams.stream_info(stream))
         if start == 1 or start >= info.state.first_seq:
             return
-        keys = await self._link.subjects(f"KV_{BUCKET}", f"$KV.{BUCKET}.journal.*.*.purged")
+        keys = await self._link.subjects(f"KV_{BUCKET}", f"$KV.{BUCKET}.{purged_key(stream, '*', '*')}")
         purges = [await read_number(self._link, key.removeprefix(f"$KV.{BUCKET}.")) for key in keys]
         if max(purges, default=0) < info.state.first_seq:
             raise Corrupt(
-                f"the journal starts at sequence {info.state.first_seq}, expected {start} of "
-                f"scored.{self._job}.{self._kind}: it was purged behind our back"
+                f"the log starts at sequence {info.state.first_seq}, expected {start} of "
+                f"{stream}.{self._job}: it was purged behind our back"
             )

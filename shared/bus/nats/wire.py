@@ -25,6 +25,7 @@ from shared.messages import (
     decode,
     encode,
 )
+from shared.runtime.retry import BLOB_STORE, Retry
 
 ID_HEADER = "Nats-Msg-Id"
 BODY_HEADER = "Triune-Body"
@@ -44,8 +45,10 @@ class Unreadable(TriuneError):
     """A message whose body does not decode, is of a foreign kind, or is gone from the blob store."""
 
 
-async def seal(message: Message, job: str, message_id: str, blobs: Blobs | None) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of `message`; a body over 512 KB is left in the blob store, as `job`'s."""
+async def seal(
+    message: Message, job: str, message_id: str, blobs: Blobs | None, retry: Retry
+) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of `message`; a body over 512 KB is left in the blob store, as `job`'s, which is waited for."""
     headers = {ID_HEADER: message_id}
     propagate.inject(headers)
     body = encode(message)
@@ -53,15 +56,15 @@ async def seal(message: Message, job: str, message_id: str, blobs: Blobs | None)
         return body, headers
     if blobs is None:
         raise Unavailable(f"{message_id} has {len(body)} bytes, over {MAX_BODY_BYTES}, and there is no blob store")
-    ref = await asyncio.to_thread(blobs.of(job).put, body)
+    ref = await retry.until_back(BLOB_STORE, lambda: asyncio.to_thread(blobs.of(job).put, body))
     return b"", headers | {BODY_HEADER: f"{ref.digest}/{ref.size}"}
 
 
-async def unseal(message: Any, blobs: Blobs | None) -> AnyMessage:
-    """The message in a NATS message; raises Unreadable, or Unavailable when the blob store does not answer."""
+async def unseal(message: Any, blobs: Blobs | None, retry: Retry) -> AnyMessage:
+    """The message in a NATS message; raises Unreadable. A blob store that is away is waited for."""
     stream = message.subject.split(".", 1)[0]
     try:
-        body = await _body(message, blobs)
+        body = await _body(message, blobs, retry)
         found = decode(body)
     except (BlobMissing, msgspec.MsgspecError, ValueError) as error:
         raise Unreadable(f"message on {message.subject} cannot be read: {error}") from error
@@ -70,14 +73,20 @@ async def unseal(message: Any, blobs: Blobs | None) -> AnyMessage:
     return found
 
 
-async def _body(message: Any, blobs: Blobs | None) -> bytes:
+def is_claim_check(message: Any) -> bool:
+    """Whether the message's body lies in the blob store."""
+    return BODY_HEADER in (message.headers or {})
+
+
+async def _body(message: Any, blobs: Blobs | None, retry: Retry) -> bytes:
     check = (message.headers or {}).get(BODY_HEADER)
     if check is None:
         return bytes(message.data)
     if blobs is None:
         raise Unavailable(f"the body of a message on {message.subject} is a blob, and there is no blob store")
     digest, size = check.split("/")
-    return await asyncio.to_thread(blobs.get, BlobRef(digest=digest, size=int(size)))
+    ref = BlobRef(digest=digest, size=int(size))
+    return await retry.until_back(BLOB_STORE, lambda: asyncio.to_thread(blobs.get, ref))
 
 
 def trace_of(message: Any) -> Mapping[str, str]:
