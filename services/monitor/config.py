@@ -10,8 +10,6 @@ class MonitorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Journal records, and events, in one transaction at most."""
     read_s: float = 0.25
     """How long a read of a journal waits for a record."""
-    quiet_reads: int = 3
-    """An ended job is on file after so many reads in a row that brought nothing."""
     report_s: float = 5.0
     """At least so long between two writings of report.json; an evaluation is written at once."""
     draw_s: float = 60.0

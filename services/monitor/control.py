@@ -14,7 +14,7 @@ from services.monitor.history.fold import FINAL
 from services.monitor.history.queries import reading
 from shared.errors import Corrupt, Refused, TriuneError, Unavailable
 from shared.jobs.record import ACTIVE, ENDED, OVER, IllegalMove, JobRecord, active_of, by_age
-from shared.messages import Kind
+from shared.log.purging import drop_log
 from shared.runtime.logging import get_logger
 
 
@@ -127,9 +127,7 @@ class Control:
     async def _discard(self, job: str) -> None:
         """Remove what the bus still holds of a job that is on file; a failed one keeps it, to be resumed."""
         await self._desk.bus.forget_job(job)
-        kinds: tuple[Kind, ...] = ("train", "eval")
-        for kind in kinds:
-            await self._desk.bus.purge("scored", job, kind)
+        await drop_log(self._desk.bus, job)
 
     def _free_blobs(self, group: asyncio.TaskGroup, record: JobRecord) -> None:
         """Start deleting the blobs of a job that is over and on file: once, and again after a restart of ours."""

@@ -8,12 +8,14 @@ import contextlib
 import math
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
+
+import msgspec
 
 from services.monitor.config import MonitorConfig
 from services.monitor.exports.curves import draw_curves
@@ -27,14 +29,14 @@ from services.monitor.history.store import Store
 from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
 from shared.blobs.port import Blobs
-from shared.bus.port import Bus, JournalReader
+from shared.bus.port import Bus, JournalEntry, JournalReader
 from shared.errors import Corrupt, Unavailable
 from shared.jobs.record import ENDED, OVER, JobRecord, JobStore
+from shared.log.purging import MONITOR
 from shared.messages import Event
 from shared.runtime.logging import get_logger
 from shared.runtime.moments import passing
 
-DURABLE = "monitor"
 Result = TypeVar("Result")
 
 
@@ -58,24 +60,23 @@ class JobReading:
         self.desk, self.record = desk, record
         self.folder = desk.runs / record.id
         self._thread = ThreadPoolExecutor(1, f"store-{record.id}")  # the store's one thread
-        self._events: asyncio.Queue[tuple[Event, int]] = asyncio.Queue(desk.config.batch_records)
         self._log = get_logger(job=record.id)
         self._reported_at = self._drawn_at = -math.inf
         self._store: Store | None = None
         self._sinks: Sinks | None = None
 
     async def run(self) -> None:
-        """Read until the job has ended and nothing more comes; raises Corrupt when the journal has a gap."""
+        """Read until the job has ended and its log is in the store; raises Corrupt when the log has a gap."""
         store = self._store = await self._in_thread(lambda: Store(self.folder))
         try:
             fold = Fold(store)
             await self._in_thread(fold.reopen)
             self._sinks = await asyncio.to_thread(Sinks, self.folder, self.record.id, self.record.spec.monitor.sinks)
-            async with self._readers(store) as (train, held_out):
-                await self._read_all(fold, train, held_out)
+            async with self._readers(store) as readers:
+                await self._read_all(fold, readers)
             await self._in_thread(fold.write_rest)
             await self._feed_sinks()
-            await self.write_files()
+            await self.write_files(final=True)
             await self._keep_images()
             await self._in_thread(lambda: _mark_final(store, self.record))
             self._log.info("the job is on file", state=self.record.state)
@@ -87,57 +88,60 @@ class JobReading:
             self._thread.shutdown(wait=False)
 
     @contextlib.asynccontextmanager
-    async def _readers(self, store: Store) -> AsyncIterator[tuple[JournalReader, JournalReader]]:
+    async def _readers(self, store: Store) -> AsyncIterator["Readers"]:
+        """Readers that go on where the store ends, wherever the acks of an earlier one did."""
         bus, job = self.desk.bus, self.record.id
-        starts = await self._in_thread(lambda: [store.sequence(name) for name in ("train", "eval", EVENTS)])
-        train = await bus.read_journal(job, "train", start=starts[0] + 1, durable=DURABLE)
-        held_out = await bus.read_journal(job, "eval", start=starts[1] + 1, durable=DURABLE)
-        self._pump = asyncio.ensure_future(self._pump_events(starts[2]))
+        train, held_out, told = await self._in_thread(
+            lambda: [store.sequence(name) + 1 for name in ("train", "eval", EVENTS)]
+        )
+        readers = Readers(
+            await bus.read_journal(job, "train", start=train, durable=MONITOR),
+            await bus.read_journal(job, "eval", start=held_out, durable=MONITOR),
+            await bus.read_events(job, start=told, durable=MONITOR),
+        )
         try:
-            yield train, held_out
+            yield readers
         finally:
-            self._pump.cancel()
-            await asyncio.wait({self._pump})
-            await train.close()
-            await held_out.close()
+            for reader in (readers.train, readers.eval, readers.events):
+                await reader.close()
 
-    async def _pump_events(self, after: int) -> None:
-        async for event, sequence in self.desk.bus.events(self.record.id, after=after):
-            await self._events.put((event, sequence))
-
-    async def _read_all(self, fold: Fold, train: JournalReader, held_out: JournalReader) -> None:
-        config, quiet = self.desk.config, 0
-        while quiet < config.quiet_reads:
-            ended = self.record.state in ENDED  # looked at first: what was published before it is read below
-            entries = await asyncio.gather(
-                train.fetch(config.batch_records, config.read_s), held_out.fetch(config.batch_records, config.read_s)
-            )
-            batch = Batch(*entries, events=self._take_events(fold))
+    async def _read_all(self, fold: Fold, readers: "Readers") -> None:
+        while True:
+            ends = await _ends(self.desk.bus, self.record.id) if self.record.state in ENDED else None
+            batch = await self._next_batch(fold, readers)
             if batch:
-                await self.on_batch(fold, batch, train, held_out)
-            quiet = quiet + 1 if ended and not batch else 0
-        if fold.waiting:
-            self._log.warning("steps name groups that are not in the journal", events=fold.waiting)
-            self._tell(await self._in_thread(fold.release))
+                await self.on_batch(fold, batch, readers)
+            if ends is None or not readers.have_journals(ends):
+                continue
+            if fold.waiting:
+                self._log.warning("steps name groups that are not in the journal", events=fold.waiting)
+                self._tell(await self._in_thread(fold.release))
+            if readers.events.position >= ends.events:
+                return
 
-    async def on_batch(self, fold: Fold, batch: Batch, train: JournalReader, held_out: JournalReader) -> None:
+    async def _next_batch(self, fold: Fold, readers: "Readers") -> Batch:
+        """What has come since the last batch; events only as far as there is room for those that wait."""
+        limit, wait_s = self.desk.config.batch_records, self.desk.config.read_s
+        room = limit - fold.waiting
+        train, held_out, events = await asyncio.gather(
+            readers.train.fetch(limit, wait_s),
+            readers.eval.fetch(limit, wait_s),
+            readers.events.fetch(room, wait_s) if room > 0 else _nothing(),
+        )
+        return Batch(train, held_out, [(cast(Event, entry.message), entry.sequence) for entry in events])
+
+    async def on_batch(self, fold: Fold, batch: Batch, readers: "Readers") -> None:
         """Commit, ack, tell."""
         progress = await self._in_thread(lambda: fold.apply(batch))
         passing("history-committed")
         if batch.train:
-            await train.ack(progress.train_sequence)
+            await readers.train.ack(progress.train_sequence)
         if batch.eval:
-            await held_out.ack(progress.eval_sequence)
+            await readers.eval.ack(progress.eval_sequence)
+        if progress.event_sequence:
+            await readers.events.ack(progress.event_sequence)
         self._tell(progress)
         await self._report(progress)
-
-    def _take_events(self, fold: Fold) -> list[tuple[Event, int]]:
-        if self._pump.done():
-            self._pump.result()  # raises what ended it
-        taken: list[tuple[Event, int]] = []
-        while not self._events.empty() and fold.waiting + len(taken) < self.desk.config.batch_records:
-            taken.append(self._events.get_nowait())
-        return taken
 
     def _tell(self, progress: Progress) -> None:
         live, job = self.desk.live, self.record.id
@@ -189,10 +193,11 @@ class JobReading:
         if store is not None:
             await self._in_thread(lambda: _note(store, now, values))
 
-    async def write_files(self, everything: bool = True) -> None:
-        """`report.json`; with `everything` also `metrics.parquet` and `curves.png`."""
+    async def write_files(self, everything: bool = True, *, final: bool = False) -> None:
+        """`report.json`; with `everything` also `metrics.parquet` and `curves.png`; `final`: all is in the store."""
         ordinal = await self.desk.jobs.ordinal(self.record.id)
-        await self._in_thread(lambda: _write_files(self.folder, self.record, ordinal, everything))
+        record = self.record if final else _before_its_end(self.record)
+        await self._in_thread(lambda: _write_files(self.folder, record, ordinal, everything))
 
     async def _keep_images(self) -> None:
         """Of a job that is over for good: its blobs go as soon as it is on file."""
@@ -209,12 +214,54 @@ class JobReading:
             raise Corrupt(f"the store in {self.folder} is damaged: {error}") from error
 
 
+@dataclass(frozen=True)
+class Readers:
+    """The three parts of a job's log."""
+
+    train: JournalReader
+    eval: JournalReader
+    events: JournalReader
+
+    def have_journals(self, ends: "Ends") -> bool:
+        """Whether every record of a group was read."""
+        return self.train.position >= ends.train and self.eval.position >= ends.eval
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The last sequences of a job's log."""
+
+    train: int
+    eval: int
+    events: int
+
+
+async def _ends(bus: Bus, job: str) -> Ends:
+    train, held_out, events = await asyncio.gather(
+        bus.last_sequence("scored", job, "train"),
+        bus.last_sequence("scored", job, "eval"),
+        bus.last_sequence("events", job, "*"),
+    )
+    return Ends(train, held_out, events)
+
+
+async def _nothing() -> Sequence[JournalEntry]:
+    return []
+
+
+def _before_its_end(record: JobRecord) -> JobRecord:
+    """What the report says of a job that has ended while its log is still being read."""
+    if record.state not in ENDED:
+        return record
+    return msgspec.structs.replace(record, state="stopping" if record.state == "stopped" else "running", error="")
+
+
 def _write_files(folder: Path, record: JobRecord, ordinal: int, everything: bool) -> None:
     with reading(folder) as reader:
         if everything and reader is not None:
             write_metrics(folder, reader)
             draw_curves(folder, f"{record.id}: {record.state}", reader)
-        # Last: who sees an end state in the report finds the other files complete.
+        # Last: who sees an end state in the report finds all numbers in it, and the other files complete.
         is_dear = not everything and reader is not None and reader.count_groups() > FEW_GROUPS
         write_report(folder, build_report(record, reader, ordinal, read_report(folder) if is_dear else None))
 

@@ -15,6 +15,7 @@ from services.monitor.history.samples import FOLDER, REST_FILE, evaluation_file,
 from services.monitor.history.series import ALL, Placed, Where, error_rates, values_by_set
 from services.monitor.history.store import Key, Store, key_of
 from shared.bus.port import JournalEntry
+from shared.errors import Corrupt
 from shared.messages import (
     EndOfOrder,
     EvalDone,
@@ -50,6 +51,7 @@ class Progress:
 
     train_sequence: int = 0
     eval_sequence: int = 0
+    event_sequence: int = 0
     steps: list[tuple[StepDone, dict[Where, dict[str, float]]]] = field(default_factory=list)
     evaluations: list[EvalDone] = field(default_factory=list)
     tasks: dict[str, str] = field(default_factory=dict)
@@ -81,7 +83,8 @@ class Fold:
             progress.train_sequence = self._read_journal("train", batch.train, progress)
             progress.eval_sequence = self._read_journal("eval", batch.eval, progress)
             while waiting and self._on_event(*waiting[0], progress):
-                self._store.set_sequence(EVENTS, waiting.popleft()[1])
+                progress.event_sequence = waiting.popleft()[1]
+                self._store.set_sequence(EVENTS, progress.event_sequence)
         self._waiting = waiting
         return progress
 
@@ -167,6 +170,8 @@ class Fold:
         store = self._store
         if store.has_step(event.step):
             return True  # a learner that was restarted tells it again
+        if event.step > store.last_step() + 1:
+            raise Corrupt(f"step {event.step} follows step {store.last_step()}: the events between them are missing")
         if self._is_patient and not (store.has_all(event.trained) and store.has_all(event.voided, void=True)):
             return False
         trained = [key_of("train", None, ordinal) for ordinal in event.trained]
