@@ -120,10 +120,6 @@ class Completion(msgspec.Struct, frozen=True, array_like=True, gc=False):
     def num_tokens(self) -> int:
         return len(self.token_ids) // 4
 
-    @property
-    def oldest_version(self) -> int:
-        return min(version for version, _ in self.versions)
-
 
 class Completed(Message, frozen=True, kw_only=True, tag="completed.v1"):
     """rollout → reward: a group with its n completions.
@@ -181,8 +177,9 @@ class Scored(Message, frozen=True, kw_only=True, tag="scored.v1"):
 
     @property
     def oldest_version(self) -> int:
-        """The oldest version that sampled any token of the group."""
-        return min(completion.oldest_version for completion in self.group.completions)
+        """The oldest version that sampled any token of the group; the one that admitted it when it has no token."""
+        sampled = (version for completion in self.group.completions for version, _ in completion.versions)
+        return min(sampled, default=self.prompt.min_version)
 
 
 class Voided(Message, frozen=True, kw_only=True, tag="voided.v1"):
@@ -259,12 +256,14 @@ class WeightsPublished(Message, frozen=True, kw_only=True, tag="weights.v2"):
     digest: str  # of all tensors, however they are encoded: equal digests are equal weights
     sync: WeightsSync = WeightsSync()
     published_at: float = 0.0
+    stale_until: int = 0  # groups below this ordinal may be of an earlier incarnation
 
 
 class StepDone(Message, frozen=True, kw_only=True, tag="step.v1"):
     """learner → monitor: training step `step` made version `step`; what it consumed and what it measured.
 
-    `trained` and `voided` are the ordinals that it consumed. `staleness` has one entry a trained group: version
+    `trained` and `voided` are the ordinals that it consumed: a replay makes the step of these, and weighs its tokens as
+    `importance` says. `staleness` has one entry a trained group: version
     trained on − oldest version that sampled any token of it. `metrics` by name; `advantages` by ordinal, one value a
     completion (NaN: masked). `timing` in seconds.
     """
@@ -279,6 +278,7 @@ class StepDone(Message, frozen=True, kw_only=True, tag="step.v1"):
     advantages: dict[int, list[float]]
     timing: dict[str, float]
     finished_at: float = 0.0
+    importance: bool = False
 
 
 class EvalDue(Message, frozen=True, kw_only=True, tag="eval-due.v2"):

@@ -1,13 +1,32 @@
-"""Which groups make the next step: a fold over the journal, without I/O.
+"""Which groups make the next step: a fold over the log, without I/O.
 
 Consumption is in ordinal order. The record with the lowest journal sequence wins for each ordinal; the others are
-counted. A void group, and one that is put aside (filtered, not usable), is replaced by the next ordinal.
+counted. A void group, and one that the learner passes over (uniform, not usable), is replaced by the next ordinal. What
+dynamic sampling passes over follows from the groups in their order alone, never from when they arrived; and a step that
+was told before is made of what it was told to be made of.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Generic, TypeVar
 
+from services.learner.progress import Progress
+from shared.errors import Corrupt
+from shared.messages import StepDone
+
 Group = TypeVar("Group")
+
+
+@dataclass(frozen=True)
+class Lost:
+    """Why an ordinal is not trained on. `is_ours`: the learner's own word, which the journal does not have yet."""
+
+    reason: str
+    detail: str = ""
+    source: str = ""
+    task: str = ""
+    is_ours: bool = False
 
 
 @dataclass(frozen=True)
@@ -15,7 +34,7 @@ class Step(Generic[Group]):
     """What one training step consumes: B trainable groups (fewer at the end of the order) and the lost between them."""
 
     groups: dict[int, Group]
-    lost: dict[int, str]  # ordinal -> reason
+    lost: dict[int, Lost]
     cursor: int  # the first ordinal past the step
 
 
@@ -23,49 +42,65 @@ class Step(Generic[Group]):
 class Assembler(Generic[Group]):
     """Groups at or past the cursor that have arrived, and what of them makes the next step.
 
-    `Group` is whatever the learner trains on. `end` is the order's length once it is known.
+    `Group` is whatever the learner trains on. `filter_cap`: so many uniform groups a step passes over at most. `end` is
+    the order's length once it is known. `script`: steps that were told before, by number.
     """
 
+    progress: Progress
     prompts_per_step: int
-    cursor: int = 0
+    filter_cap: int = 0
     end: int | None = None
-    duplicates: int = 0
+    script: Mapping[int, StepDone] = field(default_factory=dict)
     _ready: dict[int, Group] = field(default_factory=dict)
-    _lost: dict[int, str] = field(default_factory=dict)
+    _uniform: dict[int, Lost] = field(default_factory=dict)  # of the ready ones
+    _lost: dict[int, Lost] = field(default_factory=dict)
     _sequences: dict[int, int] = field(default_factory=dict)
     _read_up_to: int = 0
 
-    def restart(self, cursor: int, offset: int) -> None:
-        """Continue from a checkpoint: everything below `cursor` is consumed, the journal is read from `offset` on."""
-        self.cursor, self._read_up_to = cursor, offset - 1
+    @property
+    def cursor(self) -> int:
+        return self.progress.cursor
+
+    def resume(self) -> None:
+        """Continue from the progress: everything below its cursor is consumed, the journal is read from its offset."""
+        self._read_up_to = self.progress.offset - 1
 
     def is_new(self, ordinal: int, sequence: int) -> bool:
-        """Whether the record at `sequence` is the first of its ordinal; a later one is counted as a duplicate.
+        """Whether the record at `sequence` is the first of its ordinal.
 
         An ordinal below the cursor was consumed: its record is a duplicate, or is read again in a replay.
         """
         self._read_up_to = max(self._read_up_to, sequence)
-        if ordinal < self.cursor:
-            return False
-        if ordinal in self._sequences:
-            self.duplicates += 1
+        if ordinal < self.cursor or ordinal in self._sequences:
             return False
         self._sequences[ordinal] = sequence
         return True
 
-    def add(self, ordinal: int, group: Group) -> None:
-        """A group to train on."""
+    def add(self, ordinal: int, group: Group, *, uniform: Lost | None = None) -> None:
+        """A group to train on; `uniform`: dynamic sampling would rather pass it over."""
         self._ready[ordinal] = group
+        if uniform is not None and self.filter_cap:
+            self._uniform[ordinal] = uniform
 
-    def lose(self, ordinal: int, reason: str) -> None:
+    def lose(self, ordinal: int, why: Lost) -> None:
         """A group that will not be trained on; the next one takes its place."""
-        self._ready.pop(ordinal, None)
-        self._lost[ordinal] = reason
+        self._lost[ordinal] = why
 
     @property
     def lost(self) -> int:
-        """Ordinals at or past the cursor that are known to be lost: they widen the window."""
-        return len(self._lost)
+        """Ordinals at or past the cursor that are known to be lost: they widen the window.
+
+        A uniform one is known to be once fewer than `filter_cap` before it are uniform or have not arrived.
+        """
+        known, before = len(self._lost), 0
+        last = max(self._uniform, default=-1)
+        for ordinal in range(self.cursor, last + 1):
+            if ordinal in self._uniform:
+                known += before < self.filter_cap
+                before += 1
+            elif ordinal not in self._ready and ordinal not in self._lost:
+                before += 1
+        return known
 
     @property
     def held(self) -> int:
@@ -77,32 +112,81 @@ class Assembler(Generic[Group]):
         """Every ordinal of the order is consumed."""
         return self.end is not None and self.cursor >= self.end
 
+    @property
+    def is_told(self) -> bool:
+        """Whether the next step was told before."""
+        return self.progress.step + 1 in self.script
+
     def next_step(self) -> Step[Group] | None:
-        """The next step when all its groups have arrived, else None. At the order's end it may be short or empty."""
+        """The next step when all its groups have arrived, else None. At the order's end it may be short or empty.
+
+        Raises Corrupt when a group that it was told to be made of is lost.
+        """
+        told = self.script.get(self.progress.step + 1)
+        return self._assemble() if told is None else self._as_told(told)
+
+    def _assemble(self) -> Step[Group] | None:
         groups: dict[int, Group] = {}
-        lost: dict[int, str] = {}
-        ordinal = self.cursor
+        lost: dict[int, Lost] = {}
+        filtered, ordinal = 0, self.cursor
         while len(groups) < self.prompts_per_step and ordinal != self.end:
-            if ordinal in self._ready:
-                groups[ordinal] = self._ready[ordinal]
-            elif ordinal in self._lost:
+            if ordinal in self._lost:
                 lost[ordinal] = self._lost[ordinal]
-            else:
+            elif ordinal not in self._ready:
                 return None
+            elif ordinal in self._uniform and filtered < self.filter_cap:
+                lost[ordinal] = self._uniform[ordinal]
+                filtered += 1
+            else:
+                groups[ordinal] = self._ready[ordinal]
             ordinal += 1
         return Step(groups, lost, ordinal) if ordinal > self.cursor else None
+
+    def _as_told(self, told: StepDone) -> Step[Group] | None:
+        for ordinal in told.trained:
+            if ordinal in self._lost:
+                raise Corrupt(
+                    f"step {told.step} was trained on group {ordinal}, which cannot be used any more: "
+                    f"{self._lost[ordinal].detail}"
+                )
+            if ordinal not in self._ready:
+                return None
+        nothing = Lost("unknown")
+        lost = {ordinal: self._lost.get(ordinal) or self._uniform.get(ordinal) or nothing for ordinal in told.voided}
+        groups = {ordinal: self._ready[ordinal] for ordinal in told.trained}
+        return Step(groups, lost, max([*told.trained, *told.voided]) + 1)
 
     def consume(self, step: Step[Group]) -> None:
         """Move the cursor past `step` and forget its groups."""
         for ordinal in range(self.cursor, step.cursor):
             self._ready.pop(ordinal, None)
+            self._uniform.pop(ordinal, None)
             self._lost.pop(ordinal, None)
             self._sequences.pop(ordinal, None)
-        self.cursor = step.cursor
+        self.progress.cursor = step.cursor
 
-    def open(self, end: int) -> list[int]:
-        """Ordinals below `end` that are not consumed and not lost: at a stop they become void."""
-        return [ordinal for ordinal in range(self.cursor, end) if ordinal not in self._lost]
+    def open(self, end: int) -> dict[int, Lost | None]:
+        """Ordinals below `end` that are not consumed and that no record gives up; with our own reason, if any."""
+        known = {ordinal: self._lost.get(ordinal) for ordinal in range(self.cursor, end)}
+        return {ordinal: why for ordinal, why in known.items() if why is None or why.is_ours}
+
+    def row_of_lost(self, length: int) -> dict[int, Lost]:
+        """The first so many lost ordinals in a row, with no group to train on between them; empty: none is there.
+
+        Uniform groups do not count: dynamic sampling has its own cap.
+        """
+        row: dict[int, Lost] = {}
+        for ordinal in count(self.cursor):
+            if ordinal in self._lost:
+                row[ordinal] = self._lost[ordinal]
+                if len(row) >= length:
+                    return row
+            elif ordinal in self._ready:
+                if ordinal not in self._uniform:
+                    row.clear()
+            else:
+                return {}
+        raise AssertionError("ordinals have no end")
 
     def offset(self) -> int:
         """The journal sequence of the first record that a replay from here needs."""

@@ -14,28 +14,13 @@ import blake3
 import msgspec
 from safetensors import SafetensorError
 
+from services.learner.progress import Progress
 from shared.errors import Corrupt, Unavailable
 from shared.runtime.moments import passing
 
 STATE_FILE = "state.json"
 _NAME = re.compile(r"step-(\d{6,})")
 _TEMPORARY, _REPLACED = ".writing-", ".replaced-"
-
-
-class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the learner stands after training step `step`.
-
-    `cursor` is the first ordinal not consumed, `offset` the journal sequence a replay starts from, `journal_created`
-    the creation time of the journal's stream (another one is another journal).
-    """
-
-    step: int
-    cursor: int
-    offset: int
-    journal_created: str
-    incarnation: int = 0
-    answered_checkpoints: int = 0
-    weights_digest: str = ""
 
 
 class FileEntry(msgspec.Struct, frozen=True):
@@ -46,7 +31,7 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class _Document(msgspec.Struct, frozen=True):
-    state: CheckpointState
+    state: Progress
     files: dict[str, FileEntry]
 
 
@@ -54,7 +39,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
     """A complete checkpoint on disk."""
 
     folder: Path
-    state: CheckpointState
+    state: Progress
 
 
 class Saves(Protocol):
@@ -65,7 +50,7 @@ class Saves(Protocol):
         ...
 
 
-def save(engine: Saves, checkpoints: Path, state: CheckpointState, *, keep: int) -> Path:
+def save(engine: Saves, checkpoints: Path, state: Progress, *, keep: int) -> Path:
     """Write the checkpoint of `state.step` below `checkpoints`, drop all but the newest `keep`, return its folder.
 
     One that exists for the step is replaced. Raises Unavailable when the disk is full or not writable; nothing torn is

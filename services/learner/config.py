@@ -12,5 +12,5 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the journal's bytes past which the learner checkpoints at the next step boundary."""
     kept_versions: int = 3
     """Versions whose weights stay beside those that something still needs."""
-    seal_limit_s: float = 60.0
-    """How long data may take to seal the order at a stop."""
+    rewrite_s: float = 10.0
+    """How long after a checkpoint that could not be written the next one is tried."""

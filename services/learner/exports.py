@@ -120,13 +120,12 @@ class Exports:
         return Stored(made.at.ref, made.at.manifest.digest, sync)
 
     def _publish_frozen(self) -> None:
-        made, self._frozen_snapshot = self._frozen_snapshot, None
+        made = self._frozen_snapshot
         if made is None:
             return
-        try:
-            self._frozen = self._store.publish_frozen(made) if made.specs else None
-        finally:
-            made.discard()
+        self._frozen = self._store.publish_frozen(made) if made.specs else None
+        made.discard()
+        self._frozen_snapshot = None  # not before: a store that is away is asked again
 
     def _usable_base(self) -> WeightsAt | None:
         """The version before, when a late replica can still come to it and its bits are to be had."""
@@ -156,8 +155,9 @@ class Exports:
         old = [v for v in self._versions if v < version and v not in needed]
         kept = set[BlobRef]().union(*(blobs for v, blobs in self._versions.items() if v not in old))
         for v in old:
-            for ref in self._versions.pop(v) - kept:
+            for ref in self._versions[v] - kept:
                 self._blobs.delete(ref)
+            del self._versions[v]
 
     def close(self) -> None:
         """Let go of the host's files."""

@@ -2,13 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from opentelemetry.trace import Link
 
-from services.learner.assembler import Assembler, Step
+from services.learner.arrival import check_group
+from services.learner.assembler import Assembler, Lost, Step
 from services.learner.attention.batch import Ready
 from services.learner.engine import Ingest
 from services.learner.evaluations import Evaluations
@@ -16,7 +19,10 @@ from shared.blobs.port import Blobs
 from shared.bus.port import Bus, JournalEntry
 from shared.errors import BadSample, BlobMissing
 from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, Scored, Voided, message_id
+from shared.runtime.retry import BLOB_STORE, Retry
 from shared.runtime.telemetry import group_span
+
+Result = TypeVar("Result")
 
 OVERRIDE_ATTEMPT = 1_000
 """Attempt in the message ids of the learner's own voids, apart from those of the groups they override."""
@@ -25,7 +31,9 @@ HELD_STEPS = 16
 ROOM_S = 5.0
 """How long the reader waits for a step to be consumed before it looks again."""
 FILTER_CAP = 3
-"""Dynamic sampling puts at most so many steps' groups aside before it takes uniform ones."""
+"""Dynamic sampling passes over at most so many steps' groups before it takes uniform ones."""
+_DATA_ERRORS = (ValueError, TypeError, KeyError, IndexError, OverflowError, ArithmeticError)
+"""What preparing raises for numbers that nobody foresaw: of this group, not of the learner."""
 
 
 @dataclass
@@ -37,35 +45,16 @@ class Intake:
     blobs: Blobs
     ingest: Ingest
     assembler: Assembler[Ready]
-    drop_uniform_groups: bool
+    retry: Retry
     evaluations: Evaluations = field(default_factory=Evaluations)
     end_of_order: EndOfOrder | None = None
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     consumed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a step has consumed its groups."""
     last_evaluation_entry: int = 0
-    decided: dict[int, str] = field(default_factory=dict)
-    """Ordinals that an earlier learner has put aside, with the reason."""
-    decided_below: int = 0
     links: dict[int, Link] = field(default_factory=dict)
     """By ordinal, what the step that consumes a group links its span to."""
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ingest"))
-
-    async def recall(self, start: int, cursor: int, last_sequence: int, max_records: int) -> None:
-        """Read what an earlier learner has put aside, from sequence `start` on; `cursor` is its last announced one.
-
-        Whether dynamic sampling filters a group depends on when it arrived; below `cursor` it is decided already.
-        """
-        self.decided_below = cursor
-        reader = await self.bus.read_journal(self.job, "train", start=start)
-        try:
-            while entries := await reader.fetch(max_records, 0.5):
-                voids = (entry.message for entry in entries if is_override(entry.message))
-                self.decided.update({void.ordinal: void.reason for void in voids if isinstance(void, Voided)})
-                if entries[-1].sequence >= last_sequence:
-                    return
-        finally:
-            await reader.close()
 
     async def on_entry(self, entry: JournalEntry) -> None:
         """A record of the training journal, in order."""
@@ -76,51 +65,53 @@ class Intake:
         if not self.assembler.is_new(ordinal, entry.sequence):
             return
         if isinstance(record, Voided):
-            self.assembler.lose(ordinal, record.reason)
-        elif ordinal in self.decided:
-            self.assembler.lose(ordinal, self.decided.pop(ordinal))
+            self.assembler.lose(ordinal, Lost(record.reason, record.detail, record.source, record.task))
         else:
             with group_span("learner.ingest", record.prompt, entry.trace) as span:
                 self.links[record.prompt.ordinal] = Link(span.get_span_context())
                 await self.on_scored(record)
 
     async def on_scored(self, scored: Scored) -> None:
-        """Prepare the group for its step, beside a step that may be running; put aside what can't be trained on."""
-        try:
-            ready = await asyncio.get_running_loop().run_in_executor(self._threads, self._prepare, scored)
-        except (BadSample, BlobMissing) as error:
-            await self._put_aside(scored, "bad-sample", str(error))
-            return
-        if ready.num_valid == 0:
-            await self._put_aside(scored, "unverifiable", "no completion of the group has a verdict")
-        elif ready.droppable and self._filters and scored.prompt.ordinal >= self.decided_below:
-            await self._put_aside(scored, "filtered", "all answers of the group are equally right")
-        else:
-            self.assembler.add(scored.prompt.ordinal, ready)
-
-    def _prepare(self, scored: Scored) -> Ready:
-        return self.ingest.ready(scored, [self.blobs.get(image.blob) for image in scored.prompt.images])
-
-    @property
-    def _filters(self) -> bool:
-        return self.drop_uniform_groups and self.assembler.lost < FILTER_CAP * self.assembler.prompts_per_step
-
-    async def _put_aside(self, scored: Scored, reason: str, detail: str) -> None:
-        """Say it in the journal first: a replay reads the decision there, it does not make it again."""
+        """Prepare the group for its step, beside a step that may be running; give up what can't be trained on."""
         prompt = scored.prompt
-        await self.publish_void(prompt.ordinal, reason, detail, source=prompt.source, task=prompt.task)
-        self.assembler.lose(prompt.ordinal, reason)
+        ours = partial(Lost, source=prompt.source, task=prompt.task, is_ours=True)
+        try:
+            check_group(scored)
+            ready = await self._in_thread(partial(self.ingest.ready, scored, await self._images(scored)))
+        except (BadSample, BlobMissing) as error:
+            self.assembler.lose(prompt.ordinal, ours("bad-sample", str(error)))
+        except _DATA_ERRORS as error:
+            detail = f"the group cannot be prepared: {type(error).__name__}: {error}"
+            self.assembler.lose(prompt.ordinal, ours("bad-sample", detail))
+        else:
+            if ready.num_valid == 0:
+                unverifiable = ours("unverifiable", "no completion of the group has a verdict")
+                self.assembler.lose(prompt.ordinal, unverifiable)
+                return
+            uniform = ours("filtered", "all answers of the group are equally right") if ready.droppable else None
+            self.assembler.add(prompt.ordinal, ready, uniform=uniform)
 
-    async def publish_void(self, ordinal: int, reason: str, detail: str, *, source: str, task: str) -> None:
-        """Write the learner's own word on an ordinal into the journal."""
+    async def _images(self, scored: Scored) -> list[bytes]:
+        """The encoded images; a blob store that is away is waited for."""
+        read = partial(self._in_thread, lambda: [self.blobs.get(image.blob) for image in scored.prompt.images])
+        return await self.retry.until_back(BLOB_STORE, read)
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def give_up(self, lost: Mapping[int, Lost]) -> None:
+        """Write the learner's own words of `lost` into the journal."""
+        await asyncio.gather(*(self._publish_void(ordinal, why) for ordinal, why in lost.items() if why.is_ours))
+
+    async def _publish_void(self, ordinal: int, why: Lost) -> None:
         void = Voided(
             job=self.job,
             kind="train",
             ordinal=ordinal,
-            source=source,
-            task=task,
-            reason=reason,
-            detail=detail,
+            source=why.source,
+            task=why.task,
+            reason=why.reason,
+            detail=why.detail,
             stage="learner",
         )
         await self.bus.publish(

@@ -26,6 +26,11 @@ class Publisher:
         self.last: WeightsPublished | None = None
         self._shown_at = 0.0
 
+    @property
+    def sequence(self) -> int:
+        """Of the last announcement, in the events; 0 when there is none."""
+        return self._sequence
+
     async def recover(self) -> WeightsPublished | None:
         """Read the last announcement of this job (None: there is none) and show it in the ledger."""
         found = await self._bus.last_event(self._job, "weights")
@@ -59,6 +64,7 @@ class Publisher:
         total_steps: int,
         prompts_per_step: int,
         max_staleness: int,
+        stale_until: int,
     ) -> None:
         """Publish a version with its cursor and window; raises Refused when another learner has published since."""
         before = self.last
@@ -86,6 +92,7 @@ class Publisher:
                 manifest=stored.manifest,
                 digest=stored.digest,
                 sync=stored.sync,
+                stale_until=stale_until,
                 published_at=time.time(),
             )
         )

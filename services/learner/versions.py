@@ -1,8 +1,9 @@
 """Which version the weights are at, and what the world is told of it: the version, its window, its evaluation."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from typing import Any, TypeVar
 
 from opentelemetry import trace
 
@@ -14,11 +15,13 @@ from services.learner.handlers import Intake
 from services.learner.publisher import Publisher
 from shared.blobs.weights import WeightsStore
 from shared.jobs.following import ActiveJob
-from shared.messages import BlobRef, EvalDone, EvalDue, WeightsPublished
+from shared.messages import EvalDone, EvalDue, WeightsPublished
 from shared.runtime.logging import get_logger
+from shared.runtime.retry import BLOB_STORE
 from shared.service import Ports, Status
 from shared.staleness import window_end
 
+Result = TypeVar("Result")
 InCompute = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs work in the one thread that computes."""
 
@@ -29,18 +32,22 @@ class Versions:
     def __init__(
         self, job: ActiveJob, ports: Ports, engine: Engine, intake: Intake, status: Status, in_compute: InCompute
     ) -> None:
-        self.step = 0
-        self.incarnation = 0
-        self.stale_until = 0
-        """Groups below this ordinal may be of an earlier incarnation, and get importance weights."""
+        self.progress = intake.assembler.progress
         self.publisher = Publisher(ports.bus, ports.ledger, job.id)
         blobs = ports.blobs.of(job.id)
         store = WeightsStore(blobs, ports.settings.weights)
         self.exports = Exports(engine, blobs, store, job.spec.learner.anchor_every)
+        self._retry = ports.retry
         self._job, self._bus, self._engine, self._intake, self._status = job, ports.bus, engine, intake, status
         self._in_compute = in_compute
         self._publishing = asyncio.Lock()
+        self._announced_at: dict[int, int] = {}  # version -> sequence of its first announcement
         self._log = get_logger(job=job.id)
+
+    @property
+    def step(self) -> int:
+        """The training step that made the weights as they are now."""
+        return self.progress.step
 
     @property
     def announced(self) -> int:
@@ -68,21 +75,34 @@ class Versions:
             if found is not None:
                 await self._intake.on_event(found[0])
         last = await self.publisher.recover()
-        await asyncio.to_thread(self.exports.recover, await self.publisher.versions())
+        published = await self.publisher.versions()
+        await self._from_store(partial(self.exports.recover, published))
         return last
 
     async def store(self, version: int) -> Stored:
         """Put the current weights into the blob store as `version`; one that was announced only if its bits differ."""
-        snapshot = await self._in_compute(self.exports.snapshot)
         announced = self.publisher.last if version == self.announced else None
-        return await asyncio.to_thread(self.exports.store, snapshot, version, announced)
+
+        async def export() -> Stored:
+            snapshot = await self._in_compute(self.exports.snapshot)
+            return await asyncio.to_thread(self.exports.store, snapshot, version, announced)
+
+        return await self._retry.until_back(BLOB_STORE, export)
 
     async def heal(self) -> None:
         """Announce the newest version as an anchor when blobs of its announcement are gone."""
         last = self.publisher.last
-        if self.is_live and last is not None and not await asyncio.to_thread(self.exports.has, last.manifest):
+        if self.is_live and last is not None and not await self._from_store(partial(self.exports.has, last.manifest)):
             self._log.warning("blobs of the announced version are gone: announced again", version=self.step)
             await self._announce(await self.store(self.step))
+
+    async def delete_before(self, version: int, needed: set[int]) -> None:
+        """Delete the blobs of versions below `version` that are not in `needed`."""
+        await self._from_store(partial(self.exports.delete_before, version, needed))
+
+    async def _from_store(self, work: Callable[[], Result]) -> Result:
+        """Blocking work with the blob store, which is waited for."""
+        return await self._retry.until_back(BLOB_STORE, lambda: asyncio.to_thread(work))
 
     async def fence(self) -> None:
         """Write the last announcement again, before what can't be undone; raises Refused when it is not ours."""
@@ -91,35 +111,43 @@ class Versions:
 
     async def announce_first(self) -> None:
         """Publish the first weights of this job's log, and have those of version 0 evaluated."""
-        stored = await self.store(self.step)
+        await self._announce(await self.store(self.step))
         if self.step == 0:  # else an imported run, whose history has its evaluations
-            await self.evaluate(stored.manifest)
-        await self._announce(stored)
+            await self.evaluate_if_due()
 
     async def publish(self, stored: Stored, *, is_new: bool) -> None:
         """Announce the version of `step`; a replay's last one again only if its bits, or its blobs, are others."""
         last = self.publisher.last
         assert last is not None
         if is_new:
-            if is_due(self.step, self.value("total_steps", self.step), self._job.spec.evaluation.every):
-                await self.evaluate(stored.manifest)
             await self._announce(stored)
+            await self.evaluate_if_due()
             return
         if stored.digest == last.digest:
+            self.progress.incarnation, self.progress.stale_until = last.incarnation, last.stale_until
             self._log.info("replay reached the announced version with equal bits", version=self.step)
         else:
-            self.incarnation = last.incarnation + 1
-            self.stale_until = last.window_end
+            self.progress.incarnation, self.progress.stale_until = last.incarnation + 1, last.window_end
             self._log.warning("replay differs from the announced version", version=self.step)
         if stored.manifest != last.manifest:
             await self._announce(stored)
+        await self.evaluate_if_due()
 
-    async def evaluate(self, manifest: BlobRef) -> None:
-        """Have the version of `step` evaluated, unless that was announced before or there is no held-out set."""
-        evaluations = self._intake.evaluations
-        if self._job.spec.data.held_out and not evaluations.is_announced(self.step):
-            evaluations.announce(self.step)
-            await self._bus.announce(EvalDue(job=self._job.id, version=self.step, manifest=manifest))
+    async def evaluate_if_due(self) -> None:
+        """Have the announced version evaluated if it is its turn; one that died before it said so says it now."""
+        if self.is_live and is_due(self.step, self.value("total_steps", self.step), self._job.spec.evaluation.every):
+            await self.evaluate()
+
+    async def evaluate(self) -> None:
+        """Have the announced version evaluated, unless that was asked before or there is no held-out set."""
+        evaluations, last = self._intake.evaluations, self.publisher.last
+        if last is not None and self._job.spec.data.held_out and not evaluations.is_announced(last.version):
+            evaluations.announce(last.version)
+            await self._bus.announce(EvalDue(job=self._job.id, version=last.version, manifest=last.manifest))
+
+    def first_needed(self, versions: Iterable[int]) -> int:
+        """The sequence in the events of the first announcement of any of these; 0 when one is not known."""
+        return min((self._announced_at.get(version, 0) for version in versions), default=0)
 
     async def finish_evaluations(self) -> None:
         """Announce every evaluation whose groups have all arrived as done."""
@@ -152,12 +180,14 @@ class Versions:
             with trace.get_tracer("triune").start_as_current_span("weights.publish", attributes=attributes):
                 await self.publisher.announce(
                     version=self.step,
-                    incarnation=self.incarnation,
+                    incarnation=self.progress.incarnation,
                     stored=stored,
                     cursor=self._intake.assembler.cursor,
                     lost=self._intake.assembler.lost,
                     total_steps=self.value("total_steps"),
                     prompts_per_step=self._intake.assembler.prompts_per_step,
                     max_staleness=self.value("max_staleness"),
+                    stale_until=self.progress.stale_until,
                 )
+            self._announced_at.setdefault(self.step, self.publisher.sequence)
             self._status.version = self.step

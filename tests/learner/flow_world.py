@@ -1,9 +1,10 @@
 """The world around the learner in its flow tests: an engine that counts, and a generator of groups on a memory bus."""
 
 import asyncio
+import errno
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,12 +18,22 @@ from services.learner.metrics import LearnerMetrics
 from services.learner.training import Training
 from shared.blobs.store import BlobStore
 from shared.bus.memory import MemoryBus, MemoryServer
-from shared.errors import BadSample
+from shared.errors import BadSample, one_error
 from shared.jobs.following import ActiveJob
 from shared.jobs.record import JobRecord, JobStore
 from shared.jobs.spec import JobSpec, parse_job
 from shared.ledger.memory import MemoryLedger
-from shared.messages import Completion, EndOfOrder, Kind, Scored, StepDone, Voided, WeightsPublished, message_id
+from shared.messages import (
+    Completion,
+    EndOfOrder,
+    EvalDue,
+    Kind,
+    Scored,
+    StepDone,
+    Voided,
+    WeightsPublished,
+    message_id,
+)
 from shared.runtime.settings import Settings
 from shared.service import Ports, Status
 from tests.fakes import make_scored, make_voided
@@ -34,11 +45,20 @@ JOB = "flow"
 class CountingEngine:
     """An engine and its ingest; its weight is a running hash of what was trained on: equal histories, equal bits."""
 
-    def __init__(self, bad: frozenset[int] = frozenset(), die_before_step: int | None = None) -> None:
+    def __init__(
+        self,
+        bad: frozenset[int] = frozenset(),
+        die_before_step: int | None = None,
+        *,
+        noise: float = 0.0,
+        full_disk: int = 0,
+    ) -> None:
         self.history: list[list[int]] = []
         self.importance: list[bool] = []
+        self.saved_after: list[int] = []  # steps of this life
         self.weight = torch.zeros(1, dtype=torch.float64)
         self._bad, self._die = bad, die_before_step
+        self._noise, self._full_disk = noise, full_disk  # of another device's arithmetic; saves that find no room
 
     def open(self, spec: JobSpec, checkpoint: Path | None) -> Facts:
         if checkpoint is not None:
@@ -60,7 +80,7 @@ class CountingEngine:
         self.history.append([group.ordinal for group in work.groups])
         self.importance.append(work.importance)
         for group in work.groups:
-            self.weight = self.weight * 1.0000001 + group.ordinal + work.step / work.total_steps
+            self.weight = self.weight * 1.0000001 + group.ordinal + work.step / work.total_steps + self._noise
         return StepResult({"loss": 0.0}, {}, 1, 1, 0)
 
     def export(self, sink: TensorSink, *, scope: Scope) -> None:
@@ -70,6 +90,10 @@ class CountingEngine:
             sink.put(name, tensor)
 
     def save(self, folder: Path) -> None:
+        if self._full_disk > 0:
+            self._full_disk -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.saved_after.append(len(self.history))
         (folder / "w.json").write_text(json.dumps(self.weight.tolist()))
 
     def close(self) -> None:
@@ -84,9 +108,17 @@ class World:
     """A bus, a job record, and everybody but the learner: groups appear as soon as the window admits them."""
 
     def __init__(
-        self, runs: Path, *, seed: int = 0, voids: float = 0.0, uniform: float = 0.0, **algorithm: object
+        self,
+        runs: Path,
+        *,
+        seed: int = 0,
+        voids: float = 0.0,
+        uniform: float = 0.0,
+        checkpoint_every: int = 2,
+        journal_bytes: int | None = None,
+        **algorithm: object,
     ) -> None:
-        self.server = MemoryServer()
+        self.server = MemoryServer(max_bytes={} if journal_bytes is None else {"scored": journal_bytes})
         self.bus = MemoryBus(self.server)
         self.jobs = JobStore(self.bus)
         mine = through_weather(self.bus)  # the learner's handle
@@ -96,13 +128,15 @@ class World:
         self.ports = Ports(self.settings, mine, self.ledger, self.blobs, JobStore(mine))
         self.status = Status()
         self.published = 0
+        self.spoil: Callable[[Scored], Scored] = lambda record: record
+        self.unanswered: set[int] = set()  # versions whose evaluation nobody generates yet
         self._rng, self._voids, self._uniform, self._held_out = random.Random(seed), voids, uniform, 3
         self.spec = parse_job(
             {
                 "model": "none",
                 "total_steps": 6,
                 "data": {"train": ["x"], "held_out": ["x"]},
-                "learner": {"checkpoint_every": 2},
+                "learner": {"checkpoint_every": checkpoint_every},
                 "algorithm": {"prompts_per_step": 4, "samples_per_prompt": 2} | algorithm,
             }
         )
@@ -117,11 +151,15 @@ class World:
         return ActiveJob(record)
 
     def training(self, job: ActiveJob, engine: CountingEngine) -> Training:
-        return Training(job, self.ports, engine, engine, LearnerConfig(seal_limit_s=5.0), self.status, LearnerMetrics())
+        return Training(job, self.ports, engine, engine, LearnerConfig(rewrite_s=0.0), self.status, LearnerMetrics())
 
     async def learn(self, engine: CountingEngine, *, limit_s: float = 20.0) -> None:
         """A learner's life: until its work ends or dies."""
         job = await self.active()
+        with one_error():
+            await self._learn(job, engine, limit_s)
+
+    async def _learn(self, job: ActiveJob, engine: CountingEngine, limit_s: float) -> None:
         async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.generate()), group.create_task(self._watch(job))]
             try:
@@ -159,21 +197,22 @@ class World:
         for ordinal in ordinals:
             is_void = self._rng.random() < self._voids
             is_uniform = self._rng.random() < self._uniform
-            record = make_voided(ordinal, job=JOB) if is_void else scored(ordinal, weights.version)
+            record = make_voided(ordinal, job=JOB) if is_void else self.spoil(scored(ordinal, weights.version))
             if is_uniform and isinstance(record, Scored):
                 record = msgspec.structs.replace(record, rewards=[record.rewards[0]] * len(record.rewards))
             await self.bus.publish("scored", JOB, "train", record, message_id(JOB, "train", None, ordinal))
 
     async def _evaluate(self, evaluated: set[int]) -> None:
-        last = await self.bus.last_event(JOB, "eval-due")
-        if last is None or last[0].version in evaluated:
-            return
-        version = last[0].version
+        for due in await self.events("eval-due"):
+            if isinstance(due, EvalDue) and due.version not in evaluated | self.unanswered:
+                await self._answer(due.version)
+                evaluated.add(due.version)
+
+    async def _answer(self, version: int) -> None:
         for ordinal in range(self._held_out):
             record = scored(ordinal, version, kind="eval")
             await self.bus.publish("scored", JOB, "eval", record, message_id(JOB, "eval", version, ordinal))
         await self.bus.announce(EndOfOrder(job=JOB, kind="eval", total=self._held_out, version=version))
-        evaluated.add(version)
 
     async def _seal(self) -> None:
         record = await self.jobs.get(JOB)

@@ -5,7 +5,8 @@ import resource
 import pytest
 from transformers import AutoModelForImageTextToText
 
-from services.learner.checkpoint import STATE_FILE, CheckpointState, load_latest, save
+from services.learner.checkpoint import STATE_FILE, load_latest, save
+from services.learner.progress import Progress
 from shared.errors import Corrupt, Unavailable
 
 
@@ -24,7 +25,7 @@ class Notes:
 
 
 def state(step, cursor=0):
-    return CheckpointState(step=step, cursor=cursor, offset=7, journal_created="2026-01-01")
+    return Progress(step=step, cursor=cursor, offset=7, journal_created="2026-01-01")
 
 
 def names(folder):

@@ -17,7 +17,7 @@ from tests.fakes import eventually
 from tests.learner.flow_world import JOB, CountingEngine, World
 from tests.weather import under
 
-weather = under("slow", "stored twice")
+weather = under("slow", "stored twice", "empty answers")
 
 
 async def test_every_published_ordinal_is_trained_exactly_once_in_order(tmp_path: Path) -> None:
