@@ -5,23 +5,27 @@ for others to see. No event yet means that the gate is closed.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 
+import msgspec
+
 from services.data.config import DataConfig
-from services.data.mixing.order import HeldOut
+from services.data.facts import facts_of, files_of, same_files
+from services.data.mixing.order import HeldOut, order_length
 from services.data.publish import publish_lot
-from services.data.reading.rows import Rows
+from services.data.reading.rows import STORES, Rows
 from services.data.reading.sources import Segment, index_sources
 from services.data.training import LOOK_S, Training
 from shared.blobs.port import Blobs
 from shared.bus.port import Bus
 from shared.jobs.following import ActiveJob
 from shared.jobs.record import JobStore
-from shared.jobs.spec import JobSpec
 from shared.messages import EndOfOrder, EvalDone, EvalDue, Event, WeightsPublished
 from shared.runtime.logging import get_logger
 from shared.runtime.metrics import Instruments
+from shared.runtime.retry import Retry
 from shared.samples.files import open_files
 from shared.samples.places import ANYWHERE, Roots
 from shared.service import Status
@@ -40,6 +44,7 @@ class Deps:
     status: Status
     config: DataConfig = field(default_factory=DataConfig)
     roots: Roots = ANYWHERE
+    retry: Retry = field(default_factory=Retry)
 
 
 @dataclass
@@ -67,16 +72,26 @@ def _reach(weights: WeightsPublished) -> tuple[int, int]:
 
 
 async def on_job(job: ActiveJob, deps: Deps) -> None:
-    """Serve the active job until it ends (then this is cancelled). Raises BadData when its files cannot be used."""
-    train, held_out = await asyncio.to_thread(_open, job.spec, deps.roots)
+    """Serve the active job until it ends (then this is cancelled).
+
+    Raises BadData when its files cannot be used, or are not those that it began with.
+    """
+    while True:
+        with contextlib.suppress(OtherFiles):
+            await _serve(job, deps)
+
+
+async def _serve(job: ActiveJob, deps: Deps) -> None:
+    train, held_out = await _opened(job, deps)
     log = get_logger(job=job.id)
     log.info("data opened", rows=_rows(train), held_out=_rows(held_out), sources=list(train))
     heard, blobs = Heard(), deps.blobs.of(job.id)
     newest = await deps.bus.last_event(job.id, "weights")
     if newest is not None:  # before the first ordinal is looked at: its cursor says which ones may still be open
         heard.on_event(newest[0])
-    training = Training(job, train, deps.config, deps.bus, deps.jobs, Rows(blobs, deps.config.rows_kept, deps.roots))
-    evaluated = HeldOut(job.id, job.spec, held_out, Rows(blobs, deps.config.rows_kept, deps.roots))
+    rows = Rows(blobs, deps.config.rows_kept, deps.roots, deps.retry)
+    training = Training(job, train, deps.config, deps.bus, deps.jobs, rows, lambda: _look_again(job, deps))
+    evaluated = HeldOut(job.id, job.spec, held_out, Rows(blobs, deps.config.rows_kept, deps.roots, deps.retry))
     await _until_first_error(
         _listen(job, heard, deps),
         training.run(lambda: heard.weights, deps.instruments, deps.status),
@@ -85,11 +100,40 @@ async def on_job(job: ActiveJob, deps: Deps) -> None:
     )
 
 
-def _open(spec: JobSpec, roots: Roots) -> tuple[dict[str, list[Segment]], dict[str, list[Segment]]]:
-    """The segments of the training and the held-out files, by source."""
-    train = open_files(spec.data.train, roots=roots)
-    held_out = open_files(spec.data.held_out, roots=roots)
-    return index_sources(train), index_sources(held_out)
+Index = dict[str, list[Segment]]
+
+
+class OtherFiles(Exception):
+    """Somebody has accepted that the files are others now: they are opened anew."""
+
+
+async def _opened(job: ActiveJob, deps: Deps) -> tuple[Index, Index]:
+    """The segments of the training and the held-out files, by source, which are put on record the first time."""
+    train, held_out = await deps.retry.until_back(STORES, lambda: asyncio.to_thread(_open, job, deps.roots))
+    if job.record.data is None:
+        first_pass = await asyncio.to_thread(lambda: order_length(job.spec, train, epochs=1))
+        facts = facts_of(files_of(train, held_out), first_pass)
+        job.update(
+            await deps.jobs.update(job.id, lambda old: old if old.data else msgspec.structs.replace(old, data=facts))
+        )
+    return train, held_out
+
+
+def _open(job: ActiveJob, roots: Roots) -> tuple[Index, Index]:
+    """Of the files that the job names, those that it began with."""
+    named = job.spec.data
+    train, held_out = open_files(named.train, roots=roots), open_files(named.held_out, roots=roots)
+    same = set(same_files(job.id, [*train, *held_out], job.record.data))
+    return index_sources([file for file in train if file in same]), index_sources(
+        [file for file in held_out if file in same]
+    )
+
+
+async def _look_again(job: ActiveJob, deps: Deps) -> None:
+    """A job goes on that was paused: raises BadData when its files are others, OtherFiles when that is accepted."""
+    if job.record.data is None:
+        raise OtherFiles
+    await deps.retry.until_back(STORES, lambda: asyncio.to_thread(_open, job, deps.roots))
 
 
 def _rows(sources: dict[str, list[Segment]]) -> int:

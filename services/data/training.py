@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
@@ -36,7 +36,9 @@ class Training:
         bus: Bus,
         jobs: JobStore,
         rows: Rows,
+        look_again: Callable[[], Awaitable[None]],
     ) -> None:
+        self._look_again = look_again  # at the files, once a pause is over
         self._job, self._sources, self._config = job, sources, config
         self._bus, self._jobs, self._rows = bus, jobs, rows
         self._log = get_logger(job=job.id)
@@ -50,10 +52,13 @@ class Training:
         """Publish until the order is sealed; `weights` are the newest ones, None while there are none."""
         self.ordinal = await self._jobs.ordinal(self._job.id)
         order = await self._reorder(self._job.record)
-        has_ended = False
+        has_ended, was_paused = False, False
         while not _is_to_seal(self._job.record):
+            if was_paused and self._job.record.state == "running":
+                await self._look_again()
+            was_paused = self._job.record.state == "paused"
             if _unfixed(self._job.record):
-                order = await self._fix_weights()
+                order = await self._fix_weights(order, weights())
             if order.total is not None and self.ordinal >= order.total and not has_ended:
                 has_ended = True
                 await self._announce_end(order, order.total, weights())
@@ -91,38 +96,53 @@ class Training:
 
     async def _reorder(self, record: JobRecord) -> TrainingOrder:
         """The order under the record's weight changes; drafts of the old one are dropped."""
-        order = await asyncio.to_thread(
-            TrainingOrder, self._job.id, self._job.spec, self._sources, self._rows, record.changes
-        )
+        order = await self._order(record)
         self.ahead.restart(order.at, self.ordinal, order.total)
         return order
 
-    async def _fix_weights(self) -> TrainingOrder:
-        """Write from which ordinal on the wanted weights hold, before the first such ordinal is published."""
+    async def _order(self, record: JobRecord) -> TrainingOrder:
+        return await asyncio.to_thread(
+            TrainingOrder, self._job.id, self._job.spec, self._sources, self._rows, record.changes
+        )
+
+    def _first_unpublished(self, order: TrainingOrder, weights: WeightsPublished | None) -> int:
+        """The first ordinal that was surely never published.
+
+        Right after a death that takes in all that may have been published and not stored: at most one lot.
+        """
+        if self._is_exact or weights is None:
+            return self.ordinal
+        end = weights.window_end if order.total is None else min(weights.window_end, order.total)
+        return max(self.ordinal, min(end, self.ordinal + self._config.publish_at_once))
+
+    async def _fix_weights(self, order: TrainingOrder, weights: WeightsPublished | None) -> TrainingOrder:
+        """Write from which ordinal on the wanted weights hold, before the first such ordinal is published.
+
+        Raises BadData, and writes nothing, when they leave nothing to draw.
+        """
+        since = self._first_unpublished(order, weights)
 
         def fix(record: JobRecord) -> JobRecord:
             changes = [
-                msgspec.structs.replace(change, since=self.ordinal) if change in _unfixed(record) else change
+                msgspec.structs.replace(change, since=since) if change in _unfixed(record) else change
                 for change in record.changes
             ]
             return msgspec.structs.replace(record, changes=changes)
 
+        await self._order(fix(self._job.record))
         record = await self._jobs.update(self._job.id, fix)
         self._job.update(record)
-        self._log.info("source weights changed", since=self.ordinal)
+        self._log.info("source weights changed", since=since)
         return await self._reorder(record)
 
     async def _seal(self, order: TrainingOrder, weights: WeightsPublished | None) -> None:
         """Say that no ordinal past the last published one will come; an earlier seal stands.
 
-        Right after a death the seal takes in all that may have been published and not stored: at most one lot. What of
-        it was never published becomes void with the rest.
+        What of a dead instance's last lot was never published becomes void with the rest.
         """
-        last, found = self.ordinal, await self._bus.last_event(self._job.id, "weights")
+        found = await self._bus.last_event(self._job.id, "weights")
         weights = found[0] if found and isinstance(found[0], WeightsPublished) else weights
-        if not self._is_exact and weights is not None:
-            end = weights.window_end if order.total is None else min(weights.window_end, order.total)
-            last = max(last, min(end, last + self._config.publish_at_once))
+        last = self._first_unpublished(order, weights)
 
         def seal(record: JobRecord) -> JobRecord:
             return record if record.sealed is not None else msgspec.structs.replace(record, sealed=last)

@@ -61,6 +61,13 @@ class Fault(Message, frozen=True, kw_only=True):
     at: float
 
 
+class DataFacts(Message, frozen=True, kw_only=True):
+    """The training and held-out files as the job's first reader found them: a digest of each, and the first pass."""
+
+    files: dict[str, str]  # path -> fingerprint
+    groups: int  # prompts of one pass over the training files
+
+
 class JobRecord(Message, frozen=True, kw_only=True):
     """One job."""
 
@@ -74,6 +81,9 @@ class JobRecord(Message, frozen=True, kw_only=True):
     error: str = ""
     seal_wanted: bool = False  # the learner ends early: data seals the order as at a stop
     sealed: int | None = None  # data publishes no ordinal at or past it; written by data when it is asked to seal
+    ending: bool = False  # the learner ends it now: no change holds any more
+    stop_wanted: bool = False  # somebody has stopped it: should it fail on the way and be resumed, it still ends
+    data: DataFacts | None = None  # written by data when it opens the files for the first time
     checkpoint_wanted: int = 0  # counts the requests; the learner remembers how many it has answered
     faults: list[Fault] = []  # the newest ones
     imported: str = ""  # the journal (its creation time) of the checkpoint that an imported run goes on from
@@ -84,14 +94,18 @@ class JobRecord(Message, frozen=True, kw_only=True):
 def _move(record: JobRecord, state: State, error: str) -> JobRecord:
     if state not in MOVES[record.state]:
         raise IllegalMove(f"job {record.id} is {record.state}; it cannot become {state}")
+    if state == "running" and record.stop_wanted:
+        state = "stopping"  # it failed while it was being stopped
     now = time.time()
     changes: dict[str, object] = {"state": state, "error": error}
-    if state == "running" and record.started_at is None:
+    if state == "stopping":
+        changes["stop_wanted"] = True
+    if state in ACTIVE and record.started_at is None:
         changes["started_at"] = now
     if state in ENDED:
         changes["ended_at"] = now
     if state == "queued":
-        changes["faults"] = []  # resumed by hand: its count starts anew
+        changes |= {"faults": [], "ending": False, "ended_at": None}  # resumed by hand: its count starts anew
     return msgspec.structs.replace(record, **changes)
 
 

@@ -33,6 +33,7 @@ from shared.messages import (
 )
 from shared.service import Status
 from tests.data.rows import boxes_row, broken_row, math_row, write
+from tests.fakes import eventually
 from tests.weather import through_weather, under
 
 MANIFEST = BlobRef(digest="d" * 64, size=0)
@@ -318,6 +319,88 @@ async def test_a_weight_change_is_fixed_to_an_ordinal_before_it_takes_effect(wor
     assert record is not None and [change.since for change in record.changes] == [5, None]
     assert [group.sample_id for group in world.groups()][:5] == before
     assert {group.source for group in world.groups()[5:]} == {"boxes"}
+
+
+async def test_a_weight_change_after_a_death_holds_behind_all_that_may_have_been_published(world: World) -> None:
+    """A lot of three was published and not stored: the change must not give its ordinals other rows."""
+    job = await world.start()
+    async with serving(world, job):
+        await world.open_window(0, 0, 6)
+        await world.until(lambda: len(world.groups()) == 6)
+    before = {group.ordinal: group.sample_id for group in world.groups()}
+    await world.jobs.set_ordinal("job", 3)  # the second lot's was lost with the process
+    await world.change(job, changes=[Change(key="sources.numbers.weight", value=0.0, requested_at=1.0)])
+    async with serving(world, job):
+        await world.open_window(1, 4, 12)
+        await world.until(lambda: len({group.ordinal for group in world.groups()}) == 12)
+    record = await world.jobs.get("job")
+    assert record is not None and record.changes[0].since == 6
+    after = {group.ordinal: group.sample_id for group in world.groups()}
+    assert {ordinal: after[ordinal] for ordinal in before} == before
+
+
+async def test_weights_that_leave_nothing_to_draw_are_not_written_into_the_job(world: World) -> None:
+    job = await world.start()
+    nothing = [Change(key=f"sources.{name}.weight", value=0.0, requested_at=1.0) for name in ("numbers", "boxes")]
+    await world.change(job, changes=nothing)
+    with pytest.raises(BadData, match="every source has weight 0"):
+        async with asyncio.timeout(LIMIT_S):
+            await on_job(job, world.deps())
+    record = await world.jobs.get("job")
+    assert record is not None and [change.since for change in record.changes] == [None, None]
+
+
+async def test_a_job_remembers_its_files_and_refuses_to_go_on_with_others(world: World) -> None:
+    job = await world.start()
+    async with serving(world, job):
+        await world.open_window(0, 0, 4)
+        await world.until(lambda: len(world.groups()) == 4)
+    record = await world.jobs.get("job")
+    assert record is not None and record.data is not None
+    assert (len(record.data.files), record.data.groups) == (3, 16)
+    write(world.tmp_path / "train/a.parquet", [math_row(i) for i in range(3)])
+    job.update(record)
+    with pytest.raises(BadData, match=r"a\.parquet has other rows; .*`triune job resume job --accept-changed-data`"):
+        await on_job(job, world.deps())
+    await world.change(job, data=None)  # accepted
+    async with serving(world, job):
+        await world.open_window(1, 4, 8)
+        await world.until(lambda: len({group.ordinal for group in world.groups()}) == 8)
+    record = await world.jobs.get("job")
+    assert record is not None and record.data is not None and record.data.groups == 10
+
+
+async def test_files_that_were_changed_in_a_pause_are_noticed_when_it_ends(world: World) -> None:
+    job = await world.start()
+    deps = world.deps()
+    serving_ = asyncio.ensure_future(on_job(job, deps))
+    await world.open_window(0, 0, 4)
+    await world.until(lambda: len(world.groups()) == 4)
+    await world.change(job, state="paused")
+
+    async def has_seen() -> bool:
+        return deps.status.state == "paused"
+
+    await eventually(has_seen)
+    await world.open_window(1, 4, 8)
+    write(world.tmp_path / "train/a.parquet", [math_row(i) for i in range(3)])
+    await world.change(job, state="running")
+    with pytest.raises(BadData, match="has other rows"):
+        async with asyncio.timeout(LIMIT_S):
+            await serving_
+    assert len(world.groups()) == 4
+
+
+async def test_files_that_come_later_are_left_out(world: World) -> None:
+    job = await world.start()
+    async with serving(world, job):
+        await world.open_window(0, 0, 4)
+        await world.until(lambda: len(world.groups()) == 4)
+    write(world.tmp_path / "train/z.parquet", [math_row(i, "late") for i in range(50, 90)])
+    async with serving(world, job):
+        await world.open_window(1, 4, 20)
+        await world.until(lambda: len({group.ordinal for group in world.groups()}) == 20)
+    assert {group.source for group in world.groups()} == {"numbers", "boxes"}
 
 
 async def test_an_evaluation_publishes_the_held_out_set_for_its_version_and_says_how_many(world: World) -> None:

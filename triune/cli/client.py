@@ -23,8 +23,8 @@ class Api:
     def get(self, path: str, **query: Any) -> Any:
         return self._call("GET", path, params=query)
 
-    def post(self, path: str) -> Any:
-        return self._call("POST", path)
+    def post(self, path: str, **query: Any) -> Any:
+        return self._call("POST", path, params=query)
 
     def submit(self, toml: str) -> dict[str, Any]:
         """Submit a job file; raises UserError with every mistake."""

@@ -114,13 +114,28 @@ def _command(name: str, text: str, answer: str = "{job} is {state}") -> None:
 
 
 _command("pause", "Finish what was admitted, admit nothing more.")
-_command("resume", "Go on with a paused job, or a failed one from its last checkpoint.")
 _command("stop", "End a job; what is open becomes void.")
 _command(
     "checkpoint",
     "Write a checkpoint at the next step boundary.",
     "{job} is {state}; a checkpoint is written at the next step boundary",
 )
+
+
+@app.command()
+def resume(
+    job: Id,
+    accept_changed_data: Annotated[
+        bool,
+        typer.Option("--accept-changed-data", help="go on although its data files are others now"),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a paused job, or a failed one from its last checkpoint."""
+    with exit_codes():
+        query = {"accept_changed_data": True} if accept_changed_data else {}
+        shown = Api(read_settings()).post(f"/v1/jobs/{job}/resume", **query)
+        out.print(json.dumps(shown) if as_json else f"{job} is {shown['state']}", soft_wrap=True)
 
 
 @app.command()

@@ -58,6 +58,12 @@ class TrainingOrder:
         return _prompt(self._job, self._spec, "train", ordinal, row, sampling, f"{self._spec.seed}/{ordinal}")
 
 
+def order_length(spec: JobSpec, sources: Mapping[str, list[Segment]], *, epochs: int) -> int:
+    """How many prompts so many passes over the sources have, at the job file's weights."""
+    sizes = {name: [len(segment.rows) for segment in segments] for name, segments in sources.items()}
+    return Mixture(spec.seed, sizes, source_weights(spec, sources, ())).total(epochs)
+
+
 class HeldOut:
     """The held-out set in its fixed order: source by source, in file order. `at` blocks."""
 

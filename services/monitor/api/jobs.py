@@ -147,11 +147,16 @@ class JobRoutes:
         """Admit no further group; what was admitted is finished."""
         return await self._move(job_id, "paused")
 
-    async def resume(self, job_id: str) -> JobState:
-        """Let a paused job go on; put a failed one into the queue again, to continue from its last checkpoint."""
+    async def resume(self, job_id: str, accept_changed_data: bool = False) -> JobState:
+        """Let a paused job go on; put a failed one into the queue again, to continue from its last checkpoint.
+
+        A job whose data files are others than at its beginning goes on with `accept_changed_data` alone.
+        """
         record = await find_job(self._desk, self._control, job_id)
         if record.state == "queued":
             raise IllegalMove(f"job {job_id} is queued; it starts by itself when its turn comes")
+        if accept_changed_data:
+            await self._desk.jobs.update(job_id, lambda old: msgspec.structs.replace(old, data=None))
         return await self._move(job_id, "queued" if record.state == "failed" else "running")
 
     async def stop(self, job_id: str) -> JobState:
@@ -223,6 +228,8 @@ def _state(record: JobRecord) -> JobState:
 
 
 def _must_live(record: JobRecord) -> JobRecord:
+    if record.ending or record.seal_wanted:
+        raise IllegalMove(f"job {record.id} is making its last evaluation and checkpoint; it can no longer be changed")
     if record.state in ENDED or record.state == "stopping":
         raise IllegalMove(f"job {record.id} is {record.state}; it can no longer be changed")
     return record
