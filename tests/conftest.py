@@ -1,16 +1,23 @@
 """Fixtures: real servers from the embedded binaries, and both adapters of the bus and of the ledger."""
 
 import contextlib
+import os
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from shared.bus.memory import MemoryBus, MemoryServer
 from shared.bus.port import Bus
 from shared.ledger.port import Ledger
 from triune.local.servers import NatsServer, RedisServer
+
+# `HYPOTHESIS_PROFILE=full` draws many more examples than `make test` has time for.
+settings.register_profile("quick", max_examples=100, deadline=None)
+settings.register_profile("full", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 ACK_WAIT_S = 0.4
 """Redelivery in tests; `shared.bus.port.ACK_WAIT_S` is 5 s."""

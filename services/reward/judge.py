@@ -2,8 +2,11 @@
 
 from services.reward.compose import compose
 from services.reward.registry import find
-from services.reward.verdict import Sample, VerifierError
+from services.reward.truths import checked
+from services.reward.verdict import Sample, Verdict, VerifierError
 from shared.messages import Reward
+
+_SLACK = 1e-9  # a mean of ones may be a little more than 1
 
 
 def judge(sample: Sample) -> Reward:
@@ -14,13 +17,17 @@ def judge(sample: Sample) -> Reward:
     """
     spec = sample.spec
     try:
-        verdict = find(spec.verifier)(sample.completion, spec, sample.context)
+        if sample.checked:
+            spec = checked(spec)
+        verdict = find(spec.verifier, spec.options)(sample.completion, spec, sample.context)
     except VerifierError as error:
         return failed(str(error))
     except MemoryError:
         return failed(f"verifier {spec.verifier!r} ran out of memory on this sample")
     except Exception as error:  # noqa: BLE001 — a verifier is anybody's code; its failure is this sample's verdict
         return failed(f"verifier {spec.verifier!r} failed: {type(error).__name__}: {error}"[:500])
+    if (problem := _out_of_range(verdict)) is not None:
+        return failed(f"verifier {spec.verifier!r} {problem}")
     parts = dict(verdict.parts)
     try:
         final = compose(verdict.accuracy, verdict.format, spec.accuracy_ratio, spec.format_ratio)
@@ -33,6 +40,14 @@ def judge(sample: Sample) -> Reward:
             error=str(error),
         )
     return Reward(status="ok", final=final, accuracy=verdict.accuracy, format=verdict.format, parts=parts)
+
+
+def _out_of_range(verdict: Verdict) -> str | None:
+    """What is wrong with a verdict; a reward must not depend on what a verifier of somebody else lets through."""
+    for name, value in (("accuracy", verdict.accuracy), ("format", verdict.format)):
+        if not -_SLACK <= value <= 1.0 + _SLACK:
+            return f"gave an {name} of {value}; expected a number from 0 to 1"
+    return None
 
 
 def failed(reason: str) -> Reward:

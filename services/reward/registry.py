@@ -1,4 +1,4 @@
-"""The verifiers there are: one file each in `services.reward.verifiers`, and what other packages add."""
+"""The verifiers there are: one file each in `services.reward.verifiers`, and what packages and a job's files add."""
 
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -7,7 +7,8 @@ from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from types import MappingProxyType, ModuleType
 
-from services.reward import verifiers
+from services.reward import plugins, verifiers
+from services.reward.plugins import as_verdict
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.errors import UserError
 from shared.messages import RewardSpec
@@ -19,8 +20,11 @@ Score = Callable[[str, RewardSpec, Context], Verdict]
 
 @cache
 def discover() -> Mapping[str, Score]:
-    """Name → verifier; raises UserError for an added one that cannot be loaded or takes a name that is taken."""
-    found = {module.name: _built_in(module.name) for module in iter_modules(verifiers.__path__)}
+    """Name → verifier; raises UserError for an added one that cannot be loaded or takes a name that is taken.
+
+    The file `rotated_iou.py` is the verifier `rotated-iou`.
+    """
+    found = {module.name.replace("_", "-"): _built_in(module.name) for module in iter_modules(verifiers.__path__)}
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name in found:
             raise UserError(
@@ -43,13 +47,15 @@ def _added(name: str, value: str, load: Callable[[], object]) -> Score:
     score = getattr(loaded, "score", None) if isinstance(loaded, ModuleType) else loaded
     if not callable(score):
         raise UserError(f"verifier {name!r} ({value}) has no function `score`")
-    return score
+    return as_verdict(name, score)
 
 
-def find(name: str) -> Score:
-    """The verifier called `name`; raises VerifierError for an unknown one."""
-    try:
-        return discover()[name]
-    except KeyError:
-        known = ", ".join(sorted(discover()))
-        raise VerifierError(f"verifier {name!r} is unknown; known are {known}") from None
+def find(name: str, options: Mapping[str, object]) -> Score:
+    """The verifier called `name`; `options` may name plugins. Raises VerifierError for an unknown one."""
+    known = discover()
+    if name in known:
+        return known[name]
+    own = plugins.load(options.get("plugins"))
+    if name in own:
+        return own[name]
+    raise VerifierError(f"verifier {name!r} is unknown; known are {', '.join(sorted({**known, **own}))}")

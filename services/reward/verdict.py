@@ -27,12 +27,16 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One completion to judge; `deadline_s` is the time it may take."""
+    """One completion to judge; `deadline_s` is the time it may take.
+
+    `checked`: parameters, weights and truth are tested first; false for V-Triune's own requests, as its server does.
+    """
 
     completion: str
     spec: RewardSpec
     context: Context = Context()
     deadline_s: float = 10.0
+    checked: bool = True
 
 
 @dataclass(frozen=True, slots=True)

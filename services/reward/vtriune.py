@@ -6,11 +6,13 @@ error there, printed and answered with zeros, has the same zeros and an `error` 
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from pydantic import BaseModel
 
+from services.reward.dialect import V_TRIUNE
 from services.reward.verdict import Context, Sample, VerifierError
 from shared.messages import Reward, RewardSpec
 
@@ -56,14 +58,19 @@ def to_sample(payload: JudgePayload | PlainPayload, iou_threshold: str | float, 
         accuracy_ratio=1.0 if payload.accuracy_ratio is None else payload.accuracy_ratio,
         format_ratio=0.1 if payload.format_ratio is None else payload.format_ratio,
         params=parm,
-        options={"iou_threshold": iou_threshold},
+        options={"iou_threshold": iou_threshold, "dialect": V_TRIUNE},
     )
     pixels = payload.reward_verifier == "detection" and parm.get("det_verifier_normalized")
     context = Context(
         resized=grid_sizes(parm.get("image_grid_thw")) if pixels else [],
         progress=progress(parm["step"], parm["total_steps"]),
     )
-    return Sample(completion=payload.response, spec=spec, context=context, deadline_s=deadline_s)
+    return Sample(completion=payload.response, spec=spec, context=context, deadline_s=deadline_s, checked=False)
+
+
+def is_original(params: Mapping[str, object]) -> bool:
+    """Whether `params` are what V-Triune's trainer sends: its verifiers' constructor arguments."""
+    return "is_training" in params
 
 
 def _parm(text: str) -> dict[str, Any]:

@@ -268,6 +268,14 @@ class RewardSettings(Section, frozen=True, kw_only=True):
         list[tuple[float, float]],
         Meta(description="dynamic: (progress up to and including, threshold), the paper's section 3.2 by default"),
     ] = msgspec.field(default_factory=lambda: [(0.10, 0.85), (0.25, 0.95), (1.0, 0.99)])
+    dialect: Annotated[
+        Literal["tolerant", "v-triune"],
+        Meta(description="how mathverify and detection read an answer; a sample's parameter `dialect` goes before it"),
+    ] = "tolerant"
+    plugins: Annotated[
+        list[str],
+        Meta(description="files with own verifiers, under the folders that the reward service allows"),
+    ] = []
     coordinates: Annotated[
         Literal["auto", "relative", "resized", "original"],
         Meta(

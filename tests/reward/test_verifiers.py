@@ -4,20 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.reward.answers import final_answer, last_box, reference
 from services.reward.boxes.geometry import predicted_relative
 from services.reward.boxes.thresholds import THRESHOLDS, parse_threshold, thresholds
 from services.reward.compose import compose
 from services.reward.judge import judge
 from services.reward.registry import discover
 from services.reward.verdict import Context, Sample, VerifierError
-from services.reward.verifiers.anls import edit_distance
 from services.reward.vtriune import grid_sizes, progress
+from shared.answers.blocks import final_answer, last_boxes, reference
 from shared.messages import Reward, RewardSpec
 from shared.samples.boxes import Box
 from shared.samples.verifiers import VERIFIERS, known_verifiers
 
-WORDS = st.text(alphabet="abc ", max_size=8)
 _CAT = "<answer>[{'bbox_2d': [0, 0, 100, 100], 'label': 'cat'}]</answer>"
 TAGGED = "<think>\na\n</think>\n<answer>\n{}\n</answer>"
 
@@ -167,14 +165,6 @@ def test_the_final_reward_lies_between_accuracy_and_format(acc: float, form: flo
     assert min(acc, form) - 1e-9 <= final <= max(acc, form) + 1e-9
 
 
-@given(WORDS, WORDS, WORDS)
-def test_the_edit_distance_is_a_distance(a: str, b: str, c: str) -> None:
-    assert edit_distance(a, b) == edit_distance(b, a)
-    assert (edit_distance(a, b) == 0) == (a == b)
-    assert edit_distance(a, c) <= edit_distance(a, b) + edit_distance(b, c)
-    assert abs(len(a) - len(b)) <= edit_distance(a, b) <= max(len(a), len(b))
-
-
 def test_the_last_box_of_the_last_answer_counts() -> None:
     assert final_answer("\\boxed{1} <answer> \\boxed{2} \\boxed{3{x}} </answer>") == "3{x}"
     assert final_answer("<answer>a</answer><answer> b </answer>") == "b"
@@ -185,7 +175,6 @@ def test_the_last_box_of_the_last_answer_counts() -> None:
 
 @given(st.text(alphabet="\\boxed{}a ", max_size=60))
 def test_a_box_that_is_found_balances_its_braces(text: str) -> None:
-    box = last_box(text)
+    box = last_boxes(text)
     if box is not None:
         assert box.count("{") == box.count("}")
-        assert f"\\boxed{{{box}}}" in text

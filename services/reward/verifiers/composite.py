@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from services.reward.registry import find
+from services.reward.truths import checked
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.messages import RewardSpec
 
@@ -28,8 +29,8 @@ def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
     accuracy = form = 0.0
     parts: dict[str, float] = {}
     for member in members:
-        own = msgspec.structs.replace(spec, verifier=member.name, params=member.params)
-        verdict = find(member.name)(completion, own, context)
+        own = checked(msgspec.structs.replace(spec, verifier=member.name, params=member.params))
+        verdict = find(member.name, spec.options)(completion, own, context)
         accuracy += verdict.accuracy * member.weight / total
         form += verdict.format * member.weight / total
         parts |= {f"{member.name}.accuracy": verdict.accuracy, f"{member.name}.format": verdict.format}

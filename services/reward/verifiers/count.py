@@ -1,28 +1,26 @@
-"""How many: a whole number, in digits or in English words up to twenty.
+"""A whole number of things, in digits or in words.
 
-Accuracy is 1 when the final answer is the number of the ground truth, else 0; a word after it (`3 objects`) is
-allowed. Format: four tags, a quarter each. Raises VerifierError for a ground truth that is no whole number.
-`parts`: `error`, the absolute difference, where the answer is a number.
+Accuracy is 1 when the final answer is the number of the ground truth (`shared.answers.numbers` lists the forms; a word
+after it, `3 objects`, is allowed; `none` is 0), else 0. Format: four tags, a quarter each. Raises VerifierError for a
+ground truth that is no whole number of at least 0. `parts`: `error`, the absolute difference, where the answer is one.
 """
 
-import re
-
-from services.reward.answers import final_answer, normal_text, reference, tag_format
+from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
+from shared.answers.blocks import final_answer, reference
+from shared.answers.numbers import read_number
+from shared.answers.plain import comparable
 from shared.messages import RewardSpec
 
-_WORDS = (
-    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
-    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"),
-)
-_COUNT = re.compile(r"(\d{1,9}|[a-z]{3,9})(?: [a-z]{1,32}){0,3}\.?")
+_NONE = frozenset(("none", "no", "nothing", "没有", "无"))
+_LARGEST = 10**12
 
 
 def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
     """The verdict on the final answer of `completion`."""
     truth = read_count(reference(spec.ground_truth))
     if truth is None:
-        raise VerifierError(f"ground truth {spec.ground_truth!r} is no whole number")
+        raise VerifierError(f"ground truth {spec.ground_truth[:200]!r} is no whole number")
     answer = read_count(final_answer(completion) or "")
     if answer is None:
         return Verdict(0.0, tag_format(completion))
@@ -31,10 +29,9 @@ def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
 
 def read_count(text: str) -> int | None:
     """The whole number that `text` says, at least 0; None when it says none."""
-    found = _COUNT.fullmatch(normal_text(text)) if len(text) <= 256 else None
+    found = read_number(text)
     if found is None:
+        return 0 if comparable(text) in _NONE else None
+    if found.percent or found.value.denominator != 1 or not 0 <= found.value <= _LARGEST:
         return None
-    word = found[1]
-    if word.isdecimal():
-        return int(word)
-    return _WORDS.index(word) if word in _WORDS else None
+    return int(found.value)

@@ -1,4 +1,4 @@
-"""Boxes with labels against the ground truth: V-Triune's detection reward, to the last decimal.
+"""Boxes with labels against the ground truth: V-Triune's detection reward, to the last decimal; in one of two dialects.
 
 Source: `DetectionVerifier` of V-Triune's reward server (MiniMax-AI/One-RL-to-See-Them-All, 39bcf0d); it differs from
 equation 5 of the paper (arXiv 2505.18129), which is the verifier `iou`. With P predicted and G true boxes,
@@ -9,6 +9,9 @@ over the two matchings (`iou_max_label_first`, `iou_max_iou_first`: IoU and comp
 the IoU threshold in force) and COCO's `map`, `map50`, `map75`. The ratios are the sample's `det_reward_ratio`; one that
 is missing or outside [0, 1] counts as 0. Accuracy is in [0, 1]; format is 0 or 1; an answer without a readable box has
 0 in everything. `parts` holds the 29 metrics of the original, those at fixed thresholds among them.
+
+`dialect`: `v-triune` reads the first answer block as the original does (no code fence, no prose, no apostrophe in a
+label); `tolerant` reads the last one with `shared.answers.boxes`. What is made of the boxes is the same.
 
 Deviation: what was an exception there, and so a reward of 0, is a VerifierError here: a ratio that is no number, an
 image without extent, coordinates that overflow.
@@ -21,7 +24,9 @@ from types import MappingProxyType
 from services.reward.boxes.geometry import predicted_relative
 from services.reward.boxes.matching import Match, Matching
 from services.reward.boxes.thresholds import thresholds
+from services.reward.dialect import is_tolerant
 from services.reward.verdict import Context, Verdict, VerifierError
+from shared.answers.boxes import read_boxes, truth_boxes
 from shared.messages import RewardSpec
 from shared.samples.boxes import Box, parse_boxes
 
@@ -46,10 +51,12 @@ _NOTHING: Mapping[str, float] = MappingProxyType(dict.fromkeys(_PARTS, 0.0))
 
 
 def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
-    """The verdict on the first answer block of `completion`; raises VerifierError for a wrong parameter."""
+    """The verdict on the boxes of `completion`; raises VerifierError for a wrong parameter."""
     ratios = _ratios(spec.params.get("det_reward_ratio", {}))
     at = thresholds(spec.options, context.progress)
-    predictions, truths = parse_boxes(completion), _truths(spec.ground_truth)
+    tolerant = is_tolerant(spec)
+    predictions = (read_boxes(completion) or None) if tolerant else parse_boxes(completion)
+    truths = _truths(spec.ground_truth, tolerant)
     form = _format(completion, predictions)
     if predictions is None or truths is None:
         return Verdict(0.0, form, _NOTHING)
@@ -70,9 +77,14 @@ def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
 
 
 @lru_cache(maxsize=1024)
-def _truths(ground_truth: str) -> tuple[Box, ...] | None:
-    boxes = parse_boxes(ground_truth)
-    return tuple(boxes) if boxes else None
+def _truths(ground_truth: str, tolerant: bool) -> tuple[Box, ...] | None:
+    """The true boxes; None where V-Triune's reading finds none, a VerifierError where the tolerant one does."""
+    if not tolerant:
+        return tuple(parse_boxes(ground_truth) or ()) or None
+    try:
+        return tuple(truth_boxes(ground_truth, labelled=True))
+    except ValueError as error:
+        raise VerifierError(f"ground truth {ground_truth[:200]!r}: {error}") from None
 
 
 def _format(completion: str, predictions: list[Box] | None) -> float:

@@ -1,16 +1,21 @@
-"""Text equality after normalisation: Unicode NFKC, case folded, white space collapsed.
+"""Text equality after normalisation: dress (markdown, LaTeX, quotes), Unicode NFKC, case, white space, full stop.
 
-Accuracy is 1 when the final answer (the last box or answer block) equals the ground truth, else 0; an answer without
-either is wrong. Format: four tags, a quarter each. Unlike `mathverify` it knows `silent` from `listen`.
+Accuracy is 1 when the final answer equals the ground truth, else 0; an answer without box, block or announcement is
+wrong. Format: four tags, a quarter each. Unlike `mathverify` in V-Triune's dialect it knows `silent` from `listen`.
+Raises VerifierError for a ground truth without text.
 """
 
-from services.reward.answers import final_answer, normal_text, reference, tag_format
-from services.reward.verdict import Context, Verdict
+from services.reward.tags import tag_format
+from services.reward.verdict import Context, Verdict, VerifierError
+from shared.answers.blocks import final_answer, reference
+from shared.answers.plain import comparable
 from shared.messages import RewardSpec
 
 
 def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
-    """The verdict on the final answer of `completion`; never raises."""
+    """The verdict on the final answer of `completion`."""
+    truth = comparable(reference(spec.ground_truth))
+    if not truth:
+        raise VerifierError(f"ground truth {spec.ground_truth[:200]!r} has no text to compare with")
     answer = final_answer(completion)
-    equal = answer is not None and normal_text(answer) == normal_text(reference(spec.ground_truth))
-    return Verdict(float(equal), tag_format(completion))
+    return Verdict(float(answer is not None and comparable(answer) == truth), tag_format(completion))

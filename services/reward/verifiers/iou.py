@@ -6,22 +6,26 @@ wrong; labels are not compared. Format: four tags, a quarter each (equation 4). 
 Raises VerifierError for a ground truth that is not one box, and for wrong settings of threshold or coordinates.
 """
 
-from services.reward.answers import tag_format
 from services.reward.boxes.geometry import iou, predicted_relative
 from services.reward.boxes.thresholds import thresholds
+from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
+from shared.answers.boxes import read_boxes, truth_boxes
 from shared.messages import RewardSpec
-from shared.samples.boxes import parse_boxes
 
 
 def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
-    """The verdict on the first answer block of `completion`."""
-    truths, predictions = parse_boxes(spec.ground_truth), parse_boxes(completion)
-    if truths is None or len(truths) != 1:
-        raise VerifierError(f"ground truth {spec.ground_truth!r} holds {len(truths or ())} boxes; expected one")
+    """The verdict on the last answer of `completion`."""
+    try:
+        truths = truth_boxes(spec.ground_truth, labelled=False)
+    except ValueError as error:
+        raise VerifierError(f"ground truth {spec.ground_truth[:200]!r}: {error}") from None
+    if len(truths) != 1:
+        raise VerifierError(f"ground truth {spec.ground_truth[:200]!r} holds {len(truths)} boxes; expected one")
+    predictions = read_boxes(completion)
     at = thresholds(spec.options, context.progress)
     value = 0.0
-    if predictions is not None and len(predictions) == 1:
+    if len(predictions) == 1:
         (box,) = predicted_relative(
             predictions,
             context,

@@ -4,8 +4,9 @@ from typing import Literal
 
 import msgspec
 
+from services.reward.dialect import TOLERANT, V_TRIUNE
 from services.reward.verdict import Context, Sample, VerifierError
-from services.reward.vtriune import grid_sizes, progress
+from services.reward.vtriune import grid_sizes, is_original, progress
 from shared.messages import Reward, RewardSpec
 
 
@@ -13,8 +14,8 @@ class ScoreSample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """One sample. `resized` and `original` hold (width, height) in pixels, one an image.
 
     `params` are the verifier's, as in a data row; V-Triune's `step`, `total_steps` and `image_grid_thw` in it count
-    where the fields here are absent. `options` are those of a job's reward section. `id`, `prompt` and `data_source`
-    are for the caller alone.
+    where the fields here are absent, and its `is_training` asks for V-Triune's dialect and for no checks of the sample.
+    `options` are those of a job's reward section. `id`, `prompt` and `data_source` are for the caller alone.
     """
 
     completion: str
@@ -64,6 +65,7 @@ def to_sample(given: ScoreSample, iou_threshold: str | float, deadline_s: float)
     params = {} if given.params is None else given.params
     if not isinstance(params, dict):
         raise VerifierError(f"params is {params!r}; expected a table")
+    original = is_original(params)
     spec = RewardSpec(
         verifier=given.verifier,
         answer=given.answer,
@@ -71,7 +73,11 @@ def to_sample(given: ScoreSample, iou_threshold: str | float, deadline_s: float)
         accuracy_ratio=1.0 if given.accuracy_ratio is None else given.accuracy_ratio,
         format_ratio=0.1 if given.format_ratio is None else given.format_ratio,
         params=params,
-        options={"iou_threshold": iou_threshold, **(given.options or {})},
+        options={
+            "iou_threshold": iou_threshold,
+            "dialect": V_TRIUNE if original else TOLERANT,
+            **(given.options or {}),
+        },
     )
     step = params.get("step", 0) if given.step is None else given.step
     total = params.get("total_steps", 1) if given.total_steps is None else given.total_steps
@@ -79,7 +85,7 @@ def to_sample(given: ScoreSample, iou_threshold: str | float, deadline_s: float)
     if sizes is None:
         sizes = grid_sizes(params.get("image_grid_thw")) if params.get("det_verifier_normalized") else []
     context = Context(resized=sizes, original=given.original or [], progress=progress(step, total))
-    return Sample(completion=given.completion, spec=spec, context=context, deadline_s=deadline_s)
+    return Sample(completion=given.completion, spec=spec, context=context, deadline_s=deadline_s, checked=not original)
 
 
 def to_result(reward: Reward, given: ScoreSample) -> ScoreResult:
