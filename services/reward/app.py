@@ -5,6 +5,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Coroutine
+from dataclasses import replace
 
 from services.reward.config import RewardConfig
 from services.reward.handlers import Deps, consume
@@ -28,7 +29,8 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
     """The service on the bus; with a health port it also answers the whole HTTP interface there."""
     config = config or RewardConfig()
     settings, status, counters = ports.settings, Status(), instruments()
-    pool = Pool(config.workers, config.worker_memory_bytes, config.waiting_samples)
+    config = replace(config, plugin_roots=settings.reward_plugins)
+    pool = make_pool(config)
     scorer = Scorer(pool, counters)
     deps = Deps(ports.bus, scorer, counters, settings.replica, config.deadline_s, ports.retry)
 
@@ -49,7 +51,11 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
 
     http = None
     if settings.health_port:
-        http = (create_app(scorer, config), settings.health_host, settings.health_port)
+        http = (
+            create_app(scorer, config, token=settings.api_token, cross_origin=False),
+            settings.health_host,
+            settings.health_port,
+        )
     return Service("reward", [loop], status, http)
 
 
@@ -58,7 +64,16 @@ def main() -> int:
     return run("reward", build)
 
 
-async def serve_alone(config: RewardConfig, settings: Settings, host: str, port: int) -> None:
+def make_pool(config: RewardConfig) -> Pool:
+    """The pool that `config` describes, not started."""
+    return Pool(
+        config.workers, config.worker_memory_bytes, config.waiting_samples, config.cached_rewards, config.plugin_roots
+    )
+
+
+async def serve_alone(
+    config: RewardConfig, settings: Settings, host: str, port: int, *, token: str | None = None
+) -> None:
     """Serve HTTP until SIGTERM or SIGINT, announced under `settings.job_id` where there is one.
 
     Raises UserError for a port that is taken or a JOB_ID that is no name, Unavailable when the workers do not start.
@@ -68,11 +83,11 @@ async def serve_alone(config: RewardConfig, settings: Settings, host: str, port:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    pool = Pool(config.workers, config.worker_memory_bytes, config.waiting_samples)
+    pool = make_pool(config)
     try:
         with announced(settings.job_id, host, port):
             async with pool:
-                await _until(stop, serve_http(create_app(Scorer(pool, instruments()), config), host, port))
+                await _until(stop, serve_http(create_app(Scorer(pool, instruments()), config, token=token), host, port))
     finally:
         telemetry.close()
 

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 MIB = 1024 * 1024
 
@@ -28,6 +29,10 @@ class RewardConfig:
     """Largest HTTP body; a larger one is answered 413."""
     bodies_bytes: int = 256 * MIB
     """All HTTP bodies in work together; beyond it HTTP answers 429."""
+    cached_rewards: int = 16_384
+    """Rewards kept by the content of their sample, so that an equal one is not judged again; 0: none."""
+    plugin_roots: tuple[Path, ...] = ()
+    """Folders whose Python files a job may name in `reward.plugins`; none: no plugins."""
     deadline_s: float = 10.0
     """Time of one sample where neither the job nor the request names one."""
     iou_threshold: str | float = "dynamic"

@@ -15,6 +15,7 @@ METRICS = (
     Metric("reward.requests", "{request}", "batches scored, from the bus and over HTTP", "counter"),
     Metric("reward.request_seconds", "s", "time from their arrival to their last reward, all together", "counter"),
     Metric("reward.waiting", "{sample}", "samples that wait for a worker"),
+    Metric("reward.cached", "{sample}", "samples whose reward was known by their content", "counter"),
     Metric("reward.replaced", "{process}", "worker processes replaced since the start"),
 )
 

@@ -24,7 +24,7 @@ class Scorer:
         self._instruments = instruments
         self._counts: Counter[tuple[str, str]] = Counter()
         self._requests, self._seconds = 0, 0.0
-        self._open, self._flushed = 0, 0.0
+        self._open, self._flushed, self._cached = 0, 0.0, 0
 
     async def score(self, samples: Sequence[Sample]) -> list[Reward]:
         """One reward a sample, in order; raises Unavailable when the pool fails."""
@@ -52,5 +52,7 @@ class Scorer:
         self._instruments.add("reward.request_seconds", self._seconds)
         self._instruments.set("reward.waiting", self.pool.waiting)
         self._instruments.set("reward.replaced", self.pool.counts.replaced)
+        self._instruments.add("reward.cached", self.pool.counts.cached - self._cached)
+        self._cached = self.pool.counts.cached
         self._counts.clear()
         self._requests, self._seconds, self._flushed = 0, 0.0, now

@@ -11,6 +11,9 @@ from starlette.types import ASGIApp
 
 from shared.errors import UserError
 
+KEEP_ALIVE_S = 75
+"""How long an idle connection stays open: longer than a training step between two bursts of requests usually is."""
+
 
 def health_app(service: str, is_ready: Callable[[], bool]) -> FastAPI:
     """`/healthz` (the process answers), `/readyz` (it can do its work), `/metrics` (Prometheus)."""
@@ -49,7 +52,14 @@ class _Server(uvicorn.Server):
 async def serve_http(app: ASGIApp, host: str, port: int) -> None:
     """Serve `app` until cancelled; raises UserError when the port is taken."""
     config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
     server = _Server(config)
     try:

@@ -48,6 +48,10 @@ class Settings:
     """Share of groups that are traced when there is an endpoint."""
     data_roots: tuple[str, ...] = ()
     """Folders and URIs that data and model paths of a job must lie under; none: any."""
+    reward_plugins: tuple[Path, ...] = ()
+    """Folders whose Python files a job may name as `reward.plugins`; none: no plugins."""
+    reward_token: str | None = None
+    """Bearer token of `triune reward serve`."""
     det_iou_threshold: str | None = None
     """V-Triune's DET_IOU_THRESHOLD, for the reward service's HTTP server."""
     job_id: str | None = None
@@ -88,6 +92,10 @@ def read_settings() -> Settings:
         otlp_endpoint=env.get("OTEL_EXPORTER_OTLP_ENDPOINT") or None,
         trace_rate=_share("OTEL_TRACES_SAMPLER_ARG", Settings.trace_rate),
         data_roots=tuple(root for root in _ROOTS.split(env.get("TRIUNE_DATA_ROOTS", "")) if root),
+        reward_plugins=tuple(
+            Path(path).resolve() for path in env.get("TRIUNE_REWARD_PLUGINS", "").split(os.pathsep) if path
+        ),
+        reward_token=env.get("TRIUNE_REWARD_TOKEN") or None,
         det_iou_threshold=env.get("DET_IOU_THRESHOLD"),
         job_id=env.get("JOB_ID"),
         moments=Path(env["TRIUNE_MOMENTS"]) if env.get("TRIUNE_MOMENTS") else None,

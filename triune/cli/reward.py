@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,12 +34,13 @@ _THRESHOLD = typer.Option(
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option(help="address to listen on")] = "0.0.0.0",
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8192,
     workers: Annotated[int | None, _WORKERS] = None,
     iou_threshold: Annotated[str | None, _THRESHOLD] = None,
+    token: Annotated[str | None, typer.Option(help="bearer token; default: TRIUNE_REWARD_TOKEN, else none")] = None,
 ) -> None:
-    """Serve V-Triune's POST /judge, and POST /v1/score for batches, until Ctrl-C.
+    """Serve rewards to any trainer (POST /v1/score, /judge, /get_reward, /rm, /verify) until Ctrl-C.
 
     With JOB_ID set, the server is announced in .reward_server/JOB_ID/ as V-Triune's trainers expect.
     """
@@ -50,11 +51,14 @@ def serve(
         from shared.runtime.logging import set_up_logging
 
         settings = read_settings()
-        config = _config(workers, iou_threshold)
+        config = replace(_config(workers, iou_threshold), plugin_roots=settings.reward_plugins)
+        token = token or settings.reward_token
         set_up_logging("reward", settings.replica)
         out.print(f"reward server on http://{host}:{port} with {config.workers} workers; Ctrl-C stops it")
+        if token is None and host not in ("127.0.0.1", "::1", "localhost"):
+            out.print("without --token whoever reaches this address may use it")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve_alone(config, settings, host, port))
+            runner.run(serve_alone(config, settings, host, port, token=token))
 
 
 @app.command()
@@ -66,7 +70,13 @@ def score(
 ) -> None:
     """Score a file; a row needs completion, verifier and ground_truth. Exit code 1 if a sample could not be scored."""
     with exit_codes():
-        totals = asyncio.run(_score(file, _config(workers, iou_threshold), as_json=as_json))
+        totals = asyncio.run(
+            _score(
+                file,
+                replace(_config(workers, iou_threshold), plugin_roots=read_settings().reward_plugins),
+                as_json=as_json,
+            )
+        )
         if not as_json:
             _tell(totals)
     if any(total.errors for total in totals.values()):
@@ -99,13 +109,13 @@ def _config(workers: int | None, iou_threshold: str | None) -> RewardConfig:
 
 
 async def _score(file: Path, config: RewardConfig, *, as_json: bool) -> dict[str, _Total]:
+    from services.reward.app import make_pool
     from services.reward.offline import count_rows, score_file
-    from services.reward.workers.pool import Pool
 
     rows, totals = count_rows(file), {}  # type: int, dict[str, _Total]
     with _progress() as progress:
         bar = progress.add_task("scoring", total=rows)
-        async with Pool(config.workers, config.worker_memory_bytes) as pool:
+        async with make_pool(config) as pool:
             number = 0
             async for chunk in score_file(file, pool, config):
                 for sample, result in chunk:

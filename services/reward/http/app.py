@@ -1,4 +1,4 @@
-"""The reward service over HTTP: V-Triune's `/judge` and batches at `/v1/score`."""
+"""The reward service over HTTP: batches at `/v1/score`, V-Triune's `/judge`, and other trainers' protocols."""
 
 import json
 from collections.abc import Awaitable
@@ -14,7 +14,9 @@ from starlette.types import ASGIApp
 
 from services.reward import vtriune
 from services.reward.config import RewardConfig
+from services.reward.http.access import Access
 from services.reward.http.bodies import BodyGate
+from services.reward.http.trainers import Trainers
 from services.reward.judging import Judging, TooMany
 from services.reward.scoring import Scorer
 from services.reward.workers.pool import Overloaded
@@ -26,8 +28,8 @@ from shared.samples.verifiers import known_verifiers
 _MSGPACK = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 
 
-def create_app(scorer: Scorer, config: RewardConfig) -> ASGIApp:
-    """The whole application; ready while the pool's workers run."""
+def create_app(scorer: Scorer, config: RewardConfig, *, token: str | None = None, cross_origin: bool = True) -> ASGIApp:
+    """The whole application; ready while the pool's workers run. With a `token` only who has it may ask for rewards."""
     judging = Judging(scorer, config)
     quick = QuickRoutes(judging)
     app = FastAPI(title="triune reward", docs_url=None, redoc_url=None, openapi_url=None)
@@ -42,6 +44,14 @@ def create_app(scorer: Scorer, config: RewardConfig) -> ASGIApp:
     async def verifiers() -> dict[str, list[dict[str, str]]]:
         return {"verifiers": [{"name": name, "judges": text} for name, text in sorted(known_verifiers().items())]}
 
+    @app.get("/reverify_mode")
+    async def reverify_mode() -> str:
+        return "stateless"  # NeMo-Gym: a stored response may be judged again
+
+    @app.post("/seed_session")
+    async def seed_session() -> dict[str, str]:
+        return {}  # NeMo-Gym: there is no state to prepare
+
     @app.post("/judge")
     async def judge(payload: vtriune.JudgePayload) -> Response:
         return await _answer(judging.judge(payload))
@@ -52,11 +62,14 @@ def create_app(scorer: Scorer, config: RewardConfig) -> ASGIApp:
 
     gate = BodyGate(
         app,
-        {"/judge": quick.judge, "/v1/score": quick.score},
+        {"/judge": quick.judge, "/v1/score": quick.score, **Trainers(judging).routes},
         largest=config.body_bytes,
         together=config.bodies_bytes,
     )
-    return CORSMiddleware(gate, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    guarded = gate if token is None else Access(gate, token)
+    if not cross_origin:
+        return guarded
+    return CORSMiddleware(guarded, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
 
 
 class QuickRoutes:

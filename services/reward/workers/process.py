@@ -50,15 +50,18 @@ class Worker:
         self._decoder = msgspec.msgpack.Decoder(Reply)
 
     @classmethod
-    async def start(cls, memory_bytes: int) -> "Worker":
-        """A new process, ready to work; raises Unavailable when it does not start within `START_S`."""
+    async def start(cls, memory_bytes: int, plugin_roots: Sequence[Path] = ()) -> "Worker":
+        """A new process, ready to work, that loads plugins from `plugin_roots` alone.
+
+        Raises Unavailable when it does not start within `START_S`.
+        """
         ours, theirs = socket.socketpair()
         with theirs, tempfile.TemporaryFile() as page:
             page.truncate(PROGRESS.size)
             board = mmap.mmap(page.fileno(), PROGRESS.size)
             descriptors = (theirs.fileno(), page.fileno())
             process = subprocess.Popen(  # noqa: ASYNC220 — vfork and exec: a millisecond
-                [sys.executable, "-m", _MODULE, *map(str, (*descriptors, memory_bytes, os.getpid()))],
+                [sys.executable, "-m", _MODULE, *map(str, (*descriptors, memory_bytes, os.getpid(), *plugin_roots))],
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 env=clean_environment(os.environ),

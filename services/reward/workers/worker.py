@@ -15,10 +15,12 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 import psutil
 
+from services.reward import plugins
 from services.reward.judge import failed, judge
 from services.reward.registry import discover
 from services.reward.verdict import Sample
@@ -50,9 +52,10 @@ class _TimeUp(BaseException):
 
 
 def main(argv: Sequence[str]) -> int:
-    """`python -m services.reward.workers.worker SOCKET_FD PROGRESS_FD MEMORY_BYTES PARENT_PID`."""
-    descriptor, progress, memory, parent = (int(text) for text in argv)
+    """`python -m services.reward.workers.worker SOCKET_FD PROGRESS_FD MEMORY_BYTES PARENT_PID [PLUGIN_ROOT …]`."""
+    descriptor, progress, memory, parent = (int(text) for text in argv[:4])
     sandbox.isolate()
+    plugins.allow([Path(root) for root in argv[4:]])
     _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, _raise_time_up)
