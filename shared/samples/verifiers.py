@@ -28,6 +28,14 @@ VERIFIERS: Mapping[str, str] = MappingProxyType(
         "choice": "the final answer names the right option letter",
         "count": "the final answer is the right whole number, in digits or in words",
         "iou": "the IoU of one box with the ground truth, 0 below a threshold (V-Triune's paper, equation 5)",
+        "polygon": "the IoU of one polygon with the ground truth",
+        "rotated-iou": "the IoU of one rotated box with the ground truth",
+        "point": "the point lies in the true box or polygon (ScreenSpot)",
+        "keypoints": "the similarity of key points (COCO's OKS)",
+        "table": "a table's structure and text, by tree edit distance (TEDS)",
+        "chart-derender": "the numbers behind a chart as a table, by relative mapping similarity (DePlot)",
+        "anls-star": "nested objects, lists and texts, by ANLS*",
+        "json": "which fields of an object are right, under a schema if the sample has one",
         "format": "only the think and answer tags",
         "composite": "a weighted mean of other verifiers, with the weights that the sample names",
     }
@@ -119,11 +127,17 @@ _TOLERANCES = {
     "tolerance": (_at_least_0, "a number of at least 0"),
     "relative_tolerance": (_at_least_0, "a number of at least 0"),
 }
+_THRESHOLD = {"threshold": (_in_unit, _IN_UNIT)}
 PARAMETERS: Mapping[str, Mapping[str, tuple[_Check, str]]] = MappingProxyType(
     {
         "mathverify": _DIALECT,
         "detection": _DIALECT,
         "numeric": _TOLERANCES,
+        "polygon": _THRESHOLD,
+        "rotated-iou": _THRESHOLD,
+        "keypoints": {"sigmas": (_is_list, "a list of numbers above 0")},
+        "table": {"structure": (_is_bool, "true or false")},
+        "json": {"schema": (_is_table, "a JSON Schema")},
         "composite": {"verifiers": (_is_list, "a list of verifiers"), **_DIALECT},
     }
 )
