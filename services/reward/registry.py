@@ -35,6 +35,16 @@ def discover() -> Mapping[str, Score]:
 
 
 def _built_in(name: str) -> Score:
+    """The verifier in the file `name`, imported when first asked for: a worker starts without scipy and shapely."""
+
+    def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
+        return _imported(name)(completion, spec, context)
+
+    return score
+
+
+@cache
+def _imported(name: str) -> Score:
     score: Score = import_module(f"{verifiers.__name__}.{name}").score
     return score
 
