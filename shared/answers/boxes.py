@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from shared.answers.blocks import answer_body
-from shared.answers.literal import Value, find_literals
+from shared.answers.literal import Unreadable, Value, find_literals
 from shared.answers.plain import unfenced, unified
 from shared.samples.boxes import Box
 
@@ -47,11 +47,16 @@ def truth_boxes(ground_truth: str, *, labelled: bool) -> list[Box]:
     With `labelled` each needs a label.
     """
     body = answer_body(ground_truth)
-    boxes, others = _last_list(ground_truth if body is None else body, strict=True)
-    if others or not boxes:
-        raise ValueError(f"{len(boxes)} of {len(boxes) + others} items read as boxes; expected {_EXPECTED}")
+    try:
+        boxes, others = _last_list(ground_truth if body is None else body, strict=True)
+    except Unreadable as error:
+        raise ValueError(f"is not a list of boxes ({error})") from None
+    if not boxes and not others:
+        raise ValueError(f"holds no list of boxes; expected {_EXPECTED}")
+    if others:
+        raise ValueError(f"has {len(boxes) + others} items, of which {len(boxes)} read as boxes; expected {_EXPECTED}")
     if labelled and not all(box.label for box in boxes):
-        raise ValueError(f"a box without a label; expected {_EXPECTED}")
+        raise ValueError(f"has a box without a label; expected {_EXPECTED}")
     return _unique(boxes)
 
 

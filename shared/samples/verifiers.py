@@ -225,7 +225,7 @@ def _wrong_boxes(truth: str, *, single: bool) -> str | None:
     try:
         boxes = truth_boxes(truth, labelled=not single)
     except ValueError as error:
-        return f"ground truth {truth[:200]!r}: {error}"
+        return f"ground truth {truth[:200]!r} {error}"
     if single and len(boxes) != 1:
         return f"ground truth {truth[:200]!r} holds {len(boxes)} boxes; expected one"
     return None

@@ -1,6 +1,5 @@
 """One row of a data file: checked once, at ingest, with one clear reason when it cannot be used."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -8,10 +7,9 @@ from typing import Any, NamedTuple
 
 from shared.errors import BadSample
 from shared.messages import ChatTurn
-from shared.samples.boxes import answer_block, parse_boxes
 from shared.samples.images import probe_image
 from shared.samples.schema import cast_row, source_name
-from shared.samples.verifiers import known_verifiers
+from shared.samples.verifiers import known_verifiers, why_unusable
 
 PLACEHOLDER = "<image>"
 ROLES = ("system", "user", "assistant")
@@ -83,7 +81,8 @@ def read_row(raw: Mapping[str, Any], place: str, load: LoadImage) -> Sample:
     _check_placeholders(turns, len(images))
     model = row.get("reward_model") or {}
     verifier = _verifier(model.get("verifier"))
-    truth = _truth(verifier, model.get("ground_truth"))
+    params = _params(model.get("verifier_parm"), "verifier_parm")
+    truth = _truth(verifier, model.get("ground_truth"), params)
     accuracy_ratio, format_ratio = _ratios(model)
     return Sample(
         identity=identify(row, place),
@@ -94,7 +93,7 @@ def read_row(raw: Mapping[str, Any], place: str, load: LoadImage) -> Sample:
         ground_truth=truth,
         accuracy_ratio=accuracy_ratio,
         format_ratio=format_ratio,
-        params=_params(model.get("verifier_parm"), "verifier_parm"),
+        params=params,
     )
 
 
@@ -142,39 +141,13 @@ def _verifier(name: str | None) -> str:
     return name
 
 
-def _truth(verifier: str, truth: str | None) -> str:
+def _truth(verifier: str, truth: str | None, params: Mapping[str, object]) -> str:
     if not truth or not truth.strip():
         raise BadSample("ground_truth is empty; expected the answer as the verifier extracts it")
-    if verifier == "detection":
-        _check_boxes(truth)
+    reason = why_unusable(verifier, truth, params)
+    if reason is not None:
+        raise BadSample(reason)
     return truth
-
-
-def _check_boxes(truth: str) -> None:
-    """A ground truth must read without the repairs that a model's answer gets."""
-    items = _strict_list(answer_block(truth))
-    boxes = parse_boxes(truth)
-    if boxes is None or len(boxes) != len({_corners(item) for item in items}):
-        raise BadSample(
-            f"ground_truth has {len(items)} items, of which {len(boxes or [])} read as boxes; "
-            "expected [x1, y1, x2, y2] with x1 <= x2 and y1 <= y2, and a label, in each"
-        )
-
-
-def _corners(item: object) -> str:
-    return str(item.get("bbox_2d")) if isinstance(item, dict) else str(item)
-
-
-def _strict_list(body: str) -> list[object]:
-    try:
-        items = json.loads(body.replace("'", '"'))
-    except (ValueError, RecursionError) as error:
-        raise BadSample(
-            f"ground_truth is not a list of boxes in <answer> tags ({error}); an apostrophe in a label breaks it too"
-        ) from error
-    if not isinstance(items, list) or not items:
-        raise BadSample("ground_truth holds no list of boxes in <answer> tags")
-    return items
 
 
 def _ratios(model: Mapping[str, Any]) -> tuple[float, float | None]:

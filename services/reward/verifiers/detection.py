@@ -84,7 +84,7 @@ def _truths(ground_truth: str, tolerant: bool) -> tuple[Box, ...] | None:
     try:
         return tuple(truth_boxes(ground_truth, labelled=True))
     except ValueError as error:
-        raise VerifierError(f"ground truth {ground_truth[:200]!r}: {error}") from None
+        raise VerifierError(f"ground truth {ground_truth[:200]!r} {error}") from None
 
 
 def _format(completion: str, predictions: list[Box] | None) -> float:

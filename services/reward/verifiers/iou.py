@@ -19,7 +19,7 @@ def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
     try:
         truths = truth_boxes(spec.ground_truth, labelled=False)
     except ValueError as error:
-        raise VerifierError(f"ground truth {spec.ground_truth[:200]!r}: {error}") from None
+        raise VerifierError(f"ground truth {spec.ground_truth[:200]!r} {error}") from None
     if len(truths) != 1:
         raise VerifierError(f"ground truth {spec.ground_truth[:200]!r} holds {len(truths)} boxes; expected one")
     predictions = read_boxes(completion)
