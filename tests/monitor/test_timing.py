@@ -4,9 +4,13 @@ import pytest
 
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.queries import Interval, reading
+from services.monitor.history.report import build_report
 from services.monitor.history.store import Store
 from services.monitor.history.timing import covered, length, time_shares, time_sums
-from tests.monitor.runs import entries, eval_done, group, step_done
+from shared.jobs.record import JobRecord
+from shared.jobs.spec import Data, JobSpec
+from shared.messages import BlobRef, WeightsPublished, WeightsSync
+from tests.monitor.runs import JOB, entries, eval_done, group, step_done
 
 
 def test_intervals_that_touch_or_overlap_are_one() -> None:
@@ -33,3 +37,22 @@ def test_sums_and_shares_of_a_run_worked_by_hand(tmp_path: Path) -> None:
     assert shares["scoring"] == pytest.approx(1 / wall)
     assert shares["overhead"] == pytest.approx(1 - 6 / wall)
     assert shares["other"] == pytest.approx(1 - 7 / wall)
+
+
+def test_the_report_adds_up_what_the_versions_of_the_weights_took(tmp_path: Path) -> None:
+    """A version that is announced again, when its window widens, counts once."""
+    store = Store(tmp_path)
+
+    def published(version: int, sent: int) -> WeightsPublished:
+        return WeightsPublished(
+            job=JOB, version=version, incarnation=0, cursor=0, window_end=4, max_staleness=0, total_steps=2,
+            manifest=BlobRef(digest="d" * 64, size=9), digest="d", published_at=1.0 + version,
+            sync=WeightsSync(sent_bytes=sent, full_bytes=1000, export_s=0.25, publish_s=0.5),
+        )  # fmt: skip
+
+    events = [published(0, 1000), published(1, 20), published(1, 20)]
+    Fold(store).apply(Batch(events=[(event, number) for number, event in enumerate(events, 1)]))
+    spec = JobSpec(model="m", total_steps=2, data=Data(train=["x"]))
+    with reading(tmp_path) as reader:
+        report = build_report(JobRecord(id=JOB, spec=spec, state="running", created_at=0.0), reader, 0)
+    assert report["weights"] == {"sent_bytes": 1020, "full_bytes": 2000, "stall_s": 0.5, "publish_s": 1.0}

@@ -12,11 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.monitor.history.queries import Reader
+from services.monitor.history.series import ALL
 from services.monitor.history.timing import time_shares, time_sums
 from shared.jobs.record import JobRecord
 
 REPORT_NAME = "report.json"
 METRICS_NAME = "metrics.parquet"
+WEIGHT_SUMS = {
+    "sent_bytes": "weights/bytes",
+    "full_bytes": "weights/full_bytes",
+    "stall_s": "weights/stall",
+    "publish_s": "weights/publish",
+}
+"""Sums over all versions, and the series that they add up."""
 METRICS_SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
@@ -51,6 +59,7 @@ def build_report(
         "staleness": {"max": 0, "mean": 0.0, "bound": record.spec.algorithm.max_staleness},
         "timing": {"learner_wait_s": 0.0, "learner_step_s": 0.0, "rollout_wait_s": 0.0, "weight_sync_s": 0.0},
         "shares": {},
+        "weights": dict.fromkeys(WEIGHT_SUMS, 0.0),
         "latest": {},
         "evaluations": [],
         "changes": msgspec.to_builtins(record.changes),
@@ -78,6 +87,9 @@ def _fill(report: dict[str, Any], record: JobRecord, reader: Reader, ordinal: in
     report["groups"] = totals | {"published": max(ordinal, totals["published"])}
     report["staleness"] = reader.staleness() | {
         "bound": max(record.spec.algorithm.max_staleness, int(reader.meta("bound") or 0))
+    }
+    report["weights"] = {
+        key: sum(value for _, _, value in reader.points(name, ALL)) for key, name in WEIGHT_SUMS.items()
     }
     report["latest"] = reader.newest_values("reward")
     report["evaluations"] = [
