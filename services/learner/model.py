@@ -126,7 +126,7 @@ class VisionLanguageModel:
             **self._embed(packed, features),
             position_ids=forward.position_ids(torch.from_numpy(packed.positions)[:, None].to(self.device)),
             use_cache=False,
-            packed_layout=attention.Layout.of(packed, self.device),
+            packed_layout=attention.Layout.of(packed, self.device, two_way_images=self.inputs.family.two_way_images),
         )
         source, targets = (torch.from_numpy(part).to(self.device) for part in (packed.source, packed.targets))
         hidden = output.last_hidden_state[0].index_select(0, source)

@@ -58,3 +58,19 @@ def test_blocks_hold_every_token_once_and_restore_finds_it(ready):
     assert queries[packed.restore].tolist() == list(range(len(packed.token_ids)))
     padding = (queries < 0).mean()
     assert padding < 0.4
+
+
+def test_a_long_prompt_beside_short_ones_does_not_pad_their_keys(ready):
+    groups = [ready(0, sizes=[], text=800, lengths=[10, 9])]
+    groups += [ready(ordinal, sizes=[], text=6, lengths=[10, 9]) for ordinal in range(1, 11)]
+    packed = pack(micro_batches(parts_of(groups, 10_000), 10_000)[0], image_token_id=4)
+    real = sum(len(group.prompt_ids) + 2 * len(group.prompt_ids) + 19 for group in groups)
+    assert sum(block.key.size for block in packed.blocks) < real / 0.6
+    assert len(packed.blocks) == 4
+
+
+def test_the_images_of_a_prompt_are_numbered_and_text_has_none(ready):
+    packed = pack(parts_of([ready(0, sizes=[(56, 28), (28, 28)], text=1, lengths=[2])], 100), image_token_id=4)
+    prompt, response = packed.blocks
+    assert prompt.images.tolist() == [[-1, 1, 1, -1, -1, 2, -1, -1]]
+    assert response.images is None

@@ -179,6 +179,7 @@ FAMILIES: Mapping[str, tuple[Callable[[Ids, str], dict[str, Any]], tuple[str, ..
             "smolvlm": (_smolvlm, SMOL, "<image>", "SmolVLM", TILES),
             "idefics3": (_smolvlm, SMOL, "<image>", "Idefics3", TILES),
             "internvl": (_internvl, INTERN, "<IMG_CONTEXT>\n", "GotOcr2", SQUARE | {"max_patches": 4}),
+            "gemma3": (_gemma3, GEMMA, "<start_of_image>", "Gemma3", SQUARE),
             "llava_onevision": (
                 _llava_onevision,
                 ("<image>", "<video>"),

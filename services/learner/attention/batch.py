@@ -4,6 +4,7 @@ Letters: P prompt tokens, T tokens of one response, n completions of a group. Al
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -139,13 +140,15 @@ def mini_batches(groups: Sequence[Ready], updates: int) -> list[Sequence[Ready]]
 class Block:
     """Sequences of similar length whose attention is computed as one rectangle: R rows, Q queries, K keys.
 
-    `query` (R, Q) and `key` (R, K) are places in the packed row (padding points at place 0). The last Q keys of a row
-    are its queries; `context` (R,) says how many of the K − Q keys before them are real: those are right-aligned.
+    `query` (R, Q) and `key` (R, K) are places in the packed row (padding points at place -1). The last Q keys of a row
+    are its queries; `context` (R,) says how many of the K − Q keys before them are real: those are right-aligned, so
+    that columns count tokens. `images` (R, K) numbers the image a key belongs to (-1: none), for prompts with images.
     """
 
     query: Ints
     key: Ints
     context: Ints
+    images: Ints | None = None
 
     @property
     def padded_context(self) -> bool:
@@ -191,7 +194,8 @@ def pack(parts: Sequence[Part], *, image_token_id: int) -> Packed:
     positions = [part.group.positions for part in parts]
     positions += [_text_positions(group, len(response.token_ids)) for group, response, _ in rows]
     ids = np.concatenate(prompts + [response.token_ids for _, response, _ in rows])
-    blocks = _prompt_blocks(spans) + _response_blocks(
+    image_places = np.flatnonzero(ids[: starts[-1]] == image_token_id)
+    blocks = _prompt_blocks(spans, _runs(image_places, len(ids))) + _response_blocks(
         [(span, place) for (_, _, span), place in zip(rows, places, strict=True)]
     )
     return Packed(
@@ -206,7 +210,7 @@ def pack(parts: Sequence[Part], *, image_token_id: int) -> Packed:
         rollout_log_probs=np.concatenate([response.log_probs for _, response, _ in rows]),
         blocks=blocks,
         restore=_restore(blocks, len(ids)),
-        image_places=np.flatnonzero(ids[: starts[-1]] == image_token_id),
+        image_places=image_places,
         image_order=[image.name for part in parts for image in part.group.images],
     )
 
@@ -216,21 +220,30 @@ def _text_positions(group: Ready, length: int) -> Ints:
     return np.broadcast_to(np.arange(start, start + length), (len(group.positions), length))
 
 
+def _runs(places: Ints, length: int) -> Ints:
+    """(N,): the number of the run of neighbouring `places` that each place is in, -1 outside."""
+    runs = np.full(length, -1, np.int64)
+    runs[places] = np.cumsum(np.diff(places, prepend=-2) > 1)
+    return runs
+
+
 SIMILAR = 0.6
-"""A sequence joins a block if it is at least this share of the block's longest one; so padding stays below 40 %."""
+"""The shortest sequence of a block is at least this share of its longest one, in its context and in itself."""
 
 
-def _prompt_blocks(spans: Sequence[Ints]) -> list[Block]:
+def _prompt_blocks(spans: Sequence[Ints], images: Ints) -> list[Block]:
+    """`images` (N,) numbers the image of each place, -1 where there is none."""
     blocks = []
-    for chosen in _similar([len(span) for span in spans]):
+    for chosen in _similar([(len(span), 0) for span in spans]):
         query = _right_padded([spans[index] for index in chosen])
-        blocks.append(Block(query, query, np.zeros(len(chosen), np.int64)))
+        runs = np.where(query >= 0, images[query], -1)
+        blocks.append(Block(query, query, np.zeros(len(chosen), np.int64), runs if np.any(runs >= 0) else None))
     return blocks
 
 
 def _response_blocks(rows: Sequence[tuple[Ints, Ints]]) -> list[Block]:
     blocks = []
-    for chosen in _similar([len(place) for _, place in rows]):
+    for chosen in _similar([(len(place), len(context)) for context, place in rows]):
         contexts = [rows[index][0] for index in chosen]
         query = _right_padded([rows[index][1] for index in chosen])
         key = np.concatenate([_left_padded(contexts), query], axis=1)
@@ -238,11 +251,21 @@ def _response_blocks(rows: Sequence[tuple[Ints, Ints]]) -> list[Block]:
     return blocks
 
 
-def _similar(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of sequences in runs of similar length, longest first, order kept among equals."""
+def _similar(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """Indices of sequences of similar `sizes` (own length, context), longest first, order kept among equals.
+
+    A block holds contexts of one step of a ladder whose rungs are a factor `SIMILAR` apart, and within it own lengths
+    of the same factor: so padding stays below 40 % of the queries and of the context's keys.
+    """
+
+    def rung(context: int) -> int:
+        return math.floor(math.log(context) / -math.log(SIMILAR)) if context else 0
+
     runs: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if not runs or lengths[index] < SIMILAR * lengths[runs[-1][0]]:
+    for index in sorted(range(len(sizes)), key=lambda index: (-rung(sizes[index][1]), -sizes[index][0])):
+        length, context = sizes[index]
+        first = sizes[runs[-1][0]] if runs else (0, 0)
+        if not runs or rung(context) != rung(first[1]) or length < SIMILAR * first[0]:
             runs.append([])
         runs[-1].append(index)
     return runs

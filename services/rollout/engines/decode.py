@@ -14,6 +14,7 @@ from torch import Tensor
 from services.rollout.engine import PreparedPrompt
 from services.rollout.engines.kv import GrowingCache
 from services.rollout.sampling import Rules, choose
+from shared.models.hf.forward import has_windows
 
 _DROP_SHARE = 0.125
 """Rows are dropped once so large a share of them has ended: dropping copies the whole cache."""
@@ -51,8 +52,7 @@ class DecodeLoop:
     ) -> None:
         self._model, self._cache, self._banned, self._ends = model, start.cache, banned, ends
         self._mrope = mrope
-        layers = getattr(model.config.get_text_config(), "layer_types", None)
-        self._windowed = "sliding_attention" in (layers or ())
+        self._windowed = has_windows(model.config)
         device = start.logits.device
         sizes = [prompt.sampling.n for prompt in prompts]
         repeats = torch.tensor(sizes, device=device)

@@ -40,6 +40,13 @@ def positions_of(inputs: Inputs, model: Any = None) -> Positions:
     return positions
 
 
+def has_windows(config: Any) -> bool:
+    """Whether some layers of the language model see a window of the last tokens only."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    return "sliding_attention" in kinds if kinds else getattr(text, "sliding_window", None) is not None
+
+
 def position_ids(positions: Tensor) -> Tensor:
     """(A, B, L) as the language model takes them: (3, B, L) with mRoPE, else (B, L)."""
     return positions if len(positions) > 1 else positions[0]
