@@ -18,6 +18,7 @@ from services.learner.attention import packed as attention
 from services.learner.attention.batch import Packed
 from services.learner.engine import Scope
 from services.learner.head import LogProbHead
+from services.learner.selfcheck import Reference, check
 from shared.models.family import PreparedImage
 from shared.models.hf import forward
 from shared.models.hf.loading import open_model
@@ -67,11 +68,14 @@ class VisionLanguageModel:
         self.device, self.dtype, self.inputs = device, dtype, inputs
         self.frozen = frozenset(freeze)
         self.hf: Any = open_model(source, dtype=dtype)
+        self.hf.to(device).eval()
+        reference = Reference.of(self.hf, inputs)
         self.attention = attention.install(self.hf, inputs.family)
         self._prepare()
+        self.self_check = check(self, reference)
+        """Largest |difference| of a log-prob from the model's own forward pass, on a probe."""
 
     def _prepare(self) -> None:
-        self.hf.to(self.device).eval()
         flatten_convolutions(self.hf)
         self.hf.lm_head = LogProbHead.over(self.hf.lm_head)
         for name, parameter in self.hf.named_parameters():

@@ -46,6 +46,12 @@ VOCABULARY = {word: index for index, word in enumerate(SPECIAL + WORDS)}
 ROWS = 48  # of the embedding: 36 tokens and 12 rows of padding
 IMAGE = VOCABULARY["<|image_pad|>"]
 
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endif %}{% endfor %}"
+)
+
 torch.set_num_threads(1)
 
 
@@ -92,7 +98,11 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, eos_token="<|im_end|>", pad_token="<pad>", additional_special_tokens=SPECIAL[2:]
+        tokenizer_object=words,
+        eos_token="<|im_end|>",
+        pad_token="<pad>",
+        additional_special_tokens=SPECIAL[2:],
+        chat_template=CHAT_TEMPLATE,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -100,6 +100,7 @@ class Passes:
         skipped = int(sum(one["skipped"] for one in measured))
         made = len(updates) - skipped
         metrics |= {"tokens": float(tokens), "skipped": float(skipped), "updates": float(made)}
+        metrics["self_check"] = self.model.self_check
         return StepResult(metrics, _seconds(self._clocks), tokens, made, skipped)
 
     def _clock(self, name: str) -> "_Clock":

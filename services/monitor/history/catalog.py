@@ -129,7 +129,9 @@ CATALOG: Final = (
     SeriesInfo("learner/reference_kl", "nat", "mean divergence from the first weights", "learner", "actor/kl_loss"),
     SeriesInfo("learner/mismatch_abs", "nat", "mean |log π learner − log π rollout|", "learner"),
     SeriesInfo("learner/mismatch_k3", "nat", "k3 estimate of KL(rollout ‖ learner)", "learner"),
-    SeriesInfo("learner/mismatch_k3/*", "nat", "the same, of one source's tokens", "learner"),
+    SeriesInfo(
+        "learner/self_check", "nat", "largest |log π learner − log π plain forward| of the check at load", "learner"
+    ),
     SeriesInfo("learner/mismatch_max", "nat", "largest |log π learner − log π rollout|", "learner"),
     SeriesInfo("learner/lr", "1", "learning rate", "learner", "actor/lr"),
     SeriesInfo("learner/lr/*", "1", "learning rate of a component", "learner", "actor/lr_{rest}"),

@@ -20,7 +20,8 @@ from services.rollout.engines.kv import GrowingCache
 from services.rollout.prepare import prepare
 from shared.blobs.weights import WeightsAt
 from shared.errors import Corrupt
-from shared.messages import Completion, Prompt, pack_floats, pack_ints
+from shared.messages import Completion, Prompt, Sampling, pack_floats, pack_ints, unpack_floats, unpack_ints
+from shared.models.hf import selfcheck
 from shared.models.hf.forward import image_arguments, position_ids, positions_of
 from shared.models.hf.loading import open_inputs, open_model
 from shared.models.inputs import Inputs, PixelLimits
@@ -42,6 +43,7 @@ class HfEngine:
         self._ends = torch.zeros(inputs.vocab_size, dtype=torch.bool, device=model.device)
         self._ends[inputs.ends] = True
         self.version = -1
+        self.self_check = float("nan")
 
     @classmethod
     def open(cls, name: str, *, dtype: str, limits: PromptLimits, banned_tokens: Sequence[str] = ()) -> "HfEngine":
@@ -50,7 +52,22 @@ class HfEngine:
         pixels = PixelLimits(limits.min_image_pixels, limits.max_image_pixels)
         inputs = open_inputs(name, pixels=pixels, banned_tokens=banned_tokens)
         model = open_model(name, dtype=getattr(torch, dtype))
-        return cls(model.to(device), inputs, limits.max_prompt_tokens)
+        engine = cls(model.to(device), inputs, limits.max_prompt_tokens)
+        engine.self_check = engine._check()
+        return engine
+
+    def _check(self) -> float:
+        """The largest |difference| of a sampled token's log-prob from the plain forward's; raises BadJob."""
+        sampling = Sampling(n=selfcheck.ANSWERS, temperature=1.0, max_new_tokens=selfcheck.LENGTH, seed=0)
+        prompts = selfcheck.probe_prompts(self.inputs)
+        batch = [PreparedPrompt(one.ids, one.logical_ids, one.images, sampling) for one in prompts]
+        ours, plain = [], []
+        for index, completions in self.generate(batch):
+            for completion in completions:
+                tokens = unpack_ints(completion.token_ids)
+                ours.append(unpack_floats(completion.log_probs))
+                plain.append(selfcheck.plain_log_probs(self.model, self.inputs, prompts[index], tokens))
+        return selfcheck.refuse_difference("sampler", self.model.dtype, ours, plain)
 
     @property
     def patch_size(self) -> int:

@@ -1,5 +1,6 @@
 """A model folder or hub id as transformers loads it: inputs without weights, and the model itself."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import (
     AutoTokenizer,
     GenerationConfig,
 )
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from shared.errors import BadJob
 from shared.models.catalog import family_of
@@ -29,6 +30,7 @@ def open_inputs(source: str | Path, *, pixels: PixelLimits = ANY_SIZE, banned_to
         config = AutoConfig.from_pretrained(source)
         family = family_of(config.model_type, str(source))
         tokenizer = AutoTokenizer.from_pretrained(source)
+        tokenizer.chat_template = tokenizer.chat_template or _processor_template(source)
         # Another backend makes other pixels (by up to 0.3), and which one is the default depends on what is installed.
         processor = AutoImageProcessor.from_pretrained(source, backend="pil")
         return Inputs(
@@ -50,6 +52,14 @@ def open_model(source: str | Path, *, dtype: torch.dtype) -> Any:
         if missing := sorted(loading["missing_keys"]):
             raise ValueError(f"it has no weights for {missing[0]!r} and {len(missing) - 1} others")
         return model
+
+
+def _processor_template(source: str | Path) -> str:
+    """The chat template of an older folder, which stands beside the processor; raises ValueError: there is none."""
+    path = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+    if path is None:
+        raise ValueError("it has no chat template, neither in its tokenizer nor in chat_template.json")
+    return str(json.loads(Path(path).read_text())["chat_template"])
 
 
 def _generation_config(source: str | Path, config: Any) -> Any:
