@@ -125,7 +125,8 @@ class Completed(Message, frozen=True, kw_only=True, tag="completed.v1"):
     """rollout → reward: a group with its n completions.
 
     `prompt_ids` int32 (P,): the prompt as the model saw it, image placeholders expanded. `image_grid_thw` holds one
-    (t, h, w) in patches an image; `patch_size` in pixels.
+    (t, h, w) in patches an image, as the model saw it; `patch_size` in pixels. `box_convention` is what the model's
+    family writes for a box (`shared.models.family.Boxes`), empty where its makers say nothing.
     """
 
     prompt: Prompt
@@ -136,6 +137,7 @@ class Completed(Message, frozen=True, kw_only=True, tag="completed.v1"):
     replica: str
     started_at: float  # seconds since the epoch
     finished_at: float
+    box_convention: str = ""
 
 
 class Reward(Message, frozen=True, kw_only=True):

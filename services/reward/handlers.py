@@ -108,6 +108,7 @@ def group_samples(group: Completed, default_deadline_s: float) -> list[Sample]:
         resized=[(w * group.patch_size, h * group.patch_size) for _, h, w in group.image_grid_thw],
         original=[(image.width, image.height) for image in prompt.images],
         progress=spec.step / spec.total_steps if spec.total_steps else 1.0,
+        convention=group.box_convention,
     )
     deadline_s = _deadline(spec, default_deadline_s)
     return [

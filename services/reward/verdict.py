@@ -18,12 +18,14 @@ class Context(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Where and when a completion was made.
 
     `resized` and `original` hold (width, height) in pixels, one an image: as the model saw it, and as it is stored.
+    `convention` is what the model's family writes for a box, empty where that is not known.
     `progress` is training progress, step / total_steps; 0 before the first step.
     """
 
     resized: list[tuple[float, float]] = []
     original: list[tuple[float, float]] = []
     progress: float = 0.0
+    convention: str = ""
 
 
 class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -62,13 +62,15 @@ class Prepared(Protocol):
 class PreparedPrompt:
     """What an engine of a Hugging Face model takes (`Prepared`).
 
-    `logical_ids` have one placeholder an image; `images` are as the model's family prepares them.
+    `ids` int32 (P,) with image placeholders expanded, `logical_ids` with one placeholder an image; `images` as the
+    model's family prepares them. `box_convention` is what the family writes for a box, empty if it has none.
     """
 
     ids: NDArray[np.int32]
     logical_ids: list[int]
     images: tuple[PreparedImage, ...]
     sampling: Sampling
+    box_convention: str = ""
 
     @property
     def image_grid_thw(self) -> list[tuple[int, int, int]]:

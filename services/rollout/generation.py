@@ -24,4 +24,5 @@ def completed(
         replica=replica,
         started_at=started_at,
         finished_at=time.time(),
+        box_convention=prepared.box_convention,
     )

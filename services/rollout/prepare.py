@@ -17,4 +17,5 @@ def prepare(prompt: Prompt, images: Sequence[bytes], inputs: Inputs, max_prompt_
             f"the prompt has {len(found.ids)} tokens, images included; "
             f"data.max_prompt_tokens allows {max_prompt_tokens}"
         )
-    return PreparedPrompt(found.ids, found.logical_ids, found.images, prompt.sampling)
+    boxes = inputs.family.boxes or ""
+    return PreparedPrompt(found.ids, found.logical_ids, found.images, prompt.sampling, boxes)

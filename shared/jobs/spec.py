@@ -277,9 +277,10 @@ class RewardSettings(Section, frozen=True, kw_only=True):
         Meta(description="files with own verifiers, under the folders that the reward service allows"),
     ] = []
     coordinates: Annotated[
-        Literal["auto", "relative", "resized", "original"],
+        Literal["auto", "relative", "relative_yx", "resized", "original"],
         Meta(
-            description="what the model's boxes are: 0-1000, resized or stored image's pixels; auto: as the sample says"
+            description="what the model's boxes are: 0-1000 (x or y first), resized or stored image's pixels; auto: as "
+            "its family writes them, else as the sample says"
         ),
     ] = "auto"
 

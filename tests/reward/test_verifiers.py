@@ -13,6 +13,7 @@ from services.reward.verdict import Context, Sample, VerifierError
 from services.reward.vtriune import grid_sizes, progress
 from shared.answers.blocks import final_answer, last_boxes, reference
 from shared.messages import Reward, RewardSpec
+from shared.models.catalog import known_families
 from shared.samples.boxes import Box
 from shared.samples.verifiers import VERIFIERS, known_verifiers
 
@@ -142,6 +143,39 @@ def test_the_coordinate_convention_is_a_setting() -> None:
         predicted_relative(boxes, Context(), coordinates="original", pixels=True)
     with pytest.raises(VerifierError, match="expected auto"):
         corners("pixels")
+
+
+@pytest.mark.parametrize(
+    ("family", "written"),
+    [
+        ("qwen2_vl", (100, 200, 500, 600)),
+        ("qwen2_5_vl", (28, 28, 140, 84)),  # pixels of the resized image, 280 x 140
+        ("qwen3_vl", (100, 200, 500, 600)),
+        ("glm4v", (100, 200, 500, 600)),
+        ("internvl", (100, 200, 500, 600)),
+        ("gemma3", (200, 100, 600, 500)),  # y first
+    ],
+)
+@pytest.mark.parametrize("normalized", [True, False])
+def test_auto_reads_a_box_as_the_model_s_family_writes_it(
+    family: str, written: tuple[float, ...], normalized: bool
+) -> None:
+    """A box from 10 % to 50 % of the width and 20 % to 60 % of the height, whatever the sample's own flag says."""
+    convention = known_families()[family].boxes
+    assert convention is not None
+    context = Context(resized=[(280, 140)], original=[(1000, 500)], convention=convention)
+    found = predicted_relative([Box(written, "a")], context, coordinates="auto", pixels=normalized)
+    assert found[0].corners == (100, 200, 500, 600)
+    asked = predicted_relative([Box((100, 100, 500, 300), "a")], context, coordinates="original", pixels=normalized)
+    assert asked[0].corners == (100, 200, 500, 600)
+
+
+@pytest.mark.parametrize("family", ["smolvlm", "idefics3", "llava_onevision", "mistral3"])
+def test_a_family_whose_makers_say_nothing_leaves_it_to_the_sample(family: str) -> None:
+    context = Context(resized=[(280, 140)], convention=known_families()[family].boxes or "")
+    boxes = [Box((28, 28, 140, 84), "a")]
+    assert predicted_relative(boxes, context, coordinates="auto", pixels=True)[0].corners == (100, 200, 500, 600)
+    assert predicted_relative(boxes, context, coordinates="auto", pixels=False) == boxes
 
 
 @pytest.mark.parametrize("grid", [[[1, 672]], [[1, 0, 672]], [5], "x", [["1", "2", "3"]]])

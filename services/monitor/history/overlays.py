@@ -1,8 +1,9 @@
 """Boxes of an answer or a ground truth as fractions of the image, so that anyone can draw them on it.
 
 Ground truths are written in thousandths of the image (V-Triune's data). Predictions are in the job's convention
-(`reward.coordinates`): thousandths, pixels of the image as the model saw it, or pixels of the stored image; with
-`auto`, a sample with `det_verifier_normalized` has pixels of the image as the model saw it, any other thousandths.
+(`reward.coordinates`): thousandths, x or y first, pixels of the image as the model saw it, or pixels of the stored
+image; with `auto`, as the model's family writes them, and where that is not known, a sample with
+`det_verifier_normalized` has pixels of the image as the model saw it, any other thousandths.
 """
 
 import math
@@ -28,15 +29,21 @@ def predicted_boxes(group: Completed, text: str) -> list[dict[str, Any]]:
     """The boxes that `text` names, read as the verifier reads them."""
     if group.prompt.reward.verifier not in BOX_VERIFIERS:
         return []
-    return list(_fractions(parse_boxes(text) or [], _unit(group)))
+    boxes, convention = parse_boxes(text) or [], _convention(group)
+    if convention == "relative_yx":
+        boxes = [Box((x1, y1, x2, y2), label) for (y1, x1, y2, x2), label in boxes]
+    return list(_fractions(boxes, _unit(group, convention)))
 
 
-def _unit(group: Completed) -> tuple[float, float]:
-    """Width and height of the whole image in the unit of the predictions."""
+def _convention(group: Completed) -> object:
     spec = group.prompt.reward
-    convention = spec.options.get("coordinates", "auto")
-    if convention == "auto":
-        convention = "resized" if spec.params.get("det_verifier_normalized") else "relative"
+    asked = spec.options.get("coordinates", "auto")
+    by_sample = "resized" if spec.params.get("det_verifier_normalized") else "relative"
+    return (group.box_convention or by_sample) if asked == "auto" else asked
+
+
+def _unit(group: Completed, convention: object) -> tuple[float, float]:
+    """Width and height of the whole image in the unit of the predictions."""
     if convention == "resized" and group.image_grid_thw:
         _, height, width = group.image_grid_thw[0]
         return float(width * group.patch_size), float(height * group.patch_size)

@@ -52,18 +52,24 @@ def to_relative(boxes: Sequence[Box], size: tuple[float, float]) -> list[Box]:
 def predicted_relative(boxes: Sequence[Box], context: Context, *, coordinates: object, pixels: object) -> Sequence[Box]:
     """Predicted boxes in the unit of the ground truth, 0 to 1000 of the first image's sides.
 
-    `coordinates` says what the model writes: "relative" (0 to 1000 already), "resized" or "original" (pixels of the
-    image as the model saw it, or as it is stored), or "auto": what the sample's `det_verifier_normalized` (`pixels`)
-    says, as V-Triune does: true = pixels of the resized image where its size is known, false = relative.
+    `coordinates` says what the model writes: "relative" (0 to 1000 already), "relative_yx" (the same, y first),
+    "resized" or "original" (pixels of the image as the model saw it, or as it is stored), or "auto": what the model's
+    family writes, and where that is not known what the sample's `det_verifier_normalized` (`pixels`) says, as
+    V-Triune does: true = pixels of the resized image where its size is known, false = relative.
     Raises VerifierError for another word and for a size that is missing where it was asked for.
     """
-    if coordinates == "relative":
-        return boxes
     if coordinates == "auto":
-        return to_relative(boxes, context.resized[0]) if pixels and context.resized else boxes
-    if coordinates not in ("resized", "original"):
-        raise VerifierError(f"coordinates is {coordinates!r}; expected auto, relative, resized or original")
-    sizes = context.resized if coordinates == "resized" else context.original
-    if not sizes:
-        raise VerifierError(f"coordinates is {coordinates!r}, but the sample has no {coordinates} image size")
-    return to_relative(boxes, sizes[0])
+        coordinates = context.convention or ("resized" if pixels else "relative")
+        if coordinates == "resized" and not context.resized:
+            return boxes
+    match coordinates:
+        case "relative":
+            return boxes
+        case "relative_yx":
+            return [Box((x1, y1, x2, y2), label) for (y1, x1, y2, x2), label in boxes]
+        case "resized" | "original":
+            sizes = context.resized if coordinates == "resized" else context.original
+            if not sizes:
+                raise VerifierError(f"coordinates is {coordinates!r}, but the sample has no {coordinates} image size")
+            return to_relative(boxes, sizes[0])
+    raise VerifierError(f"coordinates is {coordinates!r}; expected auto, relative, relative_yx, resized or original")
