@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, as JSON lines: `python -m bench [learner|rollout|weights|reward|bus …]`."""
+"""All benchmarks, one after the other, as JSON lines: `python -m bench [learner|rollout|families|reward|bus …]`."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 COMMANDS = {
     "learner": ["bench/learner.py"],
     "rollout": ["bench/rollout.py"],
+    "families": ["bench/families.py"],
     "reward": ["-m", "bench.reward"],
     "bus": ["bench/bus.py"],
     "data": ["bench/data.py"],

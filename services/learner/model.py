@@ -21,7 +21,7 @@ from services.learner.head import LogProbHead
 from services.learner.selfcheck import Reference, check
 from shared.models.family import PreparedImage
 from shared.models.hf import forward
-from shared.models.hf.loading import open_model
+from shared.models.hf.loading import copy_processor_files, open_model
 from shared.models.inputs import Inputs
 from shared.models.roles import Role, role_of
 
@@ -65,7 +65,7 @@ class VisionLanguageModel:
     def __init__(
         self, source: str | Path, *, inputs: Inputs, dtype: torch.dtype, device: torch.device, freeze: Sequence[Role]
     ) -> None:
-        self.device, self.dtype, self.inputs = device, dtype, inputs
+        self._source, self.device, self.dtype, self.inputs = source, device, dtype, inputs
         self.frozen = frozenset(freeze)
         self.hf: Any = open_model(source, dtype=dtype)
         self.hf.to(device).eval()
@@ -168,6 +168,7 @@ class VisionLanguageModel:
         self.hf.save_pretrained(folder)
         self.inputs.tokenizer.save_pretrained(folder)
         self.inputs.parts.image_processor.save_pretrained(folder)
+        copy_processor_files(self._source, folder)
 
 
 def flatten_convolutions(module: nn.Module) -> None:

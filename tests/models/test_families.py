@@ -1,6 +1,7 @@
 """Every family against its model's own plain forward: sampler, learner, checkpoints, at a tiny size in float32."""
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,9 @@ from shared.messages import (
     unpack_ints,
 )
 from shared.models.hf.forward import plain_arguments
+from shared.models.hf.loading import open_inputs
 from shared.models.inputs import Inputs
+from tests.models.page import Figures
 from tests.models.tiny import FAMILIES, make
 
 SIZES = [[(84, 112)], [(56, 56), (140, 84)], []]
@@ -172,7 +175,7 @@ def test_an_image_matters(reference: Any, learner: Learner, ready: list[Ready]) 
 
 
 def test_the_sampler_records_the_log_probs_of_the_plain_forward(
-    reference: Any, rollout: HfEngine, scored: list[tuple[Scored, list[bytes]]], ready: list[Ready]
+    reference: Any, rollout: HfEngine, folder: Path, ready: list[Ready], figures: Figures
 ) -> None:
     worst = 0.0
     for group in ready:
@@ -180,12 +183,13 @@ def test_the_sampler_records_the_log_probs_of_the_plain_forward(
             with torch.no_grad():
                 expected = plain(reference, rollout.inputs, group, row.token_ids)
             worst = max(worst, float((torch.from_numpy(row.log_probs.copy()) - expected).abs().max()))
+    figures[kind(folder)]["sampler"] = worst
     assert worst < LIMIT
 
 
 @pytest.mark.parametrize("budget", [10_000, 1])
 def test_the_learner_computes_log_probs_and_gradients_of_the_plain_forward(
-    reference: Any, learner: Learner, ready: list[Ready], budget: int
+    reference: Any, learner: Learner, folder: Path, ready: list[Ready], figures: Figures, budget: int
 ) -> None:
     weigh = torch.Generator().manual_seed(1)
     inputs = learner.ingest.inputs
@@ -199,17 +203,56 @@ def test_the_learner_computes_log_probs_and_gradients_of_the_plain_forward(
             worst = max(worst, float((log_probs - expected).detach().abs().max()))
             weights = torch.randn(len(expected), generator=weigh)
             totals = [totals[0] + (weights * log_probs).sum(), totals[1] + (weights * expected).sum()]
+    figures[kind(folder)]["learner"] = max(worst, figures[kind(folder)].get("learner", 0.0))
     assert worst < LIMIT
     for total, model in zip(totals, (learner.engine.model.hf, reference), strict=True):
         model.zero_grad()
         total.backward()
     expected_gradients = {name: parameter.grad for name, parameter in reference.named_parameters()}
     norm = torch.sqrt(sum((grad**2).sum() for grad in expected_gradients.values() if grad is not None))
+    largest = 0.0
     for name, parameter in learner.engine.model.hf.named_parameters():
         expected = expected_gradients[name]
         assert (parameter.grad is None) == (expected is None), name
         if expected is not None:
-            assert (parameter.grad - expected).norm() / norm < LIMIT, name
+            largest = max(largest, float((parameter.grad - expected).norm() / norm))
+    figures[kind(folder)]["gradient"] = max(largest, figures[kind(folder)].get("gradient", 0.0))
+    assert largest < LIMIT
+
+
+def test_the_tower_sees_an_image_once_for_all_completions(
+    learner: Learner, folder: Path, ready: list[Ready], figures: Figures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = learner.engine.model.hf.model
+    calls, whole = [], base.get_image_features
+    monkeypatch.setattr(base, "get_image_features", lambda **arguments: calls.append(1) or whole(**arguments))
+    with torch.no_grad():
+        shared_prefix(learner, ready[:1], 10_000)
+    figures[kind(folder)]["vision_calls"] = len(calls)
+    assert len(calls) == 1 and len(ready[0].responses) == 3
+
+
+def test_a_checkpoint_opens_from_its_folder_alone(
+    learner: Learner, folder: Path, ready: list[Ready], figures: Figures, tmp_path: Path
+) -> None:
+    learner.engine.save(tmp_path)
+    saved = tmp_path / "model"
+    opened = AutoModelForImageTextToText.from_pretrained(saved, dtype="auto").eval()
+    assert {parameter.dtype for parameter in opened.parameters()} == {torch.float32}
+    inputs = open_inputs(saved)
+    tokens = ready[0].responses[0].token_ids
+    with torch.no_grad():
+        again = plain(opened, inputs, ready[0], tokens)
+        ours = shared_prefix(learner, ready, 10_000)[ready[0].ordinal, 0]
+    torch.testing.assert_close(again, ours, atol=LIMIT, rtol=0)
+    for file in folder.iterdir():
+        if "processor" in file.name or "chat_template" in file.name:
+            assert (saved / file.name).read_bytes() == file.read_bytes()
+    figures[kind(folder)]["opens"] = 1.0
+
+
+def kind(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text())["model_type"])
 
 
 def test_completions_are_whole_and_hold_no_banned_token(

@@ -1,5 +1,6 @@
 """`triune demo`: from nothing to a tiny model that got better at eight tasks."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,19 +13,27 @@ from triune.cli.watch import result_table
 out = Console(highlight=False)
 
 
+class DemoFamily(StrEnum):
+    """Families of which the demo has a tiny model."""
+
+    qwen2_5_vl = "qwen2_5_vl"
+    qwen3_vl = "qwen3_vl"
+
+
 def demo(
     max_staleness: Annotated[
         int | None, typer.Option(min=0, help="η: versions that rollouts may be old; 0 is on-policy")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="training steps")] = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of the order and the sampling")] = 0,
+    family: Annotated[DemoFamily, typer.Option(help="model_type of the tiny model")] = DemoFamily.qwen2_5_vl,
     keep_running: Annotated[bool, typer.Option("--keep-running", help="leave everything up until Ctrl-C")] = False,
 ) -> None:
     """Train a tiny vision-language model on eight drawn tasks on this machine, and show what it learned."""
     with exit_codes():
         from triune.demo.main import Options, run_demo
 
-        report = run_demo(read_settings(), Options(max_staleness, steps, seed, keep_running))
+        report = run_demo(read_settings(), Options(max_staleness, steps, seed, keep_running, family.value))
         out.print(result_table(report))
         groups, staleness = report["groups"], report["staleness"]
         out.print(

@@ -24,7 +24,8 @@ from triune.cli.client import Api
 from triune.cli.watch import watch_job
 from triune.demo.dataset import HELD_OUT_PER_TASK, TRAIN_PER_TASK, make
 from triune.demo.tasks import TASKS
-from triune.demo.warm_start import warm_start
+from triune.demo.tiny_vlm import Family
+from triune.demo.warm_start import Recipe, warm_start
 from triune.local.deployment import Deployment, deployed
 
 out = Console(highlight=False)
@@ -38,6 +39,7 @@ class Options:
     steps: int | None = None
     seed: int = 0
     keep_running: bool = False
+    family: Family = "qwen2_5_vl"
 
 
 class Interrupted(TriuneError):
@@ -48,7 +50,7 @@ def run_demo(settings: Settings, options: Options) -> dict[str, Any]:
     """Run the demo; returns its report. Raises TriuneError; whatever happens, what was started is stopped."""
     signal.signal(signal.SIGTERM, _interrupt)  # until the loop has its own handlers
     local = settings.runs / ".local"
-    data, model = prepare(local / "demo")
+    data, model = prepare(local / "demo", options.family)
     spec = demo_job(data, model, options)
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir=local))
     try:
@@ -61,12 +63,12 @@ def _interrupt(number: int, frame: object) -> None:
     raise Interrupted("interrupted; what was half made is removed")
 
 
-def prepare(folder: Path) -> tuple[Path, Path]:
+def prepare(folder: Path, family: Family = "qwen2_5_vl") -> tuple[Path, Path]:
     """The drawn data set and the warm-started model, made on first use; returns their folders."""
     folder.mkdir(parents=True, exist_ok=True)
     columns = (TextColumn("[bold]{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=out) as progress:
-        return _drawn(folder / "data", progress), warm_start(folder, progress)
+        return _drawn(folder / "data", progress), warm_start(folder, progress, Recipe(family=family))
 
 
 def _drawn(folder: Path, progress: Progress) -> Path:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+from transformers import AttentionInterface, PreTrainedTokenizerFast
 
 from triune.demo.dataset import training_stream
 from triune.demo.tasks import Drawn, demonstration
@@ -98,7 +98,7 @@ def _processor() -> Any:
     return image_processor()
 
 
-def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, grid: tuple[int, int, int]) -> Tensor:
+def answer_loss(model: Any, batch: Batch, grid: tuple[int, int, int]) -> Tensor:
     """Mean negative log-likelihood of the answers' tokens."""
     ids = batch.ids
     kinds = (ids[:1] == model.config.image_token_id).long()
@@ -116,7 +116,7 @@ def answer_loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, grid: t
     return F.cross_entropy(logits, ids[:, 1:][batch.answer[:, 1:]])
 
 
-def batch_images(model: Qwen2_5_VLForConditionalGeneration) -> None:
+def batch_images(model: Any) -> None:
     """From now on `model` attends to all images of a batch at once; they must be of one size (and fit one window)."""
     model.set_attn_implementation({"": "sdpa", "text_config": "sdpa", "vision_config": _ATTENTION})
 

@@ -13,16 +13,17 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 import torch
 from rich.progress import Progress
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
+from transformers import PreTrainedTokenizerFast
 
 from shared.errors import Unavailable
 from triune.demo.supervised import Batches, answer_loss, batch_images
 from triune.demo.tasks import TASKS
-from triune.demo.tiny_vlm import VOCAB_SIZE, build_tiny_vlm, save_model
+from triune.demo.tiny_vlm import VOCAB_SIZE, Family, build_tiny_vlm, save_model
 from triune.demo.tokenizer import train_tokenizer
 
 _CODE = ("dataset", "supervised", "tiny_vlm", "tokenizer", "warm_start")
@@ -44,6 +45,7 @@ class Stage:
 class Recipe:
     """All that decides the bits of the warm start, besides the code that draws the samples."""
 
+    family: Family = "qwen2_5_vl"
     seed: int = 0
     batch: int = 16
     clean: Stage = Stage(steps=3200, learning_rate=1e-3, wrong_share=0.0)
@@ -99,12 +101,10 @@ def make(folder: Path, progress: Progress | None, recipe: Recipe) -> None:
     save_model(model, tokenizer, folder)
 
 
-def trained(
-    progress: Progress | None, recipe: Recipe
-) -> tuple[Qwen2_5_VLForConditionalGeneration, PreTrainedTokenizerFast]:
+def trained(progress: Progress | None, recipe: Recipe) -> tuple[Any, PreTrainedTokenizerFast]:
     """The model after both stages, with its tokenizer."""
     tokenizer = train_tokenizer(_texts(recipe), vocab_size=VOCAB_SIZE)
-    model = build_tiny_vlm(tokenizer, seed=recipe.seed)
+    model = build_tiny_vlm(tokenizer, seed=recipe.seed, family=recipe.family)
     batches = Batches(tokenizer, recipe.task_weights, seed=recipe.seed)
     batch_images(model)
     stages = {"warm start, right answers": recipe.clean, "warm start, mixed answers": recipe.mixed}
@@ -124,7 +124,7 @@ def fingerprint(recipe: Recipe) -> str:
     return hashlib.blake2b(b"\0".join([*parts, *(path.read_bytes() for path in code)]), digest_size=8).hexdigest()
 
 
-def train(model: Qwen2_5_VLForConditionalGeneration, batches: Batches, stage: Stage, recipe: Recipe) -> Iterator[float]:
+def train(model: Any, batches: Batches, stage: Stage, recipe: Recipe) -> Iterator[float]:
     """The steps of `stage`, one loss each."""
     rng = Random(f"{recipe.seed}/{stage}")
     optimizer = torch.optim.AdamW(

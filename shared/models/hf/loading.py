@@ -1,6 +1,7 @@
 """A model folder or hub id as transformers loads it: inputs without weights, and the model itself."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,11 @@ from shared.errors import BadJob
 from shared.models.catalog import family_of
 from shared.models.family import Parts
 from shared.models.inputs import ANY_SIZE, Inputs, PixelLimits
+
+PROCESSOR_FILES = (
+    "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json",
+    "chat_template.jinja",
+)  # fmt: skip
 
 
 def open_inputs(source: str | Path, *, pixels: PixelLimits = ANY_SIZE, banned_tokens: Sequence[str] = ()) -> Inputs:
@@ -52,6 +58,14 @@ def open_model(source: str | Path, *, dtype: torch.dtype) -> Any:
         if missing := sorted(loading["missing_keys"]):
             raise ValueError(f"it has no weights for {missing[0]!r} and {len(missing) - 1} others")
         return model
+
+
+def copy_processor_files(source: str | Path, folder: Path) -> None:
+    """Copy what `AutoProcessor` reads from `source` into `folder` as it is: there is more in it than Triune opens."""
+    for name in PROCESSOR_FILES:
+        path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
+        if path is not None:
+            shutil.copyfile(path, folder / name)
 
 
 def _processor_template(source: str | Path) -> str:
