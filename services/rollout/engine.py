@@ -47,7 +47,8 @@ class Loaded:
 class Prepared(Protocol):
     """A prompt as the model sees it; the engine's own type, of which the service reads these.
 
-    `ids` int32 (P,) with image placeholders expanded; `image_grid_thw` one (t, h, w) in patches an image.
+    `ids` int32 (P,) with image placeholders expanded; `image_grid_thw` one (t, h, w) in patches an image;
+    `box_convention` is what the model's family writes for a box, empty if it has none.
     """
 
     @property
@@ -56,6 +57,8 @@ class Prepared(Protocol):
     def image_grid_thw(self) -> list[tuple[int, int, int]]: ...
     @property
     def sampling(self) -> Sampling: ...
+    @property
+    def box_convention(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ class FakePrepared:
     sampling: Sampling
     ids: NDArray[np.int32] = field(default_factory=lambda: np.array([1, 2], dtype=np.int32))
     image_grid_thw: list[tuple[int, int, int]] = field(default_factory=list)
+    box_convention: str = ""
 
 
 class FakeEngine:

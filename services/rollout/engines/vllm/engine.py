@@ -46,6 +46,7 @@ class VllmPrompt:
     images: list[Image.Image]
     image_grid_thw: list[tuple[int, int, int]]
     sampling: Sampling
+    box_convention: str = ""
 
 
 class VllmEngine:
@@ -90,7 +91,14 @@ class VllmEngine:
             _resize(decode_image(data, min_pixels=pixels.least, max_pixels=pixels.most), grid, self.patch_size)
             for data, grid in zip(images, prepared.image_grid_thw, strict=True)
         ]
-        return VllmPrompt(prepared.ids, prepared.logical_ids, resized, prepared.image_grid_thw, prompt.sampling)
+        return VllmPrompt(
+            prepared.ids,
+            prepared.logical_ids,
+            resized,
+            prepared.image_grid_thw,
+            prompt.sampling,
+            prepared.box_convention,
+        )
 
     async def generate(self, prepared: Prepared, *, key: str) -> list[Completion]:
         assert isinstance(prepared, VllmPrompt) and key not in self._open
