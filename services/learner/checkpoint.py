@@ -72,7 +72,7 @@ def save(engine: Saves, checkpoints: Path, state: Progress, *, keep: int) -> Pat
         _flush(temporary)
         passing("checkpoint-written")
         _put(temporary, target)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, Unavailable) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise Unavailable(f"checkpoint {target} cannot be written: {error}") from error
     _drop_old(checkpoints, keep)

@@ -15,6 +15,7 @@ from shared.messages import Scored
 
 Scope = Literal["frozen", "trained"]
 """The tensors that training never changes, or all others."""
+SCOPES: tuple[Scope, ...] = ("frozen", "trained")
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 """Published type and shape of every tensor that is exported."""
 Facts = dict[str, object]

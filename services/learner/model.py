@@ -4,7 +4,8 @@ Letters: N tokens of a packed row, M response tokens of a micro-batch, K image t
 Tested on the CPU; CUDA has never run.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from services.learner import lora
 from services.learner.attention import packed as attention
 from services.learner.attention.batch import Packed
 from services.learner.engine import Scope
 from services.learner.head import LogProbHead
 from services.learner.selfcheck import Reference, check
+from shared.jobs.spec import Learner
 from shared.models.family import PreparedImage
 from shared.models.hf import forward
 from shared.models.hf.loading import copy_processor_files, open_model
@@ -59,6 +62,21 @@ class Images:
     missing: Mapping[str, PreparedImage] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A tensor on its way out: `value` computes it, on the device, from `parts`, which must be whole then."""
+
+    name: str
+    parts: Sequence[Tensor]
+    value: Callable[[], Tensor]
+
+    @property
+    def layout(self) -> tuple[torch.dtype, tuple[int, ...]]:
+        """Type and shape; those of the first part, also where ZeRO-3 has shared it out."""
+        first = self.parts[0]
+        return first.dtype, tuple(getattr(first, "ds_shape", first.shape))
+
+
 class VisionLanguageModel:
     """The weights of one model folder or hub id, on one device, all in one `dtype`; raises BadJob."""
 
@@ -82,6 +100,10 @@ class VisionLanguageModel:
             parameter.requires_grad_(role_of(name) not in self.frozen)
         self._bias = torch.zeros(self.inputs.vocab_size, device=self.device)
         self._bias[self.inputs.banned] = BANNED_LOGIT
+
+    def add_adapters(self, settings: Learner) -> None:
+        """Train adapters in place of the components that are not frozen; raises BadJob."""
+        lora.add_adapters(self.hf, settings, lambda name: role_of(name) not in self.frozen)
 
     def checkpoint_activations(self) -> None:
         """Keep one activation a layer and compute the others again in the backward pass.
@@ -152,20 +174,26 @@ class VisionLanguageModel:
             arguments |= {"visual_pos_masks": is_image[None], "deepstack_visual_embeds": list(values[1:])}
         return arguments
 
-    def tensors(self, scope: Scope) -> dict[str, Tensor]:
-        """State-dict name → tensor on its device; a tied tensor once, under the first of its names."""
-        trained = set(self.trainable())
-        found: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        for name, tensor in self.hf.state_dict().items():
-            if tensor.data_ptr() not in seen and (name in trained) == (scope == "trained"):
-                found[name] = tensor
-            seen.add(tensor.data_ptr())
+    def exports(self, scope: Scope) -> list["Exported"]:
+        """What is published, by state-dict name of the model without adapters; a tied parameter once."""
+        buffers = dict(self.hf.named_buffers())
+        kept = {name: buffers[name] for name in self.hf.state_dict() if name in buffers}
+        layers = lora.adapted(self.hf)
+        found = []
+        for full_name, tensor in {**dict(self.hf.named_parameters()), **kept}.items():
+            name, layer = lora.plain_name(full_name), layers.get(full_name.removesuffix(".base_layer.weight"))
+            is_trained = tensor.requires_grad or layer is not None
+            if name is None or is_trained != (scope == "trained"):
+                continue
+            if layer is None:
+                found.append(Exported(name, [tensor], tensor.detach))
+            else:
+                found.append(Exported(name, lora.parts(layer), functools.partial(lora.merged, layer)))
         return found
 
-    def save(self, folder: Path) -> None:
-        """Write a folder that any Hugging Face loader reads: weights, configurations, tokenizer, image processor."""
-        self.hf.save_pretrained(folder)
+    def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Write a folder that any Hugging Face loader reads: `tensors`, configurations, tokenizer, image processor."""
+        self.hf.save_pretrained(folder, state_dict=dict(tensors))
         self.inputs.tokenizer.save_pretrained(folder)
         self.inputs.parts.image_processor.save_pretrained(folder)
         copy_processor_files(self._source, folder)

@@ -77,10 +77,13 @@ class Training:
                 await self._work()
         finally:
             self._intake.close()
-            # The thread is waited for, so that no second model is loaded beside one that still computes.
-            await asyncio.to_thread(self._compute.shutdown, wait=True, cancel_futures=True)
-            self._engine.close()
-            await asyncio.to_thread(self.versions.exports.close)
+            await asyncio.to_thread(self._release)
+
+    def _release(self) -> None:
+        """Let go of the model once nothing computes any more, so that no second one is loaded beside it."""
+        self._compute.shutdown(wait=True, cancel_futures=True)
+        self._engine.close()
+        self.versions.exports.close()
 
     async def _restore(self) -> None:
         """Load the model, the last checkpoint and the last announcement, and hear which steps were told behind it."""

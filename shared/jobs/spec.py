@@ -194,8 +194,15 @@ class Learner(Section, frozen=True, kw_only=True):
 
     engine: Annotated[
         Literal["torch", "deepspeed"],
-        Meta(description="torch: one device; deepspeed (ZeRO under torchrun) is not built yet"),
+        Meta(description="torch: one device; deepspeed: ZeRO over all ranks of a learner that torchrun has started"),
     ] = "torch"
+    zero_stage: Annotated[
+        Literal[1, 2, 3],
+        Meta(description="deepspeed shares out optimizer states (1), gradients (2), parameters (3)"),
+    ] = 2
+    offload_parameters: Annotated[
+        bool, Meta(description="deepspeed at stage 3 keeps its share of the parameters in the host's memory")
+    ] = False
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
         Meta(
@@ -214,6 +221,16 @@ class Learner(Section, frozen=True, kw_only=True):
             "with the float32 copies of the parameters"
         ),
     ] = "float32"
+    lora_rank: Annotated[
+        int, Meta(ge=0, le=4096, description="rank of low-rank adapters in place of the weights themselves; 0: none")
+    ] = 0
+    lora_alpha: Annotated[float, Meta(gt=0.0, le=1e6, description="adapters are scaled by lora_alpha / lora_rank")] = (
+        32.0
+    )
+    lora_targets: Annotated[
+        list[Literal["attention", "mlp"]],
+        Meta(min_length=1, description="layers with an adapter, in the components that are not frozen"),
+    ] = msgspec.field(default_factory=lambda: ["attention", "mlp"])
     tokens_per_batch: Annotated[
         int, Meta(ge=1, le=10**9, description="token budget of one micro-batch; never changes the loss")
     ] = 16384
@@ -461,10 +478,7 @@ def _contradictions(spec: JobSpec) -> list[str]:
         )
     if bounds != sorted(bounds) or not bounds or bounds[-1] < 1.0:
         found.append(f"reward.iou_schedule has bounds {bounds}; expected rising ones that end at 1.0")
-    if spec.learner.engine != "torch":
-        found.append(
-            f"learner.engine is {spec.learner.engine!r}, which is not built yet; this version has 'torch' alone"
-        )
+    found += _learner_contradictions(spec.learner)
     if spec.sampling.top_p < 1 and algorithm.importance != "off":
         found.append(
             f"sampling.top_p is {spec.sampling.top_p} and algorithm.importance {algorithm.importance!r}: a nucleus "
@@ -481,6 +495,18 @@ def _contradictions(spec: JobSpec) -> list[str]:
         )
     if set(spec.optimizer.freeze) == {"vit", "connector", "llm"}:
         found.append("optimizer.freeze names every component; at least one must be trained")
+    return found
+
+
+def _learner_contradictions(learner: Learner) -> list[str]:
+    found = []
+    if learner.engine == "deepspeed" and learner.optimizer_state == "8bit":
+        found.append("learner.optimizer_state is '8bit', which ZeRO cannot share out; expected 'float32' or 'cpu'")
+    if learner.offload_parameters and (learner.engine != "deepspeed" or learner.zero_stage != 3):
+        found.append(
+            f"learner.offload_parameters is true with engine {learner.engine!r} and zero_stage {learner.zero_stage}; "
+            "expected 'deepspeed' and 3, where parameters are shared out"
+        )
     return found
 
 

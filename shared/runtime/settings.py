@@ -19,6 +19,15 @@ def _replica() -> str:
 
 
 @dataclass(frozen=True)
+class Rank:
+    """This process's place among those that torchrun has started: `number` of `world`, `local` on its host."""
+
+    number: int
+    world: int
+    local: int
+
+
+@dataclass(frozen=True)
 class Settings:
     """Where the other processes are. A value that is None was not given."""
 
@@ -59,6 +68,8 @@ class Settings:
     moments: Path | None = None
     """A folder through which tests end the process at a named moment (`shared.runtime.moments`); none: never."""
     replica: str = field(default_factory=_replica)
+    rank: Rank | None = None
+    """None: not started by torchrun."""
 
     @property
     def weights(self) -> Path:
@@ -100,6 +111,7 @@ def read_settings() -> Settings:
         job_id=env.get("JOB_ID"),
         moments=Path(env["TRIUNE_MOMENTS"]) if env.get("TRIUNE_MOMENTS") else None,
         replica=env.get("TRIUNE_REPLICA") or _replica(),
+        rank=_rank() if "TORCHELASTIC_RUN_ID" in env else None,
     )
 
 
@@ -120,6 +132,10 @@ def _token(path: Path) -> str | None:
         raise UserError(
             f"the API's token in {path} cannot be read: {error}; expected TRIUNE_API_TOKEN or that file"
         ) from error
+
+
+def _rank() -> Rank:
+    return Rank(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
 
 
 def _copies(text: str) -> int:

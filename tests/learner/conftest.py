@@ -94,7 +94,10 @@ def tiny_config() -> Qwen2_5_VLConfig:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two text layers, a vision block with windows and one with full attention, tied embeddings."""
-    folder = tmp_path_factory.mktemp("model")
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+def make_model(folder: Path) -> Path:
     words = Tokenizer(models.WordLevel(VOCABULARY, unk_token="<pad>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
@@ -178,39 +181,40 @@ def make_engine(make_spec: MakeSpec) -> MakeEngine:
 
 @pytest.fixture(scope="session")
 def make_group() -> MakeGroup:
+    """`scored_group`."""
+    return scored_group
+
+
+def scored_group(
+    ordinal: int,
+    *,
+    sizes: Sequence[tuple[int, int]] = ((56, 56),),
+    text: int = 4,
+    lengths: Sequence[int] = (3, 5),
+    rewards: Sequence[float | None] | None = None,
+) -> tuple[Scored, list[bytes]]:
     """A scored group: images of the given sizes, text tokens around them, responses of the given lengths."""
-
-    def make(
-        ordinal: int,
-        *,
-        sizes: Sequence[tuple[int, int]] = ((56, 56),),
-        text: int = 4,
-        lengths: Sequence[int] = (3, 5),
-        rewards: Sequence[float | None] | None = None,
-    ) -> tuple[Scored, list[bytes]]:
-        random = np.random.default_rng(ordinal)
-        images = [_png(random, width, height) for width, height in sizes]
-        prompt_ids: list[int] = []
-        for width, height in sizes:
-            pads = [IMAGE] * (width // 28 * (height // 28))
-            prompt_ids += [VOCABULARY["<|vision_start|>"], *pads, VOCABULARY["<|vision_end|>"]]
-        prompt_ids += random.integers(len(SPECIAL), len(VOCABULARY), text).tolist()
-        completions = [_completion(random, length) for length in lengths]
-        wanted = rewards if rewards is not None else random.uniform(0.0, 1.0, len(lengths)).tolist()
-        group = Completed(
-            prompt=_prompt(ordinal, images, sizes, len(lengths)),
-            completions=completions,
-            prompt_ids=pack_ints(prompt_ids),
-            image_grid_thw=[(1, height // 14, width // 14) for width, height in sizes],
-            patch_size=14,
-            replica="r",
-            started_at=0.0,
-            finished_at=0.0,
-        )
-        verdicts = [_verdict(reward) for reward in wanted]
-        return Scored(group=group, rewards=verdicts, replica="w", started_at=0.0, finished_at=0.0), images
-
-    return make
+    random = np.random.default_rng(ordinal)
+    images = [_png(random, width, height) for width, height in sizes]
+    prompt_ids: list[int] = []
+    for width, height in sizes:
+        pads = [IMAGE] * (width // 28 * (height // 28))
+        prompt_ids += [VOCABULARY["<|vision_start|>"], *pads, VOCABULARY["<|vision_end|>"]]
+    prompt_ids += random.integers(len(SPECIAL), len(VOCABULARY), text).tolist()
+    completions = [_completion(random, length) for length in lengths]
+    wanted = rewards if rewards is not None else random.uniform(0.0, 1.0, len(lengths)).tolist()
+    group = Completed(
+        prompt=_prompt(ordinal, images, sizes, len(lengths)),
+        completions=completions,
+        prompt_ids=pack_ints(prompt_ids),
+        image_grid_thw=[(1, height // 14, width // 14) for width, height in sizes],
+        patch_size=14,
+        replica="r",
+        started_at=0.0,
+        finished_at=0.0,
+    )
+    verdicts = [_verdict(reward) for reward in wanted]
+    return Scored(group=group, rewards=verdicts, replica="w", started_at=0.0, finished_at=0.0), images
 
 
 def _completion(random: np.random.Generator, length: int) -> Completion:

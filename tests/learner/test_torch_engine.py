@@ -46,6 +46,8 @@ def digest(engine) -> str:
         ({"dtype": "float32"}, []),
         ({"dtype": "bfloat16"}, ["vit", "connector"]),
         ({"dtype": "bfloat16", "optimizer_state": "8bit"}, []),
+        ({"dtype": "float32", "lora_rank": 4}, []),
+        ({"dtype": "bfloat16", "lora_rank": 2, "gradient_checkpointing": "on"}, ["vit", "connector"]),
         ({"dtype": "bfloat16", "optimizer_state": "cpu", "gradient_checkpointing": "on"}, []),
     ],
 )

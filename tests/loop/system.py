@@ -77,10 +77,12 @@ class System:
 
 
 @contextlib.asynccontextmanager
-async def running(tmp_path: Path, model: Path, data: Path) -> AsyncIterator[System]:
+async def running(tmp_path: Path, model: Path, data: Path, **options: Any) -> AsyncIterator[System]:
     replicas = {"data": 1, "rollout": 1, "reward": 1, "learner": 1, "monitor": 1}
     threads = dict.fromkeys(replicas, 1)
-    async with deployed(tmp_path / "runs", tmp_path / "local", replicas=replicas, threads=threads) as deployment:
+    async with deployed(
+        tmp_path / "runs", tmp_path / "local", replicas=replicas, threads=threads, **options
+    ) as deployment:
         system = System(deployment, model, data)
         with system.client:
             yield system

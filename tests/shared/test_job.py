@@ -43,8 +43,11 @@ def test_freezing_everything_is_refused() -> None:
     assert "every component" in mistakes(optimizer={"freeze": ["vit", "connector", "llm"]})[0]
 
 
-def test_an_engine_that_is_not_built_is_refused_at_once() -> None:
-    assert "not built yet" in mistakes(learner={"engine": "deepspeed"})[0]
+def test_keys_of_the_learner_that_exclude_each_other_are_refused() -> None:
+    eight = {"engine": "deepspeed", "optimizer_state": "8bit"}
+    assert "which ZeRO cannot share out" in mistakes(learner=eight)[0]
+    assert "expected 'deepspeed' and 3" in mistakes(learner={"offload_parameters": True})[0]
+    assert "expected 'deepspeed' and 3" in mistakes(learner={"engine": "deepspeed", "offload_parameters": True})[0]
 
 
 def test_a_nucleus_is_refused_beside_importance_weights() -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from shared.runtime.settings import api_token_file, read_settings
 from triune.cli.errors import exit_codes
 from triune.local.deployment import Deployment, deployed
+from triune.local.supervisor import ranked_command, serve_command
 
 out = Console(highlight=False)
 
@@ -17,19 +18,23 @@ out = Console(highlight=False)
 def up(
     reward: Annotated[int, typer.Option(min=1, help="reward replicas")] = 1,
     rollout: Annotated[int, typer.Option(min=1, help="rollout replicas")] = 1,
+    learner_ranks: Annotated[int, typer.Option(min=1, help="learner processes, for learner.engine = deepspeed")] = 1,
 ) -> None:
     """Start NATS, Redis and the five services on this machine, with the API on 127.0.0.1:8000; Ctrl-C stops them."""
     with exit_codes():
-        asyncio.run(_up({"data": 1, "rollout": rollout, "reward": reward, "learner": 1, "monitor": 1}))
+        asyncio.run(_up({"data": 1, "rollout": rollout, "reward": reward, "learner": 1, "monitor": 1}, learner_ranks))
 
 
-async def _up(replicas: dict[str, int]) -> None:
+async def _up(replicas: dict[str, int], learner_ranks: int) -> None:
     settings = read_settings()
     folder = settings.runs / ".local"
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with deployed(settings.runs, folder, replicas=replicas, api_port=settings.api_port) as system:
+    command = serve_command if learner_ranks == 1 else ranked_command(learner_ranks)
+    async with deployed(
+        settings.runs, folder, replicas=replicas, api_port=settings.api_port, command=command
+    ) as system:
         _greet(system)
         watching = asyncio.create_task(system.supervisor.watch())
         stopping = asyncio.create_task(stop.wait())

@@ -40,6 +40,16 @@ def serve_command(service: str) -> Sequence[str]:
     return [sys.executable, "-m", "triune", "serve", service]
 
 
+def ranked_command(learner_ranks: int) -> Command:
+    """`serve_command`, but the learner is so many processes under torchrun, which ends them all when one ends."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={learner_ranks}"]
+
+    def command(service: str) -> Sequence[str]:
+        return [*torchrun, "-m", "services.learner"] if service == "learner" else serve_command(service)
+
+    return command
+
+
 @dataclass
 class _Child:
     """One replica: its process and what became of its forerunners."""

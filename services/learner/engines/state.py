@@ -4,6 +4,7 @@ Keys are `master/<parameter>` (its float32 value), `<moment>/<parameter>` (the o
 tensor is whole and in one of the files, so that any number of ranks can continue from what another number wrote.
 """
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -19,8 +20,11 @@ _FILES = "state-*.safetensors"
 
 
 def write_state(folder: Path, rank: int, tensors: Mapping[str, Tensor]) -> None:
-    """Write this rank's share."""
-    save_file(dict(tensors), folder / f"state-{rank}.safetensors")
+    """Write this rank's share, down to the disk: another rank cannot flush it on a network's file system."""
+    path = folder / f"state-{rank}.safetensors"
+    save_file(dict(tensors), path)
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 class SavedState(Mapping[str, Tensor]):

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from services.learner.algorithms.objective import needs_reference
 from services.learner.attention.batch import Packed
-from services.learner.engine import DoesNotFit, Facts, Scope, StepResult, StepWork, TensorSink
+from services.learner.engine import SCOPES, DoesNotFit, Facts, Scope, StepResult, StepWork, TensorSink
 from services.learner.engines.passes import Passes
 from services.learner.engines.state import SavedState, write_state
 from services.learner.engines.team import Alone
-from services.learner.model import Images, TokenValues, VisionLanguageModel
+from services.learner.model import Exported, Images, TokenValues, VisionLanguageModel
 from services.learner.optimizer import ClippedAdamW
 from services.learner.pixels import PixelCache
 from shared.jobs.spec import JobSpec
@@ -68,22 +68,27 @@ class TorchEngine:
         return self._optimizer.update(step, total_steps)
 
     def export(self, sink: TensorSink, *, scope: Scope) -> None:
-        """In the model's type, by state-dict name; tied tensors once, no copy of a large one."""
-        found = self.model.tensors(scope)
-        sink.begin({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in found.items()})
-        for name, tensor in found.items():
-            for piece in tensor.detach().reshape(-1).split(EXPORT_NUMBERS):
-                sink.put(name, piece.to("cpu"))
+        """In the model's type, by state-dict name of the plain model; tied tensors once, no copy of a large one."""
+        found = self.model.exports(scope)
+        sink.begin({exported.name: exported.layout for exported in found})
+        for exported in found:
+            put(sink, exported)
 
     def save(self, folder: Path) -> None:
         """Write `model/` in the published type, and masters and moments in float32."""
-        self.model.save(folder / "model")
+        self.model.save(folder / "model", {each.name: each.value() for s in SCOPES for each in self.model.exports(s)})
         write_state(folder, 0, self._optimizer.state())
 
     def close(self) -> None:
         """Let go of model and optimizer."""
         for name in ("model", "_optimizer", "_first"):
             self.__dict__.pop(name, None)
+
+
+def put(sink: TensorSink, exported: Exported) -> None:
+    """Give a tensor to `sink`, brought to the CPU in pieces."""
+    for piece in exported.value().reshape(-1).split(EXPORT_NUMBERS):
+        sink.put(exported.name, piece.to("cpu"))
 
 
 def open_model(spec: JobSpec, inputs: Inputs, device: torch.device) -> VisionLanguageModel:
@@ -98,6 +103,8 @@ def open_model(spec: JobSpec, inputs: Inputs, device: torch.device) -> VisionLan
         device=device,
         freeze=spec.optimizer.freeze,
     )
+    if settings.lora_rank:
+        model.add_adapters(settings)
     if settings.gradient_checkpointing == "on" or (settings.gradient_checkpointing == "auto" and on_gpu):
         model.checkpoint_activations()
     return model

@@ -1,0 +1,60 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): the model's own weights stay, W + α/r · B·A is trained.
+
+peft puts them in; what leaves the learner is merged, under the names of the model without adapters.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from shared.errors import BadJob
+from shared.jobs.spec import Learner
+
+ADAPTER = "default"
+_ROLE_MARKS = {"attention": "attn", "mlp": "mlp"}
+
+
+def add_adapters(model: nn.Module, settings: Learner, is_trained: Callable[[str], bool]) -> None:
+    """Give every linear layer of the roles `lora_targets` whose name `is_trained` an adapter; freeze all the rest.
+
+    Raises BadJob when peft is missing or no layer is left.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise BadJob([f"learner.lora_rank is {settings.lora_rank}, which needs peft: {error}"]) from error
+    marks = [_ROLE_MARKS[role] for role in settings.lora_targets]
+    targets = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and is_trained(name)
+        and any(mark in part for part in name.split(".") for mark in marks)
+    ]
+    if not targets:
+        raise BadJob([f"learner.lora_targets {settings.lora_targets} name no layer of the components that are trained"])
+    config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
+    inject_adapter_in_model(config, model, ADAPTER)
+
+
+def adapted(model: nn.Module) -> dict[str, Any]:
+    """The layers that have an adapter, by the name that the layer without it has."""
+    return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
+
+
+def plain_name(name: str) -> str | None:
+    """A parameter's name in the model without adapters; None for a part of an adapter."""
+    return None if ".lora_" in name else name.replace(".base_layer.", ".")
+
+
+def parts(layer: Any) -> list[Tensor]:
+    """The three matrices that `merged` is made of."""
+    return [layer.base_layer.weight, layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight]
+
+
+def merged(layer: Any) -> Tensor:
+    """W + α/r · B·A, summed in float32 and rounded to the type of W."""
+    weight, down, up = parts(layer)
+    delta = layer.scaling[ADAPTER] * (up.detach().float() @ down.detach().float())
+    return (weight.detach().float() + delta).to(weight.dtype)

@@ -1,0 +1,157 @@
+"""Runs under torchrun: `ranks_world.py MODEL OUT SCRIPT…` has rank 0 do what each SCRIPT says, the others follow.
+
+Every script leaves its metrics in OUT/<script>.json and its weights in OUT/<script>.safetensors.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from services.learner.engine import SCOPES, DoesNotFit, Engine, StepWork
+from services.learner.engines.crew import Crew, dismiss, follow
+from services.learner.engines.deepspeed import DeepSpeedEngine
+from services.learner.engines.ranks import Ranks, end_with_parent
+from services.learner.ingest import GroupIngest
+from shared.errors import BadJob, TriuneError
+from shared.jobs.spec import JobSpec, parse_job
+from shared.runtime.settings import read_settings
+from tests.learner.conftest import scored_group
+from tests.published import Tensors
+
+SHAPES = [
+    {"lengths": [3, 9, 1, 5], "rewards": [1.0, 0.0, 0.5, 0.2]},
+    {"sizes": [(112, 56)], "text": 9, "lengths": [2, 14], "rewards": [0.0, 1.0]},
+    {"lengths": [4, 4], "rewards": [0.5, 0.5]},
+    {"sizes": [], "lengths": [6, 3], "rewards": [1.0, 0.0]},
+    {"text": 1, "lengths": [2, 8, 3], "rewards": [1.0, 0.0, 0.3]},
+    {"sizes": [], "text": 3, "lengths": [5, 7], "rewards": [0.0, 1.0]},
+]
+ALL = 5
+
+
+def spec_of(model: str, *, freeze: list[str], updates: int = 1, **learner: object) -> JobSpec:
+    return parse_job(
+        {
+            "model": model,
+            "total_steps": 10,
+            "data": {"train": ["unused"]},
+            "algorithm": {"updates_per_step": updates, "prompts_per_step": 6},
+            "optimizer": {"learning_rate": 1e-3, "freeze": freeze},
+            "learner": {"tokens_per_batch": 40, "engine": "deepspeed", **learner},
+        }
+    )
+
+
+def steps(engine: Engine, spec: JobSpec, numbers: range) -> list[dict[str, float]]:
+    ingest = GroupIngest(spec)
+    metrics = []
+    for number in numbers:
+        groups = [ingest.ready(*scored_group(10 * number + index, **shape)) for index, shape in enumerate(SHAPES)]
+        metrics.append(engine.step(StepWork(number, 10, True, groups)).metrics)
+    return metrics
+
+
+def weights(engine: Engine) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    for scope in SCOPES:
+        tensors = Tensors()
+        engine.export(tensors, scope=scope)
+        found |= tensors
+    return found
+
+
+class FailsOnce:
+    """Passes everything on to an engine; on rank 1, step 2 does not fit."""
+
+    def __init__(self, engine: DeepSpeedEngine, rank: int) -> None:
+        self._engine, self._rank = engine, rank
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._engine, name)
+
+    def step(self, work: StepWork) -> object:
+        if work.step == 2 and self._rank == 1:
+            raise DoesNotFit("rank 1 has 3 bytes too few")
+        return self._engine.step(work)
+
+
+def train(crew: Crew, model: str, out: Path, name: str) -> list[dict[str, float]]:
+    """`name` is `<freeze>-<stage>-<dtype>[-<updates>]`; its checkpoint is left in `out`/<name>."""
+    freeze, stage, dtype, *updates = name.split("-")
+    frozen = {"frozen": ["vit", "connector"], "trained": []}[freeze]
+    learner = {"zero_stage": int(stage), "dtype": dtype}
+    spec = spec_of(model, freeze=frozen, updates=int(updates[0]) if updates else 1, **learner)
+    crew.open(spec, None)
+    metrics = steps(crew, spec, range(1, 4))
+    folder = out / name
+    folder.mkdir()
+    crew.save(folder)
+    metrics += steps(crew, spec, range(4, ALL + 1))
+    save_file(weights(crew), out / f"{name}.safetensors")
+    crew.close()
+    return metrics
+
+
+def resume(crew: Crew, model: str, out: Path, name: str) -> list[dict[str, float]]:
+    """`resume-<name>-<label>`: continue from the checkpoint of `name`."""
+    name, _, label = name.removeprefix("resume-").rpartition("-")
+    freeze, stage, dtype, *_ = name.split("-")
+    frozen = {"frozen": ["vit", "connector"], "trained": []}[freeze]
+    spec = spec_of(model, freeze=frozen, zero_stage=int(stage), dtype=dtype)
+    crew.open(spec, out / name)
+    metrics = steps(crew, spec, range(4, ALL + 1))
+    save_file(weights(crew), out / f"resume-{name}-{label}.safetensors")
+    crew.close()
+    return metrics
+
+
+def refuse(crew: Crew, model: str, out: Path, name: str) -> list[str]:
+    """A model that is not there is refused on all ranks with one sentence, and the crew goes on."""
+    try:
+        crew.open(spec_of("/does/not/exist", freeze=[]), None)
+    except BadJob as error:
+        return list(error.mistakes)
+    return []
+
+
+def fail(crew: Crew, model: str, out: Path, name: str) -> list[str]:
+    """Rank 1 alone fails in step 2."""
+    spec = spec_of(model, freeze=[], zero_stage=2)
+    crew.open(spec, None)
+    try:
+        steps(crew, spec, range(1, 3))
+    except TriuneError as error:
+        return [type(error).__name__, str(error)]
+    return []
+
+
+SCRIPTS: dict[str, Callable[[Crew, str, Path, str], object]] = {"resume": resume, "refuse": refuse, "fail": fail}
+
+
+def main(model: str, out: Path, names: list[str]) -> int:
+    torch.set_num_threads(1)
+    end_with_parent()
+    settings = read_settings()
+    assert settings.rank is not None
+    ranks = Ranks(settings.rank)
+    fails = names == ["fail"]
+
+    def engine() -> Engine:
+        own = DeepSpeedEngine(ranks)
+        return FailsOnce(own, ranks.rank) if fails else own  # type: ignore[return-value]
+
+    if ranks.rank > 0:
+        return follow(ranks, engine)
+    for name in names:
+        found = SCRIPTS.get(name.split("-")[0], train)(Crew(ranks, engine()), model, out, name)
+        (out / f"{name}.json").write_text(json.dumps(found))
+    dismiss(ranks)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))
