@@ -7,6 +7,7 @@ from pathlib import Path
 
 COMMANDS = {
     "learner": ["bench/learner.py"],
+    "memory": ["bench/memory.py"],
     "rollout": ["bench/rollout.py"],
     "families": ["bench/families.py"],
     "reward": ["-m", "bench.reward"],

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LOGITS_AT_ONCE = {"cpu": 2**25, "cuda": 2**29}
-"""Float32 logits (tokens times vocabulary) computed at a time, by device; fewer are kept for the backward pass."""
+from shared.models.memory import LOGITS_AT_ONCE
 
 
 class LogProbHead(nn.Linear):

@@ -15,6 +15,8 @@ from shared.models.hf.forward import positions_of
 from shared.models.hf.loading import open_inputs
 from shared.models.inputs import Inputs, PixelLimits
 
+GIB = 1024**3
+
 
 class GroupIngest:
     """See `services.learner.engine.Ingest`, which this implements; `pixels` holds what it has prepared of images."""
@@ -23,7 +25,7 @@ class GroupIngest:
         """Raises BadJob when the job's model cannot be loaded or is of no known family."""
         limits = PixelLimits(spec.data.min_image_pixels, spec.data.max_image_pixels)
         self.inputs = open_inputs(spec.model, pixels=limits, banned_tokens=spec.sampling.banned_tokens)
-        self.pixels = PixelCache(self.inputs)
+        self.pixels = PixelCache(self.inputs, limit_bytes=int(spec.learner.pixel_memory_gib * GIB))
         self._positions = positions_of(self.inputs)
         self._settings = spec.algorithm
 

@@ -234,9 +234,16 @@ class Learner(Section, frozen=True, kw_only=True):
     tokens_per_batch: Annotated[
         int, Meta(ge=1, le=10**9, description="token budget of one micro-batch; never changes the loss")
     ] = 16384
+    device_memory_gib: Annotated[
+        float,
+        Meta(ge=0.0, le=1e6, description="memory of one of the learner's devices, checked at submit; 0: not known"),
+    ] = 0.0
     feature_memory_gib: Annotated[
         float, Meta(ge=0.0, le=10**6, description="image features of a frozen tower kept within a step, at most")
     ] = 2.0
+    pixel_memory_gib: Annotated[
+        float, Meta(ge=0.0, le=1e6, description="images ready for the tower kept in the host's memory, at most")
+    ] = 1.0
     measure_uniform: Annotated[
         bool,
         Meta(description="compute groups whose rewards are all equal, too: without a gradient, for their metrics"),
@@ -478,7 +485,7 @@ def _contradictions(spec: JobSpec) -> list[str]:
         )
     if bounds != sorted(bounds) or not bounds or bounds[-1] < 1.0:
         found.append(f"reward.iou_schedule has bounds {bounds}; expected rising ones that end at 1.0")
-    found += _learner_contradictions(spec.learner)
+    found += learner_contradictions(spec.learner)
     if spec.sampling.top_p < 1 and algorithm.importance != "off":
         found.append(
             f"sampling.top_p is {spec.sampling.top_p} and algorithm.importance {algorithm.importance!r}: a nucleus "
@@ -498,7 +505,8 @@ def _contradictions(spec: JobSpec) -> list[str]:
     return found
 
 
-def _learner_contradictions(learner: Learner) -> list[str]:
+def learner_contradictions(learner: Learner) -> list[str]:
+    """Mistakes that only show between the learner's keys."""
     found = []
     if learner.engine == "deepspeed" and learner.optimizer_state == "8bit":
         found.append("learner.optimizer_state is '8bit', which ZeRO cannot share out; expected 'float32' or 'cpu'")

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from services.learner.head import LOGITS_AT_ONCE, LogProbHead
+from services.learner.head import LogProbHead
+from shared.models.memory import LOGITS_AT_ONCE
 
 M, H, V = 7, 5, 11
 

@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import threading
 from copy import copy
 
 import msgspec
@@ -113,11 +114,34 @@ def test_pixels_are_kept_within_their_bound_and_made_again_when_dropped(engine):
     assert processor.calls == 4
 
 
+def test_an_image_asked_for_ahead_is_made_in_another_thread_and_once(engine):
+    began, may_end = threading.Event(), threading.Event()
+
+    class Slow(Counting):
+        def __call__(self, **arguments):
+            began.set()
+            assert may_end.wait(10)
+            return super().__call__(**arguments)
+
+    parts = engine.model.inputs.parts
+    slow = Slow(parts.image_processor)
+    inputs = copy(engine.model.inputs)
+    inputs.parts = dataclasses.replace(parts, image_processor=slow)
+    cache = PixelCache(inputs, limit_bytes=0)  # nothing is kept: what comes is handed over
+    image = ReadyImage("a", png(7), alone=True)
+    cache.ahead([image, image])
+    assert began.wait(10)  # while this thread goes on
+    may_end.set()
+    assert cache.get(image).grid == (1, 4, 4) and slow.calls == 1
+    cache.get(image)
+    assert slow.calls == 2
+
+
 def test_pixels_are_those_of_the_image_processor(engine, make_group):
     _, (data,) = make_group(0, sizes=[(84, 56)])
     inputs = engine.model.inputs
     expected = inputs.parts.image_processor(images=[Image.open(io.BytesIO(data))], return_tensors="np")
-    made = inputs.family.collate([PixelCache(inputs).get(ReadyImage("a", data, alone=True))])
+    made = inputs.family.collate([PixelCache(inputs, limit_bytes=0).get(ReadyImage("a", data, alone=True))])
     assert np.array_equal(made["pixel_values"], expected["pixel_values"])
     assert made["image_grid_thw"].tolist() == expected["image_grid_thw"].tolist() == [[1, 4, 6]]
 

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from services.learner.attention.batch import Ready, micro_batches, pack, parts_of
-from services.learner.head import LOGITS_AT_ONCE
 from services.learner.model import BANNED_LOGIT, Images, VisionLanguageModel
 from shared.models.family import PreparedImage
 from shared.models.hf.forward import positions_of
+from shared.models.memory import LOGITS_AT_ONCE
 from shared.models.roles import layer_of, role_of
 
 SHAPES = [

@@ -4,10 +4,11 @@ An engine says through `Backend` how a micro-batch goes forward and backward and
 Sums stay on the device until the step ends, so that no micro-batch waits for a number.
 """
 
+import itertools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -128,14 +129,14 @@ class Passes:
         """Log-probs of every response under the current weights, without gradient."""
         found: dict[Key, Tensor] = {}
         with torch.no_grad(), self._clock("proximal"):
-            for parts in batches:
+            for parts in self._with_images_ahead(batches):
                 packed, values, _ = self._values(parts)
                 found |= zip(_keys(packed), values.log_probs.split(_lengths(packed)), strict=True)
         return found
 
     def _accumulate(self, update: Update, old: Mapping[Key, Tensor], importance: bool) -> None:
         """Add the gradient of one update's loss."""
-        for index, parts in enumerate(update.batches):
+        for index, parts in enumerate(self._with_images_ahead(update.batches)):
             with self._clock("forward"):
                 packed, values, images = self._values(parts)
                 reference = self._reference(packed, images)
@@ -155,6 +156,17 @@ class Passes:
             return self._first.token_values(packed, images, self._spec.sampling.temperature).log_probs
 
     # ---------------------------------------------------------------- images
+
+    def _with_images_ahead(self, batches: Sequence[MicroBatch]) -> Iterator[MicroBatch]:
+        """The micro-batches one by one, the images of the next being prepared beside each."""
+        for index, parts in enumerate(batches):
+            needed = {
+                image.name: image
+                for part in itertools.chain(*batches[index + 1 : index + 2])
+                for image in part.group.images
+            }
+            self._pixels.ahead(image for name, image in needed.items() if name not in self._features)
+            yield parts
 
     def _images(self, parts: Sequence[Part]) -> Images:
         """The micro-batch's images: features where the tower is frozen, else pixels that it must see with gradient."""

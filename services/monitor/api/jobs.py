@@ -22,7 +22,13 @@ from services.monitor.api.changes import (
 )
 from services.monitor.api.journal import journal_mistakes, left_over_bytes
 from services.monitor.api.shapes import JobChange, JobDetails, JobList, JobState, JobSummary, Validated
-from services.monitor.api.submission import create_job, parse_document, read_submission, training_sources
+from services.monitor.api.submission import (
+    create_job,
+    learner_memory,
+    parse_document,
+    read_submission,
+    training_sources,
+)
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
 from services.monitor.history.fold import FINAL
@@ -95,7 +101,8 @@ class JobRoutes:
     async def validate(self, request: Request) -> Validated:
         """What a job would be, with every default and the numbers that follow; nothing is started."""
         spec = await self._read(request)
-        return Validated(spec=msgspec.to_builtins(spec), derived=derived(spec))
+        memory = await asyncio.to_thread(learner_memory, spec)
+        return Validated(spec=msgspec.to_builtins(spec), derived=derived(spec), learner_memory_gib=memory)
 
     async def list_jobs(self) -> JobList:
         """All jobs, oldest first."""

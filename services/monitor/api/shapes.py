@@ -67,6 +67,8 @@ class Validated(BaseModel):
 
     spec: dict[str, Any]
     derived: dict[str, float]
+    learner_memory_gib: dict[str, dict[str, float]]
+    """By kind of device, each part of the learner's memory on it (`host:` in front: in the host's) at its peak."""
 
 
 class Point(BaseModel):

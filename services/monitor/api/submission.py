@@ -15,6 +15,7 @@ from shared.errors import BadData, BadJob
 from shared.jobs.record import JobRecord, JobStore
 from shared.jobs.spec import JobSpec, parse_job, parse_toml, write_toml
 from shared.models.catalog import family_in
+from shared.models.memory import DEVICES, GIB, estimate, largest_shape, misfit, read_architecture
 from shared.samples.files import DataFile, count_rows, inspect_files
 from shared.samples.places import Roots
 
@@ -42,6 +43,7 @@ def read_submission(body: bytes, content_type: str, roots: Roots) -> JobSpec:
     """The job in a request's body, its files looked at; raises BadJob with every mistake."""
     spec = parse_job(parse_document(body, content_type))
     mistakes = [*_model_mistakes(spec.model, roots), *_data_mistakes(spec, roots), *missing_sinks(spec.monitor.sinks)]
+    mistakes = mistakes or [*_memory_mistakes(spec)]
     if mistakes:
         raise BadJob(mistakes)
     return spec
@@ -57,6 +59,41 @@ def _model_mistakes(model: str, roots: Roots) -> Iterator[str]:
         yield f"model {model!r} does not lie under the data roots {roots}"
     else:
         yield from _family_mistakes(path)
+
+
+def _memory_mistakes(spec: JobSpec) -> Iterator[str]:
+    """A learner that cannot fit; over how many ranks DeepSpeed shares a model out is not known here."""
+    folder, given = Path(spec.model).expanduser(), spec.learner.device_memory_gib
+    if not given or spec.learner.engine == "deepspeed" or not folder.is_dir():
+        return
+    try:
+        sentence = misfit(spec, read_architecture(folder), int(given * GIB), device="cuda")
+    except BadJob as error:
+        yield from error.mistakes
+        return
+    if sentence is not None:
+        yield sentence
+
+
+def learner_memory(spec: JobSpec) -> dict[str, dict[str, float]]:
+    """GiB of each part of the learner's memory on one device at its peak, by kind of device.
+
+    Empty when the model's size is not known here: a hub id, weights in another format.
+    """
+    folder = Path(spec.model).expanduser()
+    if not folder.is_dir():
+        return {}
+    try:
+        architecture = read_architecture(folder)
+    except BadJob:
+        return {}
+    found: dict[str, dict[str, float]] = {}
+    shape = largest_shape(spec, architecture)
+    for device in DEVICES:
+        memory = estimate(spec, architecture, shape, device=device)
+        parts = {**memory.device, **{f"host: {part}": size for part, size in memory.host.items()}}
+        found[device] = {part: round(size / GIB, 3) for part, size in parts.items()}
+    return found
 
 
 def _family_mistakes(folder: Path) -> Iterator[str]:
