@@ -1,6 +1,7 @@
 """The vllm engine on a CPU, its own processes and all; `make test-vllm` runs this in an environment that has vLLM."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -94,18 +95,18 @@ async def test_a_model_that_vllm_cannot_load_is_one_sentence(tmp_path: Path) -> 
 
 
 async def test_the_death_of_its_process_is_an_error_of_every_group(one_folder: Path) -> None:
-    engine = await open_vllm(spec_of(one_folder), LIMITS)
-    prepared = await engine.prepare(*case(0, n=2, tokens=5000))
-    group = asyncio.create_task(engine.generate(prepared, key="long"))
-    await asyncio.sleep(0.5)
-    (core,) = [child for child in psutil.Process().children() if "EngineCore" in child.name()][-1:]
-    core.send_signal(signal.SIGKILL)
-    async with asyncio.timeout(30.0):
-        with pytest.raises(Unavailable, match="has ended"):
-            await group
-        with pytest.raises(Unavailable, match="has ended"):
-            await sample(engine, *case(1))
-    await engine.aclose()
+    """64 completions of at most 5,000 tokens: some of them are still being sampled when it dies."""
+    async with contextlib.aclosing(await open_vllm(spec_of(one_folder), LIMITS)) as engine:
+        prepared = await engine.prepare(*case(0, n=64, tokens=5000))
+        group = asyncio.create_task(engine.generate(prepared, key="long"))
+        await asyncio.sleep(0.1)
+        *_, core = [child for child in psutil.Process().children() if "EngineCore" in child.name()]
+        core.send_signal(signal.SIGKILL)
+        async with asyncio.timeout(30.0):
+            with pytest.raises(Unavailable, match="has ended"):
+                await group
+            with pytest.raises(Unavailable, match="has ended"):
+                await sample(engine, *case(1))
 
 
 PARENT = """
