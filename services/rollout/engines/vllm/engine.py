@@ -33,6 +33,8 @@ from shared.samples.images import decode_image
 
 Result = TypeVar("Result")
 _SEEDS = 2**62
+_LOOK_S = 0.5
+"""How often a load looks whether vLLM's process still runs."""
 _BEFORE_ANY = "-1"
 """vLLM's label of the weights that the model folder holds."""
 
@@ -175,8 +177,20 @@ class VllmEngine:
         """Pausing with `clear_cache` drops all keys, values and image features: what goes on is computed again."""
         await asyncio.to_thread(self._check, at)
         began, kept = time.monotonic(), len(self._open)
-        await self._run(self._replace(at, "keep" if mode == "keep" else "wait"))
+        await self._run(self._unless_dead(self._replace(at, "keep" if mode == "keep" else "wait")))
         return Loaded(at.version, time.monotonic() - began, kept if mode == "keep" else 0)
+
+    async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:
+        """vLLM leaves a call to its process unanswered when that dies under it; only groups are told."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                if self._llm.errored:
+                    raise Unavailable("vllm's engine has ended while weights were loaded")
+                await asyncio.wait({task}, timeout=_LOOK_S)
+        finally:
+            task.cancel()
+        task.result()
 
     async def _replace(self, at: WeightsAt, pause: str) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
