@@ -22,7 +22,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
-from services.learner.algorithms.losses import Clip, policy_loss
+from services.learner.algorithms.losses import ppo_clip
+from services.learner.algorithms.tokens import Tokens
 from services.learner.attention.batch import Ready
 from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
@@ -141,7 +142,7 @@ class Plain:
             parameter.requires_grad_(role_of(name) not in spec.optimizer.freeze)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.adam = torch.optim.AdamW(trained, lr=spec.optimizer.learning_rate, fused=True)
-        self.clip = Clip.of(spec.algorithm)
+        self.settings = spec.algorithm
         rows = sorted(
             ((group, row) for group in groups for row in group.responses), key=lambda pair: len(pair[1].token_ids)
         )
@@ -183,8 +184,10 @@ class Plain:
             logits = self.model(**bucket["inputs"], use_cache=False, logits_to_keep=keep).logits[:, :-1]
             targets = bucket["inputs"]["input_ids"][:, bucket["prompt"] :, None]
             log_probs = logits.log_softmax(-1).gather(-1, targets)[..., 0][mask]
-            loss, _ = policy_loss(log_probs, log_probs.detach(), bucket["advantages"][mask], self.clip)
-            (loss / self.tokens).backward()
+            before = log_probs.detach()
+            tokens = Tokens(log_probs, before, before, bucket["advantages"][mask], mask.sum(-1))
+            losses, _ = ppo_clip.loss(tokens, self.settings)
+            (losses.sum() / self.tokens).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)

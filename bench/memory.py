@@ -58,10 +58,10 @@ CASES: list[tuple[str, Case, dict[str, Any]]] = [
         {"tokens_per_batch": 2000, "gradient_checkpointing": "on"},
     ),
     ("21M", Case("64 image tokens", 4, 224, 16, (20, 20), VISION), {"tokens_per_batch": 700}),
-    ("85M", Case("64 image tokens", 3, 224, 16, (20, 20), VISION), {"tokens_per_batch": 500}),
-    ("85M", Case("adapters of rank 16", 3, 224, 16, (20, 20), VISION), {"tokens_per_batch": 500, "lora_rank": 16}),
-    ("85M", Case("8-bit moments", 3, 224, 16, (20, 20), VISION), {"tokens_per_batch": 500, "optimizer_state": "8bit"}),
-    ("300M", Case("64 image tokens", 2, 224, 16, (20, 20), VISION), {"tokens_per_batch": 500}),
+    ("85M", Case("64 image tokens", 4, 224, 16, (20, 20), VISION), {"tokens_per_batch": 500}),
+    ("85M", Case("adapters of rank 16", 4, 224, 16, (20, 20), VISION), {"tokens_per_batch": 500, "lora_rank": 16}),
+    ("85M", Case("8-bit moments", 4, 224, 16, (20, 20), VISION), {"tokens_per_batch": 500, "optimizer_state": "8bit"}),
+    ("300M", Case("64 image tokens", 2, 224, 16, (20, 20), VISION), {"tokens_per_batch": 300}),
 ]
 
 
