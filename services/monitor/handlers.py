@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import msgspec
+import pyarrow as pa
 
 from services.monitor.config import MonitorConfig
 from services.monitor.exports.curves import draw_curves
@@ -210,7 +211,7 @@ class JobReading:
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
         except (OSError, sqlite3.OperationalError) as error:
             raise Unavailable(f"run folder {self.folder} cannot be used: {error}") from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, pa.ArrowInvalid) as error:
             raise Corrupt(f"the store in {self.folder} is damaged: {error}") from error
 
 

@@ -108,7 +108,7 @@ class MemoryServer:
         except TimeoutError:
             return
 
-    async def drain(self, limit_s: float = 10.0) -> None:
+    async def drain(self, limit_s: float = 60.0) -> None:
         """Return when no prompt and no completion is left, handed out or not; Unavailable after `limit_s`."""
         until = time.monotonic() + limit_s
         while any(self.streams[name].entries for name in WORK_STREAMS):
