@@ -69,6 +69,7 @@ class BlobStore:
         return mine
 
     def put(self, data: bytes | memoryview) -> BlobRef:
+        self._check_there()
         ref = BlobRef(digest=_digest(data), size=len(data))
         path = self._path(ref)
         try:
@@ -91,6 +92,7 @@ class BlobStore:
         return data
 
     def writer(self) -> SpooledWriter:
+        self._check_there()
         folder = Path(self._root) if self._is_local else Path(tempfile.gettempdir()) / "triune-blobs"
         return SpooledWriter(folder / "tmp", self._place, self._take)
 
@@ -99,6 +101,7 @@ class BlobStore:
             return AheadReader(self._fs.open_input_file(self._path(ref)), ref, self._place)
 
     def put_file(self, path: Path) -> BlobRef:
+        self._check_there()
         try:
             ref = _file_ref(path)
             self._take(path, ref)
@@ -132,12 +135,19 @@ class BlobStore:
         try:
             yield
         except FileNotFoundError:
+            self._check_there()
             raise BlobMissing(f"blob {ref.digest} is not in {self._place}") from None
         except OSError as error:
             path = self._path(ref)
             raise Unavailable(f"blob store {self._place} cannot be read ({path}): {_sentence(error)}") from error
 
+    def _check_there(self) -> None:
+        """A folder that was there when the store was opened is a share that is away, not a store without blobs."""
+        if self._is_local and not Path(self._root).is_dir():
+            raise Unavailable(f"blob store {self._place} is away: its folder is not there")
+
     def has(self, ref: BlobRef) -> bool:
+        self._check_there()
         try:
             return self._size(self._path(ref)) == ref.size
         except OSError as error:

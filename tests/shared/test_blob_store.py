@@ -161,3 +161,17 @@ def test_a_reference_that_knows_only_the_digest_finds_the_blob_and_leaves_it(tmp
     ref = store.put(b"pixels")
     assert store.get(BlobRef(digest=ref.digest, size=0)) == b"pixels"
     assert store.get(ref) == b"pixels"
+
+
+def test_a_store_whose_folder_is_gone_is_away_and_misses_no_blob(tmp_path: Path) -> None:
+    """As a share that is not mounted for a moment: nothing may be taken for lost, nothing written beside it."""
+    store = BlobStore((tmp_path / "blobs").as_uri())
+    ref = store.put(b"kept")
+    (tmp_path / "blobs").rename(tmp_path / "elsewhere")
+    for call in (lambda: store.get(ref), lambda: store.has(ref), lambda: store.put(b"new"), store.writer):
+        with pytest.raises(Unavailable, match="is away: its folder is not there") as error:
+            call()
+        assert not isinstance(error.value, BlobMissing)
+    assert not (tmp_path / "blobs").exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "blobs")
+    assert store.get(ref) == b"kept"
