@@ -40,7 +40,7 @@ def asked(question: str, answer: str = "4", **reward: Any) -> dict[str, Any]:
     [
         (asked("How many?"), "math", None),
         (asked("Which?\nA. cat\nB. dog"), "science", "multiple choice"),
-        (asked("Which?", "B", verifier="choice"), "puzzle", "multiple choice"),
+        (asked("Which?", "B", verifier="choice", ground_truth="B"), "puzzle", "multiple choice"),
         (asked("Is it?", "True"), "chart", "true or false"),
         (asked("Solve.", "x = 4"), "math", "an answer with one of = [ ] ( ) ;"),
         (asked("Name it.", "a" * 21), "math", "an answer of more than 20 characters"),
