@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -162,35 +162,40 @@ class BlobStore:
             raise Unavailable(f"blob store {self._place} cannot delete {ref.digest}: {_sentence(error)}") from error
 
     def forget(self, job: str) -> int:
-        mine = f"{self._root}/refs/{job}"
+        refs = f"{self._root}/refs"
         try:
-            owners = self._names(f"{self._root}/refs")
-            others = [owner for owner in owners if owner != job]
-            count = sum(self._release(digest, others) for digest in self._names(mine))
-            if job in owners:
-                self._fs.delete_dir(mine)
+            count = sum(self._release(digest, job) for digest in self._names(f"{refs}/{job}"))
+            if job in self._names(refs):
+                self._fs.delete_dir(f"{refs}/{job}")
         except OSError as error:
             raise Unavailable(f"blob store {self._place} cannot forget job {job}: {_sentence(error)}") from error
         return count
 
-    def _release(self, digest: str, others: Sequence[str]) -> bool:
-        """Delete the blob unless one of `others` has it too.
+    def _release(self, digest: str, job: str) -> bool:
+        """Delete the blob unless a job other than `job` has it too.
 
-        It is set aside first: another job marks a blob before it looks whether it is there, so either its mark is seen
-        here, or the blob is not seen there and is written anew.
+        It is set aside before the marks that decide are read, and the jobs are listed anew then: another job marks a
+        blob before it looks whether it is there, so either its mark is seen here, or the blob is not seen there and is
+        written anew. A blob that another job has already is never set aside: its readers would miss it.
         """
+        if self._is_of_others(digest, job):
+            return False
         path, aside = f"{self._root}/{digest[:2]}/{digest}", f"{self._root}/tmp/{uuid.uuid4().hex}"
         self._make_folder(f"{self._root}/tmp")
         try:
             self._fs.move(path, aside)
         except FileNotFoundError:
             return False
-        marks = [f"{self._root}/refs/{other}/{digest}" for other in others]
-        if any(info.type == arrow_fs.FileType.File for info in self._fs.get_file_info(marks)):
+        if self._is_of_others(digest, job):
             self._fs.move(aside, path)
             return False
         self._fs.delete_file(aside)
         return True
+
+    def _is_of_others(self, digest: str, job: str) -> bool:
+        refs = f"{self._root}/refs"
+        marks = [f"{refs}/{owner}/{digest}" for owner in self._names(refs) if owner != job]
+        return any(info.type == arrow_fs.FileType.File for info in self._fs.get_file_info(marks))
 
     def _mark(self, ref: BlobRef) -> None:
         """Note whose blob it is, before it is there: a killed writer leaves none without an owner."""

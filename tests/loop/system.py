@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pyarrow.parquet as pq
 
 from triune.local.deployment import Deployment, deployed
@@ -78,14 +79,20 @@ class System:
 
 @contextlib.asynccontextmanager
 async def running(tmp_path: Path, model: Path, data: Path, **options: Any) -> AsyncIterator[System]:
+    """The deployment while the block runs; none of its processes outlives the block."""
     replicas = {"data": 1, "rollout": 1, "reward": 1, "learner": 1, "monitor": 1}
     threads = dict.fromkeys(replicas, 1)
+    before = set(psutil.Process().children(recursive=True))  # those of other tests are none of ours
     async with deployed(
         tmp_path / "runs", tmp_path / "local", replicas=replicas, threads=threads, **options
     ) as deployment:
         system = System(deployment, model, data)
         with system.client:
             yield system
+        started = set(psutil.Process().children(recursive=True)) - before
+        assert started
+    _, left = psutil.wait_procs(started, timeout=10.0)  # those whose parent was killed end by themselves
+    assert not left, f"processes left behind: {left}"
 
 
 def agrees(report: dict[str, Any], *, steps: int = STEPS) -> None:

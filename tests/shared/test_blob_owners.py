@@ -56,15 +56,31 @@ def test_a_blob_that_its_user_has_deleted_is_forgotten_too(store: BlobStore) -> 
     assert store.forget("job") == 0
 
 
+def test_a_job_that_begins_while_its_forerunner_is_forgotten_keeps_their_common_images(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref, names = store.of("old").put(b"the same image"), store._names
+
+    def names_then_begin(folder: str) -> list[str]:
+        listed = names(folder)
+        if folder.endswith("/old"):
+            store.of("new").put(b"the same image")
+        return listed
+
+    monkeypatch.setattr(store, "_names", names_then_begin)
+    store.forget("old")
+    assert store.get(ref) == b"the same image"
+
+
 def test_a_blob_that_another_job_puts_while_its_owner_is_forgotten_is_there_afterwards(tmp_path: Path) -> None:
     for round_ in range(50):
         store, data = BlobStore(tmp_path.as_uri()), f"shared {round_}".encode()
         ref = store.of("old").put(data)
         start = threading.Barrier(2)
 
-        def put(data: bytes = data, start: threading.Barrier = start) -> None:
+        def put(data: bytes = data, start: threading.Barrier = start, round_: int = round_) -> None:
             start.wait()
-            BlobStore(tmp_path.as_uri()).of("new").put(data)
+            BlobStore(tmp_path.as_uri()).of(f"new {round_}").put(data)
 
         thread = threading.Thread(target=put)
         thread.start()
