@@ -21,6 +21,7 @@ def build(ports: Ports, config: DataConfig | None = None) -> Service:
         config=config or DataConfig(),
         roots=Roots.of(ports.settings.data_roots),
         retry=ports.retry,
+        plugin_roots=ports.settings.reward_plugins,
     )
 
     async def lead() -> None:

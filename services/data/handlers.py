@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 
@@ -28,6 +29,7 @@ from shared.runtime.metrics import Instruments
 from shared.runtime.retry import Retry
 from shared.samples.files import open_files
 from shared.samples.places import ANYWHERE, Roots
+from shared.samples.plugins import verifiers_for
 from shared.service import Status
 
 _EVENTS = ("weights", "eval-due", "eval-done")
@@ -35,7 +37,9 @@ _EVENTS = ("weights", "eval-due", "eval-done")
 
 @dataclass(frozen=True)
 class Deps:
-    """What the handlers work with. `roots`: folders that data must lie under; none: any."""
+    """What the handlers work with. `roots`: folders that data must lie under; none: any. `plugin_roots`: those of
+    files with a job's own verifiers.
+    """
 
     bus: Bus
     blobs: Blobs
@@ -45,6 +49,7 @@ class Deps:
     config: DataConfig = field(default_factory=DataConfig)
     roots: Roots = ANYWHERE
     retry: Retry = field(default_factory=Retry)
+    plugin_roots: tuple[Path, ...] = ()
 
 
 @dataclass
@@ -82,6 +87,7 @@ async def on_job(job: ActiveJob, deps: Deps) -> None:
 
 
 async def _serve(job: ActiveJob, deps: Deps) -> None:
+    verifiers = await asyncio.to_thread(verifiers_for, job.spec.reward.plugins, deps.plugin_roots)
     train, held_out = await _opened(job, deps)
     log = get_logger(job=job.id)
     log.info("data opened", rows=_rows(train), held_out=_rows(held_out), sources=list(train))
@@ -89,9 +95,11 @@ async def _serve(job: ActiveJob, deps: Deps) -> None:
     newest = await deps.bus.last_event(job.id, "weights")
     if newest is not None:  # before the first ordinal is looked at: its cursor says which ones may still be open
         heard.on_event(newest[0])
-    rows = Rows(blobs, deps.config.rows_kept, deps.roots, deps.retry)
+    rows = Rows(blobs, deps.config.rows_kept, deps.roots, deps.retry, verifiers)
     training = Training(job, train, deps.config, deps.bus, deps.jobs, rows, lambda: _look_again(job, deps))
-    evaluated = HeldOut(job.id, job.spec, held_out, Rows(blobs, deps.config.rows_kept, deps.roots, deps.retry))
+    evaluated = HeldOut(
+        job.id, job.spec, held_out, Rows(blobs, deps.config.rows_kept, deps.roots, deps.retry, verifiers)
+    )
     await _until_first_error(
         _listen(job, heard, deps),
         training.run(lambda: heard.weights, deps.instruments, deps.status),

@@ -17,8 +17,9 @@ from typing import Any
 
 from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
+from shared.errors import BadData
 from shared.messages import RewardSpec
-from shared.samples.verifiers import names_in_plugin
+from shared.samples.plugins import find_plugin, verifiers_in
 
 _roots: tuple[Path, ...] = ()
 
@@ -38,27 +39,19 @@ def load(paths: object) -> Mapping[str, Callable[[str, RewardSpec, Context], Ver
         raise VerifierError(f"plugins is {paths!r}; expected a list of files")
     found: dict[str, Callable[[str, RewardSpec, Context], Verdict]] = {}
     for path in paths:
-        file = _allowed(path)
         try:
-            changed = file.stat().st_mtime_ns
+            file = find_plugin(path, _roots)
+            found |= _load_file(file, file.stat().st_mtime_ns)
+        except BadData as error:
+            raise VerifierError(str(error)) from None
         except OSError as error:
             raise VerifierError(f"the plugin {path} cannot be read: {error.strerror}") from None
-        found |= _load_file(file, changed)
     return found
-
-
-def _allowed(path: str) -> Path:
-    """The file that `path` names: itself, or relative to a root."""
-    for root in _roots:
-        file = (root / path).resolve()  # an absolute path stays what it is
-        if file.is_relative_to(root) and file.is_file():
-            return file
-    roots = ", ".join(map(str, _roots)) or "none: start the reward service with TRIUNE_REWARD_PLUGINS"
-    raise VerifierError(f"the plugin {path} is no file under the folders that this deployment allows ({roots})")
 
 
 @lru_cache(maxsize=32)
 def _load_file(file: Path, changed: int) -> Mapping[str, Callable[[str, RewardSpec, Context], Verdict]]:
+    names = verifiers_in(file)
     spec = importlib.util.spec_from_file_location(f"triune_plugin_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise VerifierError(f"the plugin {file} is no Python file")
@@ -68,14 +61,9 @@ def _load_file(file: Path, changed: int) -> Mapping[str, Callable[[str, RewardSp
     except Exception as error:
         raise VerifierError(f"the plugin {file} cannot be loaded: {type(error).__name__}: {error}") from error
     found: dict[str, Callable[[str, RewardSpec, Context], Verdict]] = {}
-    for name in names_in_plugin(file):
+    for name in names:
         own = getattr(module, name, None)
         found[name] = as_verdict(name, own if callable(own) else _from_verl(module.compute_score))
-    if not found:
-        raise VerifierError(
-            f"the plugin {file} defines no verifier; expected a function name(completion, spec, context), "
-            "or compute_score(data_source, solution_str, ground_truth, extra_info)"
-        )
     return found
 
 

@@ -298,7 +298,7 @@ class RewardSettings(Section, frozen=True, kw_only=True):
     ] = "tolerant"
     plugins: Annotated[
         list[str],
-        Meta(description="files with own verifiers, under the folders that the reward service allows"),
+        Meta(description="files with own verifiers, under the folders of TRIUNE_REWARD_PLUGINS"),
     ] = []
     coordinates: Annotated[
         Literal["auto", "relative", "relative_yx", "resized", "original"],

@@ -3,12 +3,10 @@
 The reward service has one file for each built-in one. Nothing here needs sympy, or runs a verifier.
 """
 
-import ast
 import difflib
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
-from pathlib import Path
 from types import MappingProxyType
 
 from shared.answers.blocks import reference
@@ -53,35 +51,10 @@ DETECTION_RATIOS: Mapping[str, float] = MappingProxyType({"iou_max_label_first":
 
 
 @cache
-def known_verifiers(plugins: tuple[str, ...] = ()) -> Mapping[str, str]:
-    """Name → what it judges (an added one: where it comes from), of every verifier that a sample may ask for here.
-
-    `plugins` are files that a job names: their names are read from their text, nothing of them is run.
-    """
+def known_verifiers() -> Mapping[str, str]:
+    """Name → what it judges (an added one: where it comes from), of every verifier that is installed here."""
     added = {entry.name: f"added by {entry.value}" for entry in entry_points(group=ENTRY_POINTS)}
-    own = {name: f"of {path}" for path in plugins for name in names_in_plugin(Path(path))}
-    return MappingProxyType({**own, **added, **VERIFIERS})
-
-
-def names_in_plugin(path: Path) -> list[str]:
-    """The verifiers that a plugin file defines; none for a file that cannot be read.
-
-    A public function with three parameters (`completion, spec, context`) is one by its own name; a function
-    `compute_score` (verl's signature) is one by the name of the file.
-    """
-    try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError):
-        return []
-    names = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            parameters = [argument.arg for argument in node.args.args]
-            if node.name == "compute_score" and parameters[:1] == ["data_source"]:
-                names.append(path.stem)
-            elif parameters == ["completion", "spec", "context"]:
-                names.append(node.name)
-    return names
+    return MappingProxyType({**added, **VERIFIERS})
 
 
 # ---------------------------------------------------------------- parameters

@@ -52,6 +52,16 @@ def test_a_source_that_the_files_do_not_have_is_named_with_the_nearest_one(tmp_p
         read_submission(body.encode(), "application/toml", ANYWHERE)
 
 
+def test_a_plugin_is_looked_at_before_its_job_is_taken(tmp_path: Path) -> None:
+    write_data(tmp_path / "train.parquet")
+    (tmp_path / "good.py").write_text("def brief(completion, spec, context): return 1.0\n")
+    body = f'model = "org/name"\ntotal_steps = 1\n[data]\ntrain = ["{tmp_path}/*.parquet"]\n[reward]\nplugins = '
+    kind = "application/toml"
+    assert read_submission(f'{body}["good.py"]'.encode(), kind, ANYWHERE, [tmp_path]).reward.plugins == ["good.py"]
+    with pytest.raises(BadJob, match=r"reward\.plugins: the plugin gone.py is no file under the folders"):
+        read_submission(f'{body}["gone.py"]'.encode(), kind, ANYWHERE, [tmp_path])
+
+
 def test_paths_outside_of_the_roots_are_refused(tmp_path: Path) -> None:
     (tmp_path / "allowed").mkdir()
     write_data(tmp_path / "train.parquet")

@@ -19,10 +19,11 @@ Weigh = Callable[[Sample], int]
 
 @dataclass(frozen=True)
 class Depth:
-    """How closely rows are looked at. `rows`: only these of a group; None: all."""
+    """How closely rows are looked at. `verifiers`: the names that a row may ask for; None: those installed here."""
 
     decode: bool = True
     roots: Roots = ANYWHERE
+    verifiers: frozenset[str] | None = None
 
 
 @dataclass
@@ -76,7 +77,7 @@ def _check_row(
     source = identify(row, place).source
     tally = report.tallies.setdefault(source, Tally())
     try:
-        sample = read_row(row, place, load)
+        sample = read_row(row, place, load, depth.verifiers)
         pictures = [skim_image(image.data) for image in sample.images] if depth.decode else []
         tokens = weigh(sample) if weigh is not None else None
     except BadSample as error:

@@ -5,6 +5,7 @@ data set; images pass through a few at a time.
 """
 
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -42,8 +43,15 @@ class Unusable:
 class Rows:
     """Rows by place. Every call blocks (files, blob store), so callers use a worker thread; one works at a time."""
 
-    def __init__(self, blobs: Blobs, rows_kept: int, roots: Roots = ANYWHERE, retry: Retry | None = None) -> None:
-        self._blobs = blobs
+    def __init__(
+        self,
+        blobs: Blobs,
+        rows_kept: int,
+        roots: Roots = ANYWHERE,
+        retry: Retry | None = None,
+        verifiers: Collection[str] | None = None,
+    ) -> None:
+        self._blobs, self._verifiers = blobs, verifiers
         self._roots = roots
         self._rows_kept = rows_kept
         self._retry = retry or Retry()
@@ -82,7 +90,7 @@ class Rows:
 
     def _prepare(self, row: dict[str, object], place: str, load: LoadImage) -> Ready | Unusable:
         try:
-            sample = read_row(row, place, load)
+            sample = read_row(row, place, load, self._verifiers)
         except BadSample as error:
             _, task, sample_id = identify(row, place)
             return Unusable(task, sample_id, str(error))

@@ -1,7 +1,7 @@
 """One row of a data file: checked once, at ingest, with one clear reason when it cannot be used."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -68,10 +68,11 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def read_row(raw: Mapping[str, Any], place: str, load: LoadImage) -> Sample:
+def read_row(raw: Mapping[str, Any], place: str, load: LoadImage, verifiers: Collection[str] | None = None) -> Sample:
     """The sample in `raw`, a row as its file has it; raises BadSample with the reason that it cannot be used.
 
-    Raises Unavailable when the place of an image that is named by its path does not answer.
+    `verifiers` are the names that it may ask for; None: those that are installed here. Raises Unavailable when the
+    place of an image that is named by its path does not answer.
     """
     row = cast_row(raw)
     if not row.get("data_source"):
@@ -80,7 +81,7 @@ def read_row(raw: Mapping[str, Any], place: str, load: LoadImage) -> Sample:
     images = row["images"]
     _check_placeholders(turns, len(images))
     model = row.get("reward_model") or {}
-    verifier = _verifier(model.get("verifier"))
+    verifier = _verifier(model.get("verifier"), known_verifiers() if verifiers is None else verifiers)
     params = _params(model.get("verifier_parm"), "verifier_parm")
     truth = _truth(verifier, model.get("ground_truth"), params)
     accuracy_ratio, format_ratio = _ratios(model)
@@ -134,8 +135,7 @@ def _image(image: Mapping[str, Any], number: int, load: LoadImage) -> EncodedIma
         raise BadSample(f"image {number}: {error}") from error
 
 
-def _verifier(name: str | None) -> str:
-    known = known_verifiers()
+def _verifier(name: str | None, known: Collection[str]) -> str:
     if name is None or name not in known:
         raise BadSample(f"verifier is {name!r}; there are {', '.join(sorted(known))}")
     return name

@@ -81,6 +81,7 @@ class JobRoutes:
 
     def __init__(self, desk: Desk, control: Control, settings: Settings) -> None:
         self._desk, self._control, self._roots = desk, control, Roots.of(settings.data_roots)
+        self._plugin_roots = settings.reward_plugins
         self.router = APIRouter(tags=["jobs"])
         add = self.router.add_api_route
         add("/v1/jobs", self.submit, methods=["POST"], status_code=201, openapi_extra=_JOB_BODY)
@@ -212,7 +213,7 @@ class JobRoutes:
 
     async def _read(self, request: Request) -> JobSpec:
         body, kind = await request.body(), request.headers.get("content-type", "")
-        spec = await asyncio.to_thread(read_submission, body, kind, self._roots)
+        spec = await asyncio.to_thread(read_submission, body, kind, self._roots, self._plugin_roots)
         mistakes = await self._journal_mistakes(spec)
         if mistakes:
             raise BadJob(mistakes)

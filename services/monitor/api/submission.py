@@ -4,7 +4,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from shared.models.catalog import family_in
 from shared.models.memory import DEVICES, GIB, estimate, largest_shape, misfit, read_architecture
 from shared.samples.files import DataFile, count_rows, inspect_files
 from shared.samples.places import Roots
+from shared.samples.plugins import find_plugin, verifiers_in
 
 JOB_NAME = "job.toml"
 
@@ -39,10 +40,15 @@ def parse_document(body: bytes, content_type: str) -> dict[str, Any]:
     return document
 
 
-def read_submission(body: bytes, content_type: str, roots: Roots) -> JobSpec:
+def read_submission(body: bytes, content_type: str, roots: Roots, plugin_roots: Sequence[Path] = ()) -> JobSpec:
     """The job in a request's body, its files looked at; raises BadJob with every mistake."""
     spec = parse_job(parse_document(body, content_type))
-    mistakes = [*_model_mistakes(spec.model, roots), *_data_mistakes(spec, roots), *missing_sinks(spec.monitor.sinks)]
+    mistakes = [
+        *_model_mistakes(spec.model, roots),
+        *_data_mistakes(spec, roots),
+        *_plugin_mistakes(spec, plugin_roots),
+        *missing_sinks(spec.monitor.sinks),
+    ]
     mistakes = mistakes or [*_memory_mistakes(spec)]
     if mistakes:
         raise BadJob(mistakes)
@@ -109,6 +115,14 @@ def _data_mistakes(spec: JobSpec, roots: Roots) -> Iterator[str]:
         yield from (f"{key}: {problem}" for problem in problems)
         if key == "data.train" and not problems and spec.sources:
             yield from _source_mistakes(spec, files)
+
+
+def _plugin_mistakes(spec: JobSpec, roots: Sequence[Path]) -> Iterator[str]:
+    for path in spec.reward.plugins:
+        try:
+            verifiers_in(find_plugin(path, roots))
+        except BadData as error:
+            yield f"reward.plugins: {error}"
 
 
 def _source_mistakes(spec: JobSpec, files: list[DataFile]) -> Iterator[str]:

@@ -47,7 +47,8 @@ def check(
         with progress(quiet=as_json) as bars:
             total = sum(file.rows for file in files)
             bar = bars.add_task("checking", total=min(sample or total, total))
-            for task, report in check_files(files, tasks, Depth(decode=not fast), workers=workers):
+            depth = Depth(decode=not fast, verifiers=_verifiers(job))
+            for task, report in check_files(files, tasks, depth, workers=workers):
                 checked.add(task.file, report)
                 bad += len(report.problems)
                 bars.advance(bar, report.looked_at)
@@ -68,6 +69,17 @@ def _patterns(paths: list[str], job: Path | None) -> list[str]:
     if not paths:
         raise UserError("nothing to check; expected files, folders or patterns, or --job FILE")
     return paths
+
+
+def _verifiers(job: Path | None) -> frozenset[str] | None:
+    """The verifiers that rows of the job may ask for; raises BadData for a plugin that cannot be used."""
+    if job is None:
+        return None
+    from shared.jobs.spec import read_job
+    from shared.runtime.settings import read_settings
+    from shared.samples.plugins import verifiers_for
+
+    return frozenset(verifiers_for(read_job(job).reward.plugins, read_settings().reward_plugins))
 
 
 def _tell(problem: "Problem", *, as_json: bool) -> None:
