@@ -4,6 +4,7 @@ Run `python -m tools.metric_pages` after a change of a declaration; a test compa
 are read back from a real export, so they are the ones that `/metrics` shows.
 """
 
+import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -95,7 +96,8 @@ ALERTS: Final = (
 )
 
 
-def prometheus_names() -> dict[str, str]:
+@functools.cache
+def prometheus_names() -> Mapping[str, str]:
     """By metric: the name in `/metrics`, without a histogram's or a counter's suffix of samples."""
     registry = CollectorRegistry()
     meters = MeterProvider(

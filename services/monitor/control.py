@@ -13,7 +13,7 @@ from services.monitor.handlers import Desk, JobReading
 from services.monitor.history.fold import FINAL
 from services.monitor.history.queries import reading
 from shared.errors import Corrupt, Refused, TriuneError, Unavailable
-from shared.jobs.record import ACTIVE, ENDED, OVER, IllegalMove, JobRecord, active_of, by_age
+from shared.jobs.record import ACTIVE, ENDED, OVER, IllegalMove, JobRecord, UnknownJob, active_of, by_age
 from shared.log.purging import drop_log
 from shared.runtime.logging import get_logger
 
@@ -83,7 +83,7 @@ class Control:
         waiting = next_to_start(listed)
         if waiting is None:
             return
-        with contextlib.suppress(IllegalMove, KeyError):  # it was stopped or forgotten in between
+        with contextlib.suppress(IllegalMove, UnknownJob):  # it was stopped or forgotten in between
             await self._desk.jobs.move(waiting.id, "running")
             self._log.info("a job was started", job=waiting.id)
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from shared.errors import Refused, TriuneError, Unavailable, WorkFault
-from shared.jobs.record import Fault, IllegalMove, JobRecord, JobStore, active_of
+from shared.jobs.record import Fault, IllegalMove, JobRecord, JobStore, UnknownJob, active_of
 from shared.jobs.spec import JobSpec
 from shared.runtime.logging import get_logger
 
@@ -168,7 +168,7 @@ class _Follower:
 
     async def _fail(self, job: str, sentence: str) -> None:
         get_logger().error("the job failed", job=job, error=sentence)
-        with contextlib.suppress(IllegalMove, KeyError):
+        with contextlib.suppress(IllegalMove, UnknownJob):
             await self._jobs.move(job, "failed", sentence)
 
     async def _note_fault(self, job: str, error: BaseException) -> bool:

@@ -39,6 +39,13 @@ class IllegalMove(TriuneError):
     """A job cannot go from its state to the wanted one."""
 
 
+class UnknownJob(TriuneError):
+    """No job has this id, or the job was forgotten."""
+
+    def __init__(self, job: str) -> None:
+        super().__init__(f"there is no job {job!r}")
+
+
 class Change(Message, frozen=True, kw_only=True):
     """A PATCH. `since` is the first ordinal (source weights) or step (the others) that it holds for.
 
@@ -147,13 +154,17 @@ class JobStore:
         found = await self._bus.get(f"job.{job}")
         return None if found is None else _decode(found.value)
 
+    async def is_taken(self, job: str) -> bool:
+        """Whether a job has or had this id; one that was forgotten keeps it."""
+        return await self._bus.get(f"job.{job}") is not None
+
     async def update(self, job: str, change: Callable[[JobRecord], JobRecord]) -> JobRecord:
-        """Apply `change` to the newest record, again if somebody wrote in between; raises KeyError (unknown id)."""
+        """Apply `change` to the newest record, again if somebody wrote in between; raises UnknownJob."""
         for _ in range(100):
             found = await self._bus.get(f"job.{job}") if re.match(JOB_ID_PATTERN, job) else None
             old = None if found is None else _decode(found.value)
             if found is None or old is None:
-                raise KeyError(job)
+                raise UnknownJob(job)
             new = change(old)
             if new == old:
                 return old
@@ -189,9 +200,9 @@ class JobStore:
             yield key.removeprefix("job."), _decode(found.value)
 
     async def forget(self, job: str) -> None:
-        """Remove the record for good; its id stays taken. Raises KeyError (unknown id)."""
+        """Remove the record for good; its id stays taken. Raises UnknownJob."""
         if await self.get(job) is None:
-            raise KeyError(job)
+            raise UnknownJob(job)
         await self._bus.put(f"job.{job}", b"")
 
     async def ordinal(self, job: str) -> int:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shared.bus.memory import MemoryServer
 from shared.jobs.following import ActiveJob, follow_active
+from shared.jobs.record import UnknownJob
 from tests.fakes import eventually
 from tests.monitor.stage import Stage, running
 
@@ -31,7 +32,7 @@ CHANGES = st.dictionaries(
 ACTIONS = st.one_of(
     st.tuples(st.just("submit"), st.dictionaries(st.sampled_from(["total_steps", "seed"]), NUMBERS, max_size=2)),
     st.tuples(st.just("patch"), CHANGES),
-    st.tuples(st.sampled_from(["pause", "resume", "stop", "checkpoint"]), st.just({})),
+    st.tuples(st.sampled_from(["pause", "resume", "stop", "checkpoint", "import"]), st.just({})),
     st.tuples(st.just("delete"), st.booleans()),
     st.tuples(st.sampled_from(["end", "fail"]), st.just({})),  # what the services do
     st.tuples(st.just("wait"), st.just({})),
@@ -99,7 +100,7 @@ class Services:
             elif state in ("running", "paused") and self.wish == "fail":
                 move, self.wish = "failed", ""
             if move:
-                with contextlib.suppress(KeyError):
+                with contextlib.suppress(UnknownJob):
                     await self._stage.jobs.move(job.id, move, "it was told to")  # type: ignore[arg-type]
             await job.changed(0.01)
 

@@ -172,6 +172,8 @@ async def test_an_abandoned_job_is_stopped_and_nothing_of_it_is_left_on_the_bus(
     assert not [key for key in server.records if job in key and key != f"job.{job}"]
     assert not [one for stream in server.streams.values() for one in stream.entries.values() if job in one.subject]
     assert (stage.folder / "runs" / job / "report.json").exists()
+    again = await stage.http.post(f"/v1/jobs/{job}/import")
+    assert (again.status_code, "was deleted, and ids are never reused" in again.text) == (409, True)
     await stage.state(waiting, "running")
     assert (await stage.http.delete(f"/v1/jobs/{waiting}", params={"files": True})).status_code == 202
     await stage.jobs.move(waiting, "stopped")

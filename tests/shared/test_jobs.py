@@ -7,7 +7,7 @@ import pytest
 from shared.bus.memory import MemoryBus, MemoryServer
 from shared.errors import Refused
 from shared.jobs.lease import while_leading
-from shared.jobs.record import MOVES, IllegalMove, JobRecord, JobStore
+from shared.jobs.record import MOVES, IllegalMove, JobRecord, JobStore, UnknownJob
 from shared.jobs.spec import parse_job
 from tests.fakes import eventually
 
@@ -97,5 +97,5 @@ async def test_a_wildcard_is_no_job_id(jobs: JobStore) -> None:
     await jobs.create(record())
     assert await jobs.get("*") is None
     assert await jobs.get("a.b") is None
-    with pytest.raises(KeyError):
+    with pytest.raises(UnknownJob):
         await jobs.move("*", "stopped")

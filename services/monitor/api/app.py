@@ -23,8 +23,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.monitor.api.docs import add_docs, with_bearer
 from services.monitor.api.shapes import Mistakes
 from services.monitor.config import MonitorConfig
-from shared.errors import BadJob, Unavailable, UserError
-from shared.jobs.record import IllegalMove
+from shared.errors import BadJob, Refused, Unavailable, UserError
+from shared.jobs.record import IllegalMove, UnknownJob
 from shared.jobs.spec import JobSpec
 from shared.runtime.http import add_health_routes
 from shared.runtime.retry import within
@@ -185,8 +185,13 @@ def _add_error_handlers(app: FastAPI) -> None:
         return _answer(422, "the request has mistakes", mistakes)
 
     @app.exception_handler(IllegalMove)
-    async def on_illegal_move(_: Request, error: IllegalMove) -> JSONResponse:
+    @app.exception_handler(Refused)
+    async def on_conflict(_: Request, error: Exception) -> JSONResponse:
         return _answer(409, str(error))
+
+    @app.exception_handler(UnknownJob)
+    async def on_unknown_job(_: Request, error: UnknownJob) -> JSONResponse:
+        return _answer(404, str(error))
 
     @app.exception_handler(Unavailable)
     async def on_unavailable(_: Request, error: Unavailable) -> JSONResponse:

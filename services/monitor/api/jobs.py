@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
-from starlette.exceptions import HTTPException
 
 from services.monitor.api.changes import (
     changed_spec,
@@ -36,7 +35,7 @@ from services.monitor.history.imports import read_run, take_back
 from services.monitor.history.queries import reading
 from services.monitor.history.report import build_report, read_report
 from shared.errors import BadJob, Unavailable
-from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, abandoned
+from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, UnknownJob, abandoned
 from shared.jobs.spec import JobSpec, derived
 from shared.messages import JOB_ID_PATTERN, StepDone
 from shared.runtime.settings import Settings
@@ -187,10 +186,11 @@ class JobRoutes:
 
     async def import_run(self, job_id: str) -> JobState:
         """Take up a job from its run folder, which the bus knows nothing of: it goes on from its last checkpoint."""
-        if await self._desk.jobs.get(job_id) is not None:
-            raise HTTPException(409, f"job {job_id} is known already, expected a run folder of a job that is not")
         if not re.match(JOB_ID_PATTERN, job_id):
-            raise HTTPException(404, f"{job_id!r} is no job id")
+            raise UnknownJob(job_id)
+        if await self._desk.jobs.is_taken(job_id):
+            known = "is known already" if await self._desk.jobs.get(job_id) else "was deleted, and ids are never reused"
+            raise IllegalMove(f"job {job_id} {known}; expected the run folder of a job that the bus never knew")
         folder = self._desk.runs / job_id
         run = await asyncio.to_thread(read_run, folder)
         if run.state not in OVER:
@@ -221,13 +221,13 @@ class JobRoutes:
 
 
 async def find_job(desk: Desk, control: Control, job_id: str) -> JobRecord:
-    """The newest record, or the last seen one while the bus is away; raises HTTPException 404."""
+    """The newest record, or the last seen one while the bus is away; raises UnknownJob."""
     try:
         record = await desk.jobs.get(job_id)
     except Unavailable:
         record = control.records.get(job_id)
     if record is None:
-        raise HTTPException(404, f"there is no job {job_id!r}")
+        raise UnknownJob(job_id)
     return record
 
 
