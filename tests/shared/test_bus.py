@@ -229,6 +229,13 @@ async def test_a_purge_takes_only_the_named_job_and_what_is_below(bus: Bus, job:
     assert [e.sequence for e in await read(await bus.read_journal(job, "train", start=mine[1]), 1)] == [mine[1]]
 
 
+@pytest.mark.parametrize("below", [0, 1])
+async def test_a_purge_below_the_first_sequence_takes_nothing(bus: Bus, job: str, below: int) -> None:
+    sequences = await send_records(bus, job, [0, 1])
+    await bus.purge("scored", job, "train", below=below)
+    assert [entry.sequence for entry in await read(await bus.read_journal(job, "train"), 2)] == sequences
+
+
 async def test_a_reader_from_below_a_purge_is_told_so(bus: Bus, job: str) -> None:
     sequences = await send_records(bus, job, [0, 1, 2])
     await bus.purge("scored", job, "train", below=sequences[2])

@@ -219,6 +219,8 @@ class NatsBus:
         return await read_number(self._link, floor_key(stream, job, name, durable))
 
     async def purge(self, stream: str, job: str, name: str, *, below: int | None = None) -> None:
+        if below is not None and below <= 1:
+            return  # sequences begin at 1; the server reads a bound of 0 as none, and would remove everything
         subject = f"{stream}.{job}.{name}"
         if stream in LOG_STREAMS:
             await self._note_purge(stream, job, name, below)
