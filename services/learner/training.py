@@ -10,10 +10,8 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TypeVar
 
-import msgspec
 from opentelemetry import trace
 
 from services.learner.algorithms.objective import can_differ
@@ -21,8 +19,9 @@ from services.learner.algorithms.step import over_step
 from services.learner.assembler import Assembler, Lost, Step
 from services.learner.attention.batch import Ready
 from services.learner.barren import give_up, longest_row
-from services.learner.changes import fix_changes, has_open_changes
 from services.learner.config import LearnerConfig
+from services.learner.course import Course
+from services.learner.ending import Ending
 from services.learner.engine import Engine, Ingest, StepResult, StepWork
 from services.learner.handlers import FILTER_CAP, Intake, read_evaluations, read_training
 from services.learner.metrics import LearnerMetrics
@@ -31,9 +30,8 @@ from services.learner.saving import Saving
 from services.learner.versions import Versions
 from shared.errors import Unavailable, one_error
 from shared.jobs.following import ActiveJob
-from shared.jobs.record import ACTIVE, IllegalMove, JobRecord
 from shared.log.reading import read_events
-from shared.messages import EndOfOrder, StepDone
+from shared.messages import StepDone
 from shared.runtime.logging import get_logger
 from shared.runtime.moments import passing
 from shared.service import Ports, Status
@@ -65,6 +63,8 @@ class Training:
         self._compute = ThreadPoolExecutor(1, "compute")
         self.versions = Versions(job, ports, engine, self._intake, status, self._in_compute)
         self._saving = Saving(job, ports, engine, self._intake, self.versions, config)
+        self._course = Course(job, ports.jobs, self._intake, self.versions)
+        self._ending = Ending(job, ports, self._course, self._intake, self.versions, self._saving, status)
         self._passed_over: list[Lost] = []  # until the first step is made
         self._log = get_logger(job=job.id)
 
@@ -111,7 +111,7 @@ class Training:
             while True:
                 self._status.state = "training"
                 await self._train_all()
-                if await self._has_finished():
+                if await self._ending.has_finished(self._in_compute, self._passed_over):
                     break
             for reader in readers:
                 reader.cancel()
@@ -131,20 +131,8 @@ class Training:
 
     # ---------------------------------------------------------------- steps
 
-    @property
-    def _stopping(self) -> bool:
-        return self._job.record.state == "stopping"
-
-    @property
-    def _goes_on(self) -> bool:
-        """Whether there is a step to make; what was announced is replayed even when the job is stopping."""
-        if self.versions.is_replaying or self._intake.assembler.is_told:
-            return True
-        total = self.versions.value("total_steps")
-        return not self._stopping and self.versions.step < total and not self._intake.assembler.exhausted
-
     async def _train_all(self) -> None:
-        while self._goes_on:
+        while self._course.goes_on:
             began = time.monotonic()
             step = await self._next_step()
             if step is None:
@@ -165,24 +153,29 @@ class Training:
 
     async def _next_step(self) -> Step[Ready] | None:
         """Wait for the groups of the next step; None when there is none to make any more."""
-        while self._goes_on:
-            await self._fix_changes()
+        while self._course.goes_on:
+            await self._course.fix_changes()
             self._intake.bell.clear()
             step = self._intake.assembler.next_step()
             if step is not None:
                 return step
             await self._end_a_barren_job()
             await self._saving.answer(self._in_compute)
-            await self._wait_bell(5.0)
+            await self._intake.news(5.0)
         return None
 
-    async def _fix_changes(self) -> None:
-        """Fix open changes to hold from the next step, in the record, before they take effect."""
-        if has_open_changes(self._job.record) and not self.versions.is_replaying and not self._intake.assembler.is_told:
-            first = self.versions.step + 1
-            record = await self._ports.jobs.update(self._job.id, lambda old: fix_changes(old, first))
-            self._job.update(record)
-            await self.versions.widen()
+    async def _end_a_barren_job(self) -> None:
+        """Raises NothingUsable when so many groups in a row are void that waiting for a good one burns the data."""
+        assembler, data = self._intake.assembler, self._job.record.data
+        length = longest_row(
+            max_staleness=self.versions.value("max_staleness"),
+            prompts_per_step=assembler.prompts_per_step,
+            first_pass=data.groups if data is not None and self.versions.step == 0 else None,
+        )
+        row = {} if assembler.is_told else assembler.row_of_lost(length)
+        if row:
+            await self._intake.give_up(row)
+            raise give_up(f"{length} groups in a row cannot be trained on", row.values())
 
     async def _train(self, step: Step[Ready], *, wait_s: float) -> None:
         """One training step: update, tell what it consumed, publish its version.
@@ -256,103 +249,7 @@ class Training:
             for source, values in by_source.items():
                 await self._ports.ledger.trained(self._job.id, source, values)
 
-    # ---------------------------------------------------------------- end
-
-    async def _end_a_barren_job(self) -> None:
-        """Raises NothingUsable when so many groups in a row are void that waiting for a good one burns the data."""
-        assembler, data = self._intake.assembler, self._job.record.data
-        length = longest_row(
-            max_staleness=self.versions.value("max_staleness"),
-            prompts_per_step=assembler.prompts_per_step,
-            first_pass=data.groups if data is not None and self.versions.step == 0 else None,
-        )
-        row = {} if assembler.is_told else assembler.row_of_lost(length)
-        if row:
-            await self._intake.give_up(row)
-            raise give_up(f"{length} groups in a row cannot be trained on", row.values())
-
-    async def _has_finished(self) -> bool:
-        """Wait for the evaluations, void what is open, write the last checkpoint, and end the job.
-
-        False when the job was changed in the meantime and goes on. Once it has said that it ends, no change holds.
-        """
-        self._status.state = "finishing"
-        if not self._stopping:
-            await self._evaluate_last()
-        while self._job.record.state == "paused":
-            await self._job.changed(1.0)
-        if self._goes_on or not await self._has_begun_to_end():
-            return False
-        await self._void_open()
-        await self._saving.finish(self._in_compute)
-        if self.versions.step == 0 and not self._stopping:
-            raise give_up("the job has no training step: no group of its order can be trained on", self._passed_over)
-        await self._end()
-        await self._ports.bus.forget_job(self._job.id)
-        self._status.state = "idle"
-        return True
-
-    async def _has_begun_to_end(self) -> bool:
-        """Put on record that the job ends now, unless a change is waiting that may let it go on."""
-
-        def begin(record: JobRecord) -> JobRecord:
-            if record.state != "stopping" and has_open_changes(record):
-                return record
-            return msgspec.structs.replace(record, ending=True)
-
-        record = await self._ports.jobs.update(self._job.id, begin)
-        self._job.update(record)
-        return record.ending
-
-    async def _end(self) -> None:
-        """Take the job to its last state, whatever somebody makes of it at the same moment."""
-        while (record := await self._ports.jobs.get(self._job.id)) is not None and record.state in ACTIVE:
-            if record.state == "paused":
-                await self._job.changed(1.0)
-                continue
-            with contextlib.suppress(IllegalMove):  # it was moved in between: look again
-                await self._ports.jobs.move(self._job.id, "stopped" if record.state == "stopping" else "done")
-
-    async def _void_open(self) -> None:
-        """At a stop, or when the job was shortened: every admitted ordinal that will not be trained on is void."""
-        last, assembler = self.versions.publisher.last, self._intake.assembler
-        if last is None or (not self._stopping and last.window_end <= assembler.cursor):
-            return
-        end = await self._sealed()
-        stopped = partial(Lost, "stopped", f"the job ended at step {self.versions.step}", is_ours=True)
-        await self._intake.give_up(
-            {ordinal: why or stopped(*end.open[ordinal]) for ordinal, why in assembler.open(end.total).items()}
-        )
-
-    async def _sealed(self) -> EndOfOrder:
-        """Ask data to seal the order; returns its word on where."""
-        await self._ports.jobs.update(self._job.id, lambda record: msgspec.structs.replace(record, seal_wanted=True))
-        while self._intake.end_of_order is None:
-            self._intake.bell.clear()
-            if self._intake.end_of_order is None:
-                self._status.state = "waiting for data to seal the order"
-                await self._wait_bell(1.0)
-        return self._intake.end_of_order
-
-    async def _evaluate_last(self) -> None:
-        """Have the last version evaluated if it was not yet, and wait until every evaluation is done."""
-        await self.versions.evaluate()
-        while self._intake.evaluations.open and not self._stopping:
-            await self._fix_changes()
-            if self._goes_on:
-                return
-            self._intake.bell.clear()
-            await self._wait_bell(5.0)
-
     # ---------------------------------------------------------------- helpers
-
-    async def _wait_bell(self, limit_s: float) -> None:
-        """Return when something has arrived or changed, or after `limit_s`."""
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._intake.bell.wait()
-        except TimeoutError:
-            return
 
     async def _in_compute(self, work: Callable[[], Result]) -> Result:
         """Run `work` in the one thread that computes, so that the bus goes on beside it."""
