@@ -289,15 +289,20 @@ class EvalDue(Message, frozen=True, kw_only=True, tag="eval-due.v2"):
     job: JobId
     version: int
     manifest: BlobRef
+    incarnation: int = 0
 
 
 class EvalDone(Message, frozen=True, kw_only=True, tag="eval-done.v1"):
-    """learner → all: every held-out group of `version` is in the journal: `total` groups, `void` of them void."""
+    """learner → all: every held-out group of `version` is in the journal: `total` groups, `void` of them void.
+
+    They are of the weights of `incarnation`, also when a replay has announced that version with other bits since.
+    """
 
     job: JobId
     version: int
     total: int
     void: int
+    incarnation: int = 0
 
 
 class EndOfOrder(Message, frozen=True, kw_only=True, tag="end-of-order.v1"):

@@ -1,6 +1,7 @@
 """Which versions are to be evaluated, which evaluations are open, and when one is complete."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
 def is_due(step: int, total_steps: int, every: int) -> bool:
@@ -8,8 +9,18 @@ def is_due(step: int, total_steps: int, every: int) -> bool:
     return step in (0, total_steps) or (every > 0 and step % every == 0)
 
 
+class Complete(NamedTuple):
+    """An evaluation whose groups have all arrived: of which weights, how many groups, how many of them void."""
+
+    version: int
+    incarnation: int
+    total: int
+    void: int
+
+
 @dataclass
 class _Evaluation:
+    incarnation: int = 0
     total: int | None = None
     arrived: dict[int, bool] = field(default_factory=dict)  # ordinal -> is void
     done: bool = False
@@ -21,8 +32,11 @@ class Evaluations:
 
     _by_version: dict[int, _Evaluation] = field(default_factory=dict)
 
-    def announce(self, version: int) -> None:
-        self._by_version.setdefault(version, _Evaluation())
+    def announce(self, version: int, incarnation: int | None = None) -> None:
+        """There is an evaluation of `version`; `incarnation` of its weights, where it is known."""
+        one = self._by_version.setdefault(version, _Evaluation())
+        if incarnation is not None:
+            one.incarnation = incarnation
 
     def is_announced(self, version: int) -> bool:
         return version in self._by_version
@@ -42,10 +56,10 @@ class Evaluations:
         self.announce(version)
         self._by_version[version].done = True
 
-    def complete(self) -> list[tuple[int, int, int]]:
-        """(version, groups, void groups) of evaluations whose groups have all arrived and that are not done yet."""
+    def complete(self) -> list[Complete]:
+        """Those that are not done yet, though all their groups have arrived."""
         return [
-            (version, one.total, sum(one.arrived.values()))
+            Complete(version, one.incarnation, one.total, sum(one.arrived.values()))
             for version, one in sorted(self._by_version.items())
             if not one.done and one.total is not None and len(one.arrived) >= one.total
         ]

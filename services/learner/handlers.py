@@ -135,8 +135,8 @@ class Intake:
                 self.assembler.end = total
             case EndOfOrder(kind="eval", version=int(version), total=total):
                 self.evaluations.end(version, total)
-            case EvalDue(version=version):
-                self.evaluations.announce(version)
+            case EvalDue(version=version, incarnation=incarnation):
+                self.evaluations.announce(version, incarnation)
             case EvalDone(version=version):
                 self.evaluations.finish(version)
 
@@ -147,6 +147,12 @@ class Intake:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ROOM_S):
                     await self.consumed.wait()
+
+    async def news(self, limit_s: float) -> None:
+        """Return when something has arrived or changed (the bell rings), or after `limit_s`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self.bell.wait()
 
     def consume(self, step: Step[Ready]) -> None:
         """The step's groups are trained on, or lost."""

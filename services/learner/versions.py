@@ -142,8 +142,10 @@ class Versions:
         """Have the announced version evaluated, unless that was asked before or there is no held-out set."""
         evaluations, last = self._intake.evaluations, self.publisher.last
         if last is not None and self._job.spec.data.held_out and not evaluations.is_announced(last.version):
-            evaluations.announce(last.version)
-            await self._bus.announce(EvalDue(job=self._job.id, version=last.version, manifest=last.manifest))
+            evaluations.announce(last.version, last.incarnation)
+            await self._bus.announce(
+                EvalDue(job=self._job.id, version=last.version, manifest=last.manifest, incarnation=last.incarnation)
+            )
 
     def first_needed(self, versions: Iterable[int]) -> int:
         """The sequence in the events of the first announcement of any of these; 0 when one is not known."""
@@ -151,9 +153,9 @@ class Versions:
 
     async def finish_evaluations(self) -> None:
         """Announce every evaluation whose groups have all arrived as done."""
-        for version, total, void in self._intake.evaluations.complete():
-            await self._bus.announce(EvalDone(job=self._job.id, version=version, total=total, void=void))
-            self._intake.evaluations.finish(version)
+        for one in self._intake.evaluations.complete():
+            await self._bus.announce(EvalDone(job=self._job.id, **one._asdict()))
+            self._intake.evaluations.finish(one.version)
             self._intake.bell.set()
 
     async def widen(self) -> None:

@@ -12,7 +12,7 @@ from services.learner.saving import LastCheckpointMissing
 from shared.bus.memory import MemoryBus
 from shared.errors import Corrupt
 from shared.jobs.record import Change, DataFacts, JobStore
-from shared.messages import Completion, EndOfOrder, EvalDue, Event, Scored, pack_floats, pack_ints
+from shared.messages import Completion, EndOfOrder, EvalDone, EvalDue, Event, Scored, pack_floats, pack_ints
 from shared.service import Ports
 from tests.fakes import eventually, make_id, make_scored
 from tests.learner.flow_world import JOB, CountingEngine, KilledHere, World
@@ -240,6 +240,38 @@ async def test_a_version_is_announced_before_its_evaluation_which_a_death_betwee
     await world.learn(CountingEngine())
     done = [(event.version, event.total) for event in await world.events("eval-done")]
     assert done == [(0, 3), (6, 3)]
+
+
+class DyingAtTheEnd(MemoryBus):
+    """The learner dies as it says that its last evaluation is done."""
+
+    async def announce(self, event: Event, *, expected_last: int | None = None) -> int:
+        if isinstance(event, EvalDone) and event.version == 6:
+            raise KilledHere
+        return await super().announce(event, expected_last=expected_last)
+
+
+async def test_an_evaluation_names_the_incarnation_whose_weights_were_evaluated(tmp_path: Path) -> None:
+    world = World(tmp_path, checkpoint_every=0)
+    await world.submit()
+    calm, dying = world.ports, DyingAtTheEnd(world.server)
+    world.ports = Ports(calm.settings, dying, calm.ledger, calm.blobs, JobStore(dying))
+    await world.learn(CountingEngine())
+    world.ports = calm
+    await world.learn(CountingEngine(noise=1e-3))  # a replay with other bits: version 6 is announced once more
+    last = (await world.versions())[-1]
+    assert (last.version, last.incarnation) == (6, 1)
+    done = [(event.version, event.incarnation) for event in await world.events("eval-done")]
+    assert done == [(0, 0), (6, 0)]
+
+
+async def test_what_is_evaluated_after_a_replay_with_other_bits_is_of_the_new_incarnation(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.submit()
+    await world.learn(CountingEngine(die_before_step=4))
+    await world.learn(CountingEngine(noise=1e-3))
+    done = [(event.version, event.incarnation) for event in await world.events("eval-done")]
+    assert done == [(0, 0), (6, 1)]
 
 
 # ---------------------------------------------------------------- nothing to train on

@@ -1,13 +1,17 @@
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.queries import Reader, reading
+from services.monitor.history.report import build_report
 from services.monitor.history.series import ALL, Where
 from services.monitor.history.store import Store
-from tests.monitor.runs import entries, eval_done, group, step_done, void
+from shared.jobs.record import JobRecord
+from shared.jobs.spec import parse_job
+from tests.monitor.runs import JOB, entries, eval_done, group, step_done, void
 
 
 @pytest.fixture
@@ -110,6 +114,18 @@ def test_an_evaluation_is_made_when_every_group_is_there_and_errors_are_no_zeros
     assert read(store).values_at("eval/reward", 0) == {"sums": 1.0}
     assert read(store).values_at("eval/error_rate", 0) == {"sums": 0.5}
     assert read(store).train_counts() == {}  # outside of the invariant
+
+
+def test_an_evaluation_is_told_with_the_incarnation_of_its_weights(store: Store) -> None:
+    fold = Fold(store)
+    for version, incarnation in ((0, 0), (3, 1)):
+        done = msgspec.structs.replace(eval_done(version, 1), incarnation=incarnation)
+        fold.apply(
+            Batch(eval=entries(group(0, kind="eval", version=version), first=version + 1), events=[(done, version + 1)])
+        )
+    spec = parse_job({"model": "none", "total_steps": 6, "data": {"train": ["x"]}})
+    report = build_report(JobRecord(id=JOB, spec=spec, state="running", created_at=0.0), read(store), 0)
+    assert [(one["version"], one["incarnation"]) for one in report["evaluations"]] == [(0, 0), (3, 1)]
 
 
 def test_samples_hold_every_group_of_a_step_once(store: Store) -> None:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from services.monitor.history.queries import Reader
 from services.monitor.history.series import ALL
+from services.monitor.history.store import incarnation_key
 from services.monitor.history.timing import time_shares, time_sums
 from shared.jobs.record import JobRecord
 
@@ -94,6 +95,7 @@ def _fill(report: dict[str, Any], record: JobRecord, reader: Reader, ordinal: in
     report["latest"] = reader.newest_values("reward")
     report["evaluations"] = [
         {"version": done["version"], "total": done["total"], "void": done["void"]}
+        | {"incarnation": int(reader.meta(incarnation_key(done["version"])) or 0)}
         | {"sources": reader.values_at("eval/reward", done["version"])}
         for done in reader.evaluations()
     ]

@@ -213,6 +213,8 @@ class Store:
     def add_evaluation(self, event: EvalDone, sequence: int, time: float) -> None:
         row = (event.version, sequence, event.total, event.void, time)
         self._db.execute("INSERT OR REPLACE INTO evaluations VALUES(?, ?, ?, ?, ?)", row)
+        if event.incarnation:
+            self.set_meta(incarnation_key(event.version), str(event.incarnation))
 
     def newest_time(self, kind: Kind, version: int) -> float:
         """When the last group of an evaluation was scored, in seconds since the epoch; 0 when none was."""
@@ -256,6 +258,11 @@ class Store:
     def _one(self, query: str, *values: object) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute(query, values).fetchone()
         return row
+
+
+def incarnation_key(version: int) -> str:
+    """The fact that names the incarnation of an evaluated version's weights, where it is not the first one."""
+    return f"evaluation/{version}/incarnation"
 
 
 def _finite_json(values: Mapping[str, float]) -> str:
