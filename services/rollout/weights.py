@@ -5,6 +5,8 @@ from shared.blobs.weights import WeightsAt, WeightsStore
 from shared.bus.port import Bus
 from shared.messages import EvalDone, EvalDue, Event, WeightsPublished
 
+_EVALUATIONS = ("eval-due", "eval-done")
+
 
 class WeightsView:
     """What has been announced of one job's weights and evaluations."""
@@ -12,27 +14,35 @@ class WeightsView:
     def __init__(self, bus: Bus, job: str) -> None:
         self._bus, self._job = bus, job
         self._newest: WeightsPublished | None = None
-        self._newest_at = 0
+        self._newest_at = self._evaluations_at = 0  # sequences up to which the announcements were taken
         self._due: dict[int, EvalDue] = {}
         self._done: set[int] = set()
         self.news = Bell()
         """Rings at each announcement."""
 
     async def look(self) -> None:
-        """What was announced last, before the first prompt is taken."""
-        for name in ("weights", "eval-due", "eval-done"):
-            found = await self._bus.last_event(self._job, name)
-            if found is not None:
-                self._take(*found)
+        """What was announced so far, before the first prompt is taken: no evaluation that is done is open meanwhile."""
+        newest = await self._bus.last_event(self._job, "weights")
+        if newest is not None:
+            self._take(*newest)
+        last = max([await self._bus.last_sequence("events", self._job, name) for name in _EVALUATIONS])
+        if last:
+            async for event, sequence in self._bus.events(self._job, *_EVALUATIONS):
+                self._take(event, sequence)
+                if sequence >= last:
+                    break
 
     async def watch(self) -> None:
-        """Follow the announcements, for ever."""
-        async for event, sequence in self._bus.events(self._job, "weights", "eval-due", "eval-done"):
+        """Follow the announcements that are new, for ever."""
+        after = min(self._newest_at, self._evaluations_at)
+        async for event, sequence in self._bus.events(self._job, "weights", *_EVALUATIONS, after=after):
             self._take(event, sequence)
 
     def _take(self, event: Event, sequence: int) -> None:
+        if sequence <= (self._newest_at if isinstance(event, WeightsPublished) else self._evaluations_at):
+            return
         match event:
-            case WeightsPublished() if sequence > self._newest_at:
+            case WeightsPublished():
                 self._newest, self._newest_at = event, sequence
             case EvalDue(version=version):
                 self._due[version] = event
@@ -40,6 +50,8 @@ class WeightsView:
             case EvalDone(version=version):
                 self._due.pop(version, None)
                 self._done.add(version)
+        if not isinstance(event, WeightsPublished):
+            self._evaluations_at = sequence
         self.news.ring()
 
     @property

@@ -12,7 +12,7 @@ from shared.blobs.store import BlobStore
 from shared.blobs.weights import WeightsStore
 from shared.bus.memory import MemoryBus, MemoryServer
 from shared.errors import BlobMissing
-from shared.messages import BlobRef, WeightsPublished
+from shared.messages import BlobRef, EvalDone, EvalDue, WeightsPublished
 from tests.published import publish
 
 
@@ -65,16 +65,18 @@ def test_a_missing_blob_leaves_what_runs_as_it_was(world: World) -> None:
     world.loader.close()
 
 
+def published(version: int) -> WeightsPublished:
+    return WeightsPublished(
+        job="job", version=version, incarnation=0, cursor=0, window_end=8, max_staleness=0, total_steps=3,
+        manifest=BlobRef(digest="", size=0), digest="",
+    )  # fmt: skip
+
+
 async def test_an_announcement_that_was_looked_at_is_not_followed_by_older_ones() -> None:
     """Three versions were announced: who joins sees the third at once and never the first again."""
     bus = MemoryBus(MemoryServer())
     for version in range(3):
-        await bus.announce(
-            WeightsPublished(
-                job="job", version=version, incarnation=0, cursor=0, window_end=8, max_staleness=0, total_steps=3,
-                manifest=BlobRef(digest='', size=0), digest="",
-            )
-        )  # fmt: skip
+        await bus.announce(published(version))
     view = WeightsView(bus, "job")
     await view.look()
     seen = []
@@ -83,13 +85,41 @@ async def test_an_announcement_that_was_looked_at_is_not_followed_by_older_ones(
     def ring() -> None:
         assert view.newest is not None
         seen.append(view.newest.version)
-        if len(seen) == 3:
-            followed.set()
+        followed.set()
 
+    assert view.newest is not None and view.newest.version == 2
     view.news.ring = ring  # type: ignore[method-assign]
     watching = asyncio.create_task(view.watch())
+    await bus.announce(published(3))
     async with asyncio.timeout(5.0):
         await followed.wait()
     watching.cancel()
     await asyncio.wait({watching})
-    assert seen == [2, 2, 2]
+    assert seen == [3]
+
+
+async def test_an_evaluation_that_is_done_is_never_open_again_for_who_joins_late() -> None:
+    """Its weights' blobs are gone: they must not be asked for."""
+    bus = MemoryBus(MemoryServer())
+    nothing = BlobRef(digest="", size=0)
+    for version in range(2):
+        await bus.announce(EvalDue(job="job", version=version, manifest=nothing))
+    await bus.announce(EvalDone(job="job", version=0, total=1, void=0))
+    view = WeightsView(bus, "job")
+    await view.look()
+    open_at_rings: list[tuple[bool, bool]] = []
+    followed = asyncio.Event()
+
+    def ring() -> None:
+        open_at_rings.append((view.due(0) is not None, view.due(1) is not None))
+        followed.set()
+
+    assert (view.due(0), view.evaluating, view.evaluation_done(0)) == (None, True, True)
+    view.news.ring = ring  # type: ignore[method-assign]
+    watching = asyncio.create_task(view.watch())
+    await bus.announce(EvalDone(job="job", version=1, total=1, void=0))
+    async with asyncio.timeout(5.0):
+        await followed.wait()
+    watching.cancel()
+    await asyncio.wait({watching})
+    assert open_at_rings == [(False, False)]
