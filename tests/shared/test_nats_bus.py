@@ -308,6 +308,16 @@ async def test_a_message_that_nobody_can_read_goes_to_the_dead_letters(
     assert (letter.subject, letter.deliveries) == ("prompts.j.train", 1)
 
 
+async def test_a_dead_letter_that_nobody_can_read_hides_no_other(bus: NatsBus, client: nats.NATS) -> None:
+    for ordinal in range(2):
+        letter = DeadLetter(
+            job="j", subject="prompts.j.train", ordinal=ordinal, deliveries=6, reason="it died", service="rollout"
+        )
+        await bus.publish("dead", "j", "train", letter, f"letter/{ordinal}")
+        await client.jetstream().publish("dead.j.train", b"not msgpack at all")
+    assert [letter.ordinal for letter in await bus.dead_letters("j", 10)] == [0, 1]
+
+
 async def test_a_message_of_a_foreign_kind_is_void_under_its_id(bus: NatsBus) -> None:
     await bus.publish("prompts", "j", "train", make_scored(5, job="j"), make_id("j", 5))
     assert list(await (await bus.work("prompts", "j", "train")).fetch(1, 0.2)) == []

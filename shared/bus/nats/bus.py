@@ -167,8 +167,12 @@ class NatsBus:
         try:
             while (newest := await self._link.last("dead", subject)) is not None and reader.next <= newest.seq:
                 for raw in await reader.fetch(_EVENTS_A_FETCH, ANSWER_S):
-                    reader.advance(sequences(raw)[0])
-                    kept.append(cast(DeadLetter, decode(raw.data)))
+                    sequence, _, _ = sequences(raw)
+                    reader.advance(sequence)
+                    try:
+                        kept.append(cast(DeadLetter, await unseal(raw, self._blobs, self._link.retry)))
+                    except Unreadable as error:
+                        get_logger().error("a dead letter cannot be read", sequence=sequence, error=str(error))
         finally:
             await reader.close()
         return list(kept)
