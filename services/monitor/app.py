@@ -48,7 +48,7 @@ class Monitor:
         routers = [
             JobRoutes(self.desk, self.control, ports.settings).router,
             RunRoutes(self.desk, self.control).router,
-            ServiceRoutes(self.desk, self.control, self.replicas, ports.ledger).router,
+            ServiceRoutes(self.desk, self.control, self.replicas, ports.ledger, ports.retry).router,
             page_routes(),
         ]
         self.api = create_app(ports.settings, config, routers, lambda: self.status.ready)

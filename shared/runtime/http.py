@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -13,6 +14,14 @@ from shared.errors import UserError
 
 KEEP_ALIVE_S = 75
 """How long an idle connection stays open: longer than a training step between two bursts of requests usually is."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address or name."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def health_app(service: str, is_ready: Callable[[], bool]) -> FastAPI:

@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -18,6 +19,7 @@ from shared.bus.memory import MemoryBus, MemoryServer
 from shared.jobs.record import JobStore
 from shared.ledger.memory import MemoryLedger
 from shared.messages import Message, message_id
+from shared.runtime.retry import Retry
 from shared.runtime.settings import Settings
 from shared.samples.schema import SCHEMA
 from shared.service import Ports
@@ -41,15 +43,16 @@ def write_data(path: Path) -> None:
 class Stage:
     """A monitor with its API, and the other services' side of the bus."""
 
-    def __init__(self, folder: Path, server: MemoryServer, token: str | None = None) -> None:
+    def __init__(self, folder: Path, server: MemoryServer, token: str | None = None, **settings: Any) -> None:
         self.folder = folder
         self.bus = MemoryBus(server)
         self.jobs = JobStore(self.bus)
         self.ledger = MemoryLedger()
         self.blobs = BlobStore((folder / "blobs").as_uri())
-        settings = Settings(runs=folder / "runs", replica="monitor-a", api_token=token)
+        own = Settings(runs=folder / "runs", replica="monitor-a", api_token=token, **settings)
         mine = through_weather(self.bus)
-        ports = Ports(settings, mine, self.ledger, self.blobs, JobStore(mine))
+        self.retry = Retry()
+        ports = Ports(own, mine, self.ledger, self.blobs, JobStore(mine), self.retry)
         self.monitor = Monitor(ports, CONFIG)
         transport = httpx.ASGITransport(self.monitor.api)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000")

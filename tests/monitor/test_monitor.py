@@ -232,6 +232,22 @@ async def test_services_show_replicas_queues_and_the_window(stage: Stage) -> Non
     assert {queue["stream"] for queue in shown["queues"]} == {"prompts", "completions"}
 
 
+async def test_what_the_monitor_itself_waits_for_is_shown_with_its_services(stage: Stage) -> None:
+    assert (await stage.http.get("/v1/services")).json()["waiting_for"] == ""
+    stage.retry.lost("NATS at nats://127.0.0.1:4222")
+    assert (await stage.http.get("/v1/services")).json()["waiting_for"] == "NATS at nats://127.0.0.1:4222"
+
+
+async def test_where_others_reach_the_api_a_job_reads_from_named_folders_alone(tmp_path: Path) -> None:
+    public = {"token": "secret", "api_host": "0.0.0.0"}
+    own = {"authorization": "Bearer secret"}
+    async with running(Stage(tmp_path, MemoryServer(), **public)) as stage:
+        refused = await stage.http.post("/v1/jobs", json=stage.job(), headers=own)
+        assert (refused.status_code, "TRIUNE_DATA_ROOTS is not set" in refused.json()["error"]) == (422, True)
+    async with running(Stage(tmp_path, MemoryServer(), data_roots=(str(tmp_path),), **public)) as stage:
+        assert (await stage.http.post("/v1/jobs", json=stage.job(), headers=own)).status_code == 201
+
+
 async def test_with_a_token_only_who_knows_it_is_answered(tmp_path: Path) -> None:
     async with running(Stage(tmp_path, MemoryServer(), token="secret")) as stage:
         assert (await stage.http.get("/v1/jobs")).status_code == 401

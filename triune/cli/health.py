@@ -45,9 +45,10 @@ def _all(api: Api, as_json: bool) -> bool:
         if replica["alive"]:
             alive.setdefault(replica["service"], []).append(replica)
     missing = [name for name, replicas in alive.items() if not replicas]
+    away = shown["waiting_for"]
     if as_json:
-        counts = {name: len(replicas) for name, replicas in alive.items()}
-        out.print(json.dumps({"ready": not missing, "replicas": counts, "active_job": shown["active_job"]}))
+        facts = {"replicas": {name: len(replicas) for name, replicas in alive.items()}, "waiting_for": away}
+        out.print(json.dumps({"ready": not missing, "active_job": shown["active_job"], **facts}))
         return not missing
     table = Table("service", "replicas", "state", box=None)
     for name, replicas in alive.items():
@@ -55,4 +56,7 @@ def _all(api: Api, as_json: bool) -> bool:
         table.add_row(name, str(len(replicas)), ", ".join(states) if states else "[red]no sign of life[/]")
     out.print(table)
     out.print("ready" if not missing else f"not ready: no {' and no '.join(missing)}")
+    if away:
+        unheard = "; no other service can be heard meanwhile" if away.startswith("NATS") else ""
+        out.print(f"the monitor waits for {away}{unheard}")
     return not missing

@@ -5,7 +5,6 @@ refused with 503.
 """
 
 import hmac
-import ipaddress
 import sqlite3
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,7 +25,7 @@ from services.monitor.config import MonitorConfig
 from shared.errors import BadJob, Refused, Unavailable, UserError
 from shared.jobs.record import IllegalMove, UnknownJob
 from shared.jobs.spec import JobSpec
-from shared.runtime.http import add_health_routes
+from shared.runtime.http import add_health_routes, is_loopback
 from shared.runtime.retry import within
 from shared.runtime.settings import Settings
 
@@ -85,14 +84,6 @@ def _document_job_file(app: FastAPI) -> None:
         return with_bearer(document)
 
     app.openapi = openapi  # type: ignore[method-assign]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address or name."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class Gate:

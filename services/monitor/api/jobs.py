@@ -26,6 +26,7 @@ from services.monitor.api.submission import (
     learner_memory,
     parse_document,
     read_submission,
+    refuse_any_file,
     training_sources,
 )
 from services.monitor.control import Control
@@ -79,7 +80,8 @@ class JobRoutes:
     """The routes under /v1/jobs that concern a job as a whole."""
 
     def __init__(self, desk: Desk, control: Control, settings: Settings) -> None:
-        self._desk, self._control, self._roots = desk, control, Roots.of(settings.data_roots)
+        self._desk, self._control, self._settings = desk, control, settings
+        self._roots = Roots.of(settings.data_roots)
         self._plugin_roots = settings.reward_plugins
         self.router = APIRouter(tags=["jobs"])
         add = self.router.add_api_route
@@ -213,6 +215,7 @@ class JobRoutes:
 
     async def _read(self, request: Request) -> JobSpec:
         body, kind = await request.body(), request.headers.get("content-type", "")
+        refuse_any_file(self._settings.api_host, self._roots)
         spec = await asyncio.to_thread(read_submission, body, kind, self._roots, self._plugin_roots)
         mistakes = await self._journal_mistakes(spec)
         if mistakes:

@@ -10,6 +10,7 @@ from shared.bus.port import STREAMS, WORK_STREAMS
 from shared.errors import Unavailable
 from shared.ledger.port import Ledger
 from shared.messages import Kind
+from shared.runtime.retry import Retry
 
 KINDS: tuple[Kind, ...] = ("train", "eval")
 
@@ -17,8 +18,9 @@ KINDS: tuple[Kind, ...] = ("train", "eval")
 class ServiceRoutes:
     """GET /v1/services."""
 
-    def __init__(self, desk: Desk, control: Control, replicas: Replicas, ledger: Ledger) -> None:
+    def __init__(self, desk: Desk, control: Control, replicas: Replicas, ledger: Ledger, retry: Retry) -> None:
         self._desk, self._control, self._replicas, self._ledger = desk, control, replicas, ledger
+        self._retry = retry
         self.router = APIRouter(tags=["services"])
         self.router.add_api_route("/v1/services", self.services, methods=["GET"])
 
@@ -27,6 +29,7 @@ class ServiceRoutes:
         job = self._control.active.id if self._control.active else None
         return Services(
             active_job=job,
+            waiting_for=self._retry.waiting_for,
             replicas=[ReplicaShown(**replica) for replica in self._replicas.show()],
             queues=await self._queues(job) if job else [],
             streams=await self._streams(),

@@ -211,6 +211,9 @@ class Services(BaseModel):
     """All replicas, the active job's queues, the streams, and the ledger (null while Redis does not answer)."""
 
     active_job: str | None
+    waiting_for: str = Field(
+        description="the peer that the monitor itself waits for; empty: none. While it is NATS, no heartbeat arrives"
+    )
     replicas: list[ReplicaShown]
     queues: list[QueueShown]
     streams: list[StreamShown]

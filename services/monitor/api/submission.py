@@ -16,8 +16,9 @@ from shared.jobs.record import JobRecord, JobStore
 from shared.jobs.spec import JobSpec, parse_job, parse_toml, write_toml
 from shared.models.catalog import family_in
 from shared.models.memory import DEVICES, GIB, estimate, largest_shape, misfit, read_architecture
+from shared.runtime.http import is_loopback
 from shared.samples.files import DataFile, count_rows, inspect_files
-from shared.samples.places import Roots
+from shared.samples.places import ANYWHERE, Roots
 from shared.samples.plugins import find_plugin, verifiers_in
 
 JOB_NAME = "job.toml"
@@ -38,6 +39,17 @@ def parse_document(body: bytes, content_type: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise BadJob([f"the body is {type(document).__name__} in JSON; expected an object with the job file's keys"])
     return document
+
+
+def refuse_any_file(host: str, roots: Roots) -> None:
+    """Raises BadJob where others can reach the API at `host` and a job could name any file of this account."""
+    if not is_loopback(host) and roots == ANYWHERE:
+        raise BadJob(
+            [
+                f"the API is bound to {host}, which others can reach, and TRIUNE_DATA_ROOTS is not set; "
+                "expected the folders and URIs that jobs may read there"
+            ]
+        )
 
 
 def read_submission(body: bytes, content_type: str, roots: Roots, plugin_roots: Sequence[Path] = ()) -> JobSpec:

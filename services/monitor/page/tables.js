@@ -50,7 +50,8 @@ export function drawServices(root, services) {
     h("td", { class: "n" }, replica.version === null ? "–" : `${replica.version}${replica.service === "rollout" && replica.version < newest ? ` (${newest - replica.version} behind)` : ""}`), cell(replica.in_flight), h("td", { class: "n" }, duration(replica.heard_s_ago))));
   const queueRows = queues.map((queue) => h("tr", {}, h("td", {}, queue.stream), h("td", {}, queue.kind), cell(queue.waiting), cell(queue.in_hand)));
   const streamRows = streams.map((stream) => h("tr", {}, h("td", {}, stream.stream), cell(stream.messages), cell(stream.bytes / 1e6), h("td", {}, stream.max_bytes > 0 ? h("meter", { min: 0, max: stream.max_bytes, high: stream.max_bytes * 0.7, value: stream.bytes }) : "unlimited")));
-  show(root, h("h3", {}, "Replicas"), table(["service", "replica", "", "state", "version", "in flight", "heard"], replicaRows),
+  const waiting = services.waiting_for ? h("p", { class: "finding warning", id: "waiting" }, `The monitor waits for ${services.waiting_for}.`, services.waiting_for.startsWith("NATS") ? " No service can be heard meanwhile; each goes on by itself once it is back." : "") : null;
+  show(root, waiting, h("h3", {}, "Replicas"), table(["service", "replica", "", "state", "version", "in flight", "heard"], replicaRows),
     h("h3", {}, "Queues"), table(["stream", "kind", "waiting", "in hand"], queueRows),
     h("h3", {}, "Streams"), table(["stream", "messages", "MB", "of its limit"], streamRows),
     h("h3", {}, "Window"), ledger ? h("p", {}, `version ${number(ledger.version)}, ordinals ${number(ledger.cursor)} to ${number(ledger.window_end)}, η = ${number(ledger.max_staleness)}, ${ledger.in_flight} groups being generated`) : h("p", { class: "faint" }, "no active job, or Redis does not answer"));
