@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.chaos.checks import weights_digest
+from tests.chaos.checks import steps_of, weights_digest
 from tests.chaos.play import Outcome, play, reference
 from tests.chaos.schedule import draw
 from tests.chaos.system import running
@@ -18,8 +18,10 @@ async def main() -> int:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--quick", action="store_true", help="short outages, as in `make test`")
-    parser.add_argument("--against", type=Path, help="a run folder whose final weights the on-policy seeds must reach")
-    parser.add_argument("--folder", type=Path, help="keep everything here")
+    parser.add_argument(
+        "--against", type=Path, help="a run folder whose final weights the on-policy seeds of as many steps must reach"
+    )
+    parser.add_argument("--folder", type=Path, help="keep everything here, the undisturbed runs as `calm-STEPS`")
     arguments = parser.parse_args()
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
@@ -27,9 +29,9 @@ async def main() -> int:
         base.mkdir(parents=True, exist_ok=True)
         async with running(base) as system:
             schedules = [draw(arguments.first + place, quick=arguments.quick) for place in range(arguments.seeds)]
-            bits = {}
-            for steps in {schedule.steps for schedule in schedules if schedule.is_comparable}:
-                bits[steps] = weights_digest(arguments.against) if arguments.against else await reference(system, steps)
+            bits = {} if arguments.against is None else {steps_of(arguments.against): weights_digest(arguments.against)}
+            for steps in {schedule.steps for schedule in schedules if schedule.is_comparable} - bits.keys():
+                bits[steps] = await reference(system, steps)
             for schedule in schedules:
                 outcome = await play(system, schedule, bits.get(schedule.steps))
                 outcomes.append(outcome)

@@ -141,6 +141,11 @@ def left_blobs(system: System) -> list[str]:
     return sorted(path.name for path in system.blobs.glob("??/*"))
 
 
+def steps_of(run: Path) -> int:
+    """Training steps of the run folder's last checkpoint."""
+    return int(max((run / "checkpoints").glob("step-*")).name.removeprefix("step-"))
+
+
 def weights_digest(run: Path) -> str:
     """Of the model in the run folder's last checkpoint."""
     folders = sorted((run / "checkpoints").glob("step-*"))
