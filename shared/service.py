@@ -24,6 +24,7 @@ from shared.errors import FAULT, TriuneError, UserError, WorkFault, one_error
 from shared.jobs.record import JobStore
 from shared.ledger.port import Ledger
 from shared.messages import Heartbeat
+from shared.runtime.crashes import CrashFile
 from shared.runtime.http import health_app, serve_http
 from shared.runtime.logging import get_logger, set_up_logging
 from shared.runtime.moments import arm
@@ -45,6 +46,8 @@ class Ports:
     blobs: Blobs
     jobs: JobStore
     retry: Retry = field(default_factory=Retry)
+    crashes: CrashFile | None = None
+    """None: in this process nothing is done about native crashes."""
 
 
 @dataclass
@@ -121,7 +124,9 @@ async def connect(name: str, settings: Settings) -> AsyncIterator[Ports]:
         stack.push_async_callback(bus.close)
         ledger = await RedisLedger.connect(settings.redis_url, retry=retry)
         stack.push_async_callback(ledger.close)
-        yield Ports(settings, bus, ledger, blobs, JobStore(bus), retry)
+        crashes = CrashFile(settings.crashes / f"{name}-{settings.seat}")
+        stack.callback(crashes.close)
+        yield Ports(settings, bus, ledger, blobs, JobStore(bus), retry, crashes)
 
 
 async def serve(service: Service, ports: Ports) -> None:

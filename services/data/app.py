@@ -28,7 +28,7 @@ def build(ports: Ports, config: DataConfig | None = None) -> Service:
         await while_leading(ports.bus, "data", ports.settings.replica, serve_jobs)
 
     async def serve_jobs() -> None:
-        await follow_active(ports.jobs, lambda job: on_job(job, deps), service="data")
+        await follow_active(ports.jobs, lambda job: on_job(job, deps), service="data", crashes=ports.crashes)
 
     return Service("data", [lead], status)
 

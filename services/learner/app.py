@@ -41,7 +41,7 @@ def build(ports: Ports, config: LearnerConfig | None = None, ranks: Ranks | None
 
     async def lead() -> None:
         status.state = "idle"
-        await follow_active(ports.jobs, train, service="learner")
+        await follow_active(ports.jobs, train, service="learner", crashes=ports.crashes)
 
     async def main_loop() -> None:
         await while_leading(ports.bus, "learner", ports.settings.replica, lead)

@@ -47,7 +47,7 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
     async def loop() -> None:
         async with pool:
             status.state, status.ready = "idle", True
-            await follow_active(ports.jobs, score, service="reward")
+            await follow_active(ports.jobs, score, service="reward", crashes=ports.crashes)
 
     http = None
     if settings.health_port:

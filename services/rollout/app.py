@@ -62,7 +62,7 @@ def build(ports: Ports, config: RolloutConfig | None = None) -> Service:
         await Replica(job, ports, partial(open_engine, config=config), config, status, metrics).run()
 
     async def follow() -> None:
-        await follow_active(ports.jobs, work, service="rollout")
+        await follow_active(ports.jobs, work, service="rollout", crashes=ports.crashes)
 
     return Service("rollout", [follow], status)
 

@@ -16,6 +16,7 @@ import msgspec
 from shared.errors import Refused, TriuneError, Unavailable, WorkFault
 from shared.jobs.record import Fault, IllegalMove, JobRecord, JobStore, UnknownJob, active_of
 from shared.jobs.spec import JobSpec
+from shared.runtime.crashes import CrashFile
 from shared.runtime.logging import get_logger
 
 FAULTS_TO_FAIL = 3
@@ -69,16 +70,22 @@ def end_process(at: str | None, wanted: str | None) -> None:
 
 
 async def follow_active(
-    jobs: JobStore, work: Work, *, service: str, end: Callable[[str | None, str | None], None] = end_process
+    jobs: JobStore,
+    work: Work,
+    *,
+    service: str,
+    crashes: CrashFile | None = None,
+    end: Callable[[str | None, str | None], None] = end_process,
 ) -> None:
     """Run `work` for the active job, for ever; cancel it when the job has ended or another one is active.
 
     A TriuneError of `work` fails the job with its sentence, not the service. Refused, Unavailable and any other error
     (as WorkFault) end the service, which its supervisor starts again; the third fault of the same kind within
-    `FAULT_WINDOW_S` fails the job instead. A bus that is away is waited for. `end` is called with the job at work and
-    the active one when they differ for `ASTRAY_S`.
+    `FAULT_WINDOW_S` fails the job instead, and a native crash that the process before this one left in `crashes` is
+    such a fault. A bus that is away is waited for. `end` is called with the job at work and the active one when they
+    differ for `ASTRAY_S`.
     """
-    follower = _Follower(jobs, work, service, end)
+    follower = _Follower(jobs, work, service, crashes, end)
     tasks = [asyncio.ensure_future(each) for each in (follower.watch(), follower.guard(), follower.run())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -94,8 +101,17 @@ async def follow_active(
 class _Follower:
     """The records as last heard, and the work on the job that is active by them."""
 
-    def __init__(self, jobs: JobStore, work: Work, service: str, end: Callable[[str | None, str | None], None]) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        work: Work,
+        service: str,
+        crashes: CrashFile | None,
+        end: Callable[[str | None, str | None], None],
+    ) -> None:
         self._jobs, self._work, self._service, self._end = jobs, work, service, end
+        self._crashes = crashes
+        self._crash = crashes.take() if crashes else None  # of the process before this one
         self._records: dict[str, JobRecord] = {}
         self._heard = asyncio.Event()
         self._at: str | None = None  # the job at work
@@ -113,14 +129,28 @@ class _Follower:
         """Work on one active job after the other."""
         while True:
             active = active_of(self._records.values())
-            if active is None:
+            if active is None or await self._died_of(active.id):
                 await self._next()
                 continue
-            self._at = active.id
+            self._be_at(active.id)
             try:
                 await self._work_on(ActiveJob(active))
             finally:
-                self._at = None
+                self._be_at(None)
+
+    def _be_at(self, job: str | None) -> None:
+        self._at = job
+        if self._crashes is not None:
+            self._crashes.work_on(job or "")
+
+    async def _died_of(self, job: str) -> bool:
+        """Whether the process before this one crashed in the work on `job`, once too often: then the job has failed."""
+        crash, self._crash = self._crash, None
+        if crash is None or crash.job != job:
+            return False
+        get_logger().error("a native crash in the work on a job", job=job, error=crash.error, where=crash.where)
+        sentence = f"{crash.error} in {crash.where}" if crash.where else crash.error
+        return await self._note_fault(job, sentence, where=f"{crash.error} at {crash.where}")
 
     async def _next(self) -> None:
         """Return when a record was heard of since the last call."""
@@ -163,7 +193,7 @@ class _Follower:
                 await self._fail(job, str(error))
             case _:
                 get_logger().error("a fault in the work on a job", job=job, exc_info=error)
-                if not await self._note_fault(job, error):
+                if not await self._note_fault(job, _sentence(error), where=_where(error)):
                     raise WorkFault(f"{self._service} ended by a fault in the work on job {job}: {_sentence(error)}")
 
     async def _fail(self, job: str, sentence: str) -> None:
@@ -171,10 +201,10 @@ class _Follower:
         with contextlib.suppress(IllegalMove, UnknownJob):
             await self._jobs.move(job, "failed", sentence)
 
-    async def _note_fault(self, job: str, error: BaseException) -> bool:
+    async def _note_fault(self, job: str, sentence: str, *, where: str) -> bool:
         """Put the fault on the job's record; at the third of its kind the job fails, and True is returned."""
         now = time.time()
-        fault = Fault(service=self._service, error=_sentence(error), where=_where(error), at=now)
+        fault = Fault(service=self._service, error=sentence, where=where, at=now)
 
         def add(record: JobRecord) -> JobRecord:
             return msgspec.structs.replace(record, faults=[*record.faults, fault][-FAULTS_KEPT:])

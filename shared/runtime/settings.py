@@ -68,13 +68,24 @@ class Settings:
     moments: Path | None = None
     """A folder through which tests end the process at a named moment (`shared.runtime.moments`); none: never."""
     replica: str = field(default_factory=_replica)
+    seat: str = field(default_factory=socket.gethostname)
+    """Names this process and those that are started in its place."""
     rank: Rank | None = None
     """None: not started by torchrun."""
 
     @property
     def weights(self) -> Path:
         """Folder of this host's files of weights."""
-        return (self.cache or self.runs / ".local" / "cache") / "weights"
+        return self._host_files / "weights"
+
+    @property
+    def crashes(self) -> Path:
+        """Folder of what crashed processes of this host have left."""
+        return self._host_files / "crashes"
+
+    @property
+    def _host_files(self) -> Path:
+        return self.cache or self.runs / ".local" / "cache"
 
 
 def api_token_file(runs: Path) -> Path:
@@ -111,6 +122,7 @@ def read_settings() -> Settings:
         job_id=env.get("JOB_ID"),
         moments=Path(env["TRIUNE_MOMENTS"]) if env.get("TRIUNE_MOMENTS") else None,
         replica=env.get("TRIUNE_REPLICA") or _replica(),
+        seat=env.get("TRIUNE_REPLICA") or socket.gethostname(),
         rank=_rank() if "TORCHELASTIC_RUN_ID" in env else None,
     )
 
