@@ -8,7 +8,7 @@ COMPOSE := docker compose -f deploy/compose/compose.yaml $(LAYERS:%=-f %)
 
 VLLM := .venv-vllm
 
-.PHONY: help setup demo test test-vllm check format bench chaos up down logs clean
+.PHONY: help setup demo test test-vllm check format bench chaos outages up down logs clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -51,6 +51,9 @@ bench: setup  ## the numbers of docs/performance.md, as JSON lines
 
 chaos: setup  ## deaths and outages by seed against real jobs: make chaos SEEDS=50 [AGAINST=runs/ID]
 	$(BIN)/python -m tests.chaos --seeds $(or $(SEEDS),2) $(AGAINST:%=--against %)
+
+outages: setup  ## blob store, NATS and Redis away for SECONDS each in the middle of a job: make outages SECONDS="60 600"
+	$(BIN)/python -m tests.chaos.outages --seconds $(or $(SECONDS),60)
 
 up: deploy/compose/.env  ## the whole system in containers; SCALE="--scale reward=4" for more replicas
 	$(COMPOSE) up --build --detach --wait $(SCALE)
