@@ -3,19 +3,14 @@
 from collections.abc import Sequence
 
 from services.rollout.engine import PreparedPrompt
-from shared.errors import BadSample
 from shared.messages import Prompt
-from shared.models.inputs import Inputs
+from shared.models.inputs import Inputs, check_length
 
 
 def prepare(prompt: Prompt, images: Sequence[bytes], inputs: Inputs, max_prompt_tokens: int) -> PreparedPrompt:
     """`prompt` whose encoded images are `images`; raises BadSample when it can't be used or is too long."""
     made = [inputs.image(data, alone=len(images) == 1) for data in images]
     found = inputs.prompt(prompt.turns, made)
-    if len(found.ids) > max_prompt_tokens:
-        raise BadSample(
-            f"the prompt has {len(found.ids)} tokens, images included; "
-            f"data.max_prompt_tokens allows {max_prompt_tokens}"
-        )
+    check_length(len(found.ids), max_prompt_tokens)
     boxes = inputs.family.boxes or ""
     return PreparedPrompt(found.ids, found.logical_ids, found.images, prompt.sampling, boxes)

@@ -94,6 +94,10 @@ class Family:
         """
         raise NotImplementedError
 
+    def text(self, width: int, height: int, parts: Parts, *, alone: bool) -> str:
+        """What `prepare` puts into the prompt for any image of that size in pixels; raises ValueError as it does."""
+        return self.prepare(Image.new("RGB", (width, height)), parts, alone=alone).text
+
     def collate(self, images: Sequence[PreparedImage]) -> dict[str, Any]:
         """The arguments of the model for `images` (one or more) in the order of their placeholders.
 

@@ -1,7 +1,9 @@
 """A model's tokenizer and image processor, used as its family says: prompts and images are prepared here alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from shared.errors import BadSample
 from shared.messages import ChatTurn
 from shared.models.family import Family, Parts, PreparedImage
 from shared.models.tokens import banned_token_ids, end_token_ids, ids_of_names, marked_ids
-from shared.samples.images import decode_image
+from shared.samples.images import decode_image, scaled_size
 
 IMAGE_MARK = "<image>"
 """Where an image stands in a user turn (V-Triune's data format)."""
@@ -78,6 +80,7 @@ class Inputs:
         )
         self.banned = sorted({*own, *more})
         self._typed = sorted(marked_ids(tokenizer, family.image_marks).values())
+        self._image_text = lru_cache(maxsize=4096)(self._make_image_text)
 
     @property
     def patch_size(self) -> int:
@@ -92,12 +95,8 @@ class Inputs:
     def image(self, data: bytes, *, alone: bool) -> PreparedImage:
         """The encoded image in `data`, scaled to the job's bounds and processed; raises BadSample."""
         picture = decode_image(data, min_pixels=self.pixels.least, max_pixels=self.pixels.most)
-        try:
+        with _refusing(*picture.size):
             return self.family.prepare(picture, self.parts, alone=alone)
-        except ValueError as error:
-            raise BadSample(
-                f"the image processor refuses an image of {picture.width}x{picture.height} pixels: {error}"
-            ) from error
 
     def prompt(self, turns: Sequence[ChatTurn], images: Sequence[PreparedImage]) -> PreparedPrompt:
         """`turns` by the model's chat template, each placeholder replaced by its image's tokens.
@@ -105,24 +104,37 @@ class Inputs:
         Raises BadSample: a text holds a mark that only an image may put there, or the placeholders are not one an
         image; so does whatever else the model's own code raises for this text, since it would raise it everywhere.
         """
-        try:
-            return self._prompt(turns, images)
-        except _DATA_ERRORS as error:
-            raise BadSample(f"the prompt can't be prepared: {type(error).__name__}: {error}") from error
+        with _preparing():
+            text, expanded = self._texts(turns, [image.text for image in images])
+            ids = np.asarray(self._tokens(expanded), dtype=np.int32)
+            self.check_placeholders(ids, images)
+            return PreparedPrompt(ids, self._tokens(text), tuple(images))
 
-    def _prompt(self, turns: Sequence[ChatTurn], images: Sequence[PreparedImage]) -> PreparedPrompt:
+    def count(self, turns: Sequence[ChatTurn], sizes: Sequence[tuple[int, int]]) -> int:
+        """Tokens of the prompt that `turns` make with images of these sizes: width and height in pixels, upright.
+
+        No pixel is needed. Raises BadSample as `image` and `prompt` do.
+        """
+        texts = [self._image_text(*size, len(sizes) == 1) for size in sizes]
+        with _preparing():
+            return len(self._tokens(self._texts(turns, texts)[1]))
+
+    def _make_image_text(self, width: int, height: int, alone: bool) -> str:
+        size = scaled_size(width, height, min_pixels=self.pixels.least, max_pixels=self.pixels.most)
+        with _refusing(*size):
+            return self.family.text(*size, self.parts, alone=alone)
+
+    def _texts(self, turns: Sequence[ChatTurn], images: Sequence[str]) -> tuple[str, str]:
+        """`turns` as the chat template writes them, and with what `images` put into the prompt."""
         wanted = [template_turn(turn) for turn in turns]
         self._refuse_typed_marks(wanted)
-        text = self.tokenizer.apply_chat_template(wanted, add_generation_prompt=True, tokenize=False)
+        text = str(self.tokenizer.apply_chat_template(wanted, add_generation_prompt=True, tokenize=False))
         pieces = text.split(self.family.placeholder(self.parts))
         if len(pieces) - 1 != len(images):
             raise BadSample(
                 f"the prompt has {len(pieces) - 1} image placeholders for {len(images)} images; expected one each"
             )
-        expanded = pieces[0] + "".join(image.text + piece for image, piece in zip(images, pieces[1:], strict=True))
-        ids = np.asarray(self._tokens(expanded), dtype=np.int32)
-        self.check_placeholders(ids, images)
-        return PreparedPrompt(ids, self._tokens(text), tuple(images))
+        return text, pieces[0] + "".join(image + piece for image, piece in zip(images, pieces[1:], strict=True))
 
     def _tokens(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -148,6 +160,28 @@ class Inputs:
     def text(self, ids: Sequence[int]) -> str:
         """The text of a completion, without the tokens that end it; special tokens that it answers with stay."""
         return str(self.tokenizer.decode([token for token in ids if token not in self.ends], skip_special_tokens=False))
+
+
+def check_length(tokens: int, most: int) -> None:
+    """Raises BadSample for a prompt of more tokens than the job's `most`."""
+    if tokens > most:
+        raise BadSample(f"the prompt has {tokens} tokens, images included; data.max_prompt_tokens allows {most}")
+
+
+@contextmanager
+def _refusing(width: int, height: int) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise BadSample(f"the image processor refuses an image of {width}x{height} pixels: {error}") from error
+
+
+@contextmanager
+def _preparing() -> Iterator[None]:
+    try:
+        yield
+    except _DATA_ERRORS as error:
+        raise BadSample(f"the prompt can't be prepared: {type(error).__name__}: {error}") from error
 
 
 def template_turn(turn: ChatTurn) -> dict[str, Any]:

@@ -29,6 +29,10 @@ class PatchGrid(Family):
         values = _one_frame(made["pixel_values"].astype(np.float32), parts.image_processor.temporal_patch_size)
         return PreparedImage({"pixel_values": values}, parts.image_token * tokens, tokens, (t, h, w))
 
+    def text(self, width: int, height: int, parts: Parts, *, alone: bool) -> str:
+        patches = int(parts.image_processor.get_number_of_image_patches(height, width))
+        return parts.image_token * (patches // int(parts.image_processor.merge_size) ** 2)
+
     def collate(self, images: Sequence[PreparedImage]) -> dict[str, Any]:
         pixels = [values.reshape(len(values), -1) for values in (image.arrays["pixel_values"] for image in images)]
         return {"pixel_values": np.concatenate(pixels), "image_grid_thw": np.array([image.grid for image in images])}

@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from tests.data.rows import boxes_row, broken_row, math_row, png, write
 from triune.cli.data import app
+from triune.demo.tiny_vlm import make_tiny_vlm
 
 run = CliRunner()
 
@@ -71,10 +73,35 @@ def test_a_sample_of_rows_is_checked_and_a_job_names_its_data(tmp_path: Path) ->
     write(tmp_path / "rows.parquet", [math_row(i) for i in range(30)])
     job = tmp_path / "job.toml"
     job.write_text(f'model = "m"\ntotal_steps = 1\n[data]\ntrain = ["{tmp_path}"]\n')
-    result = run.invoke(app, ["check", "--job", str(job), "--sample", "7", "--fast", "--json", "--workers", "1"])
+    options = ["--sample", "7", "--fast", "--no-tokens", "--json", "--workers", "1"]
+    result = run.invoke(app, ["check", "--job", str(job), *options])
     summary = json.loads(result.stdout)
     assert (summary["rows"], summary["rows_checked"]) == (30, 7)
     assert run.invoke(app, ["check"]).exit_code == 2
+
+
+def test_prompts_are_counted_by_the_model_of_a_job_and_too_long_ones_are_bad(tmp_path: Path) -> None:
+    model = make_tiny_vlm(tmp_path / "model", ["user", "assistant", "How many in 0?"] * 4, seed=0)
+    large = math_row() | {"images": [{"bytes": png(280, 140), "path": "b.png"}]}
+    write(tmp_path / "data/rows.parquet", [math_row(), large])
+    job = tmp_path / "job.toml"
+
+    def checked(most: int, *options: str) -> list[dict[str, Any]]:
+        job.write_text(
+            f'model = "{model}"\ntotal_steps = 1\n[data]\ntrain = ["{tmp_path}/data"]\nmax_prompt_tokens = {most}\n'
+        )
+        result = run.invoke(app, ["check", "--job", str(job), "--json", *options])
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    (summary,) = checked(4096, "--workers", "1")
+    tokens = summary["sources"]["numbers"]["prompt_tokens"]
+    assert tokens["max"] - tokens["min"] == 10 * 5 - 2 * 2  # a feature is 28 x 28, an image 56 x 56 at least
+    problem, summary = checked(int(tokens["max"]) - 1, "--workers", "1")
+    assert (problem["row"], summary["problems"]) == (1, 1)
+    assert problem["reason"].startswith(f"the prompt has {tokens['max']:.0f} tokens, images included; ")
+    model.rename(tmp_path / "elsewhere")
+    failed = run.invoke(app, ["check", "--job", str(job), "--workers", "1"])
+    assert failed.exit_code == 2 and "cannot be loaded" in failed.output
 
 
 @pytest.mark.parametrize("command", [["make"], ["check"]])

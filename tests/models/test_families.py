@@ -113,6 +113,12 @@ def ready(learner: Learner, scored: list[tuple[Scored, list[bytes]]]) -> list[Re
     return [learner.ingest.ready(*group) for group in scored]
 
 
+def test_a_prompt_is_counted_without_a_pixel(rollout: HfEngine) -> None:
+    for one, images in map(prompt, range(len(SIZES))):
+        sizes = [(image.width, image.height) for image in one.images]
+        assert rollout.inputs.count(one.turns, sizes) == len(rollout.prepare(one, images).ids)
+
+
 def prompt(ordinal: int) -> tuple[Prompt, list[bytes]]:
     random = np.random.default_rng(ordinal)
     images = [_png(random, *size) for size in SIZES[ordinal]]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import cache
 from multiprocessing import get_context
 
 from services.data.checking.duplicates import Duplicates, Seen, find_duplicates
@@ -16,7 +17,7 @@ from shared.errors import TriuneError
 from shared.samples.files import DataFile
 
 MakeWeigh = Callable[[], Weigh]
-"""Builds a token counter inside a worker process, so it must be picklable."""
+"""Builds a token counter inside a worker process (so it must be picklable); raises BadJob when it cannot."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +74,16 @@ def check_files(
 ) -> Iterator[tuple[Task, GroupReport]]:
     """The tasks' reports in their order, made by `workers` processes (None: one a core); at most two wait a worker.
 
-    Raises TriuneError when a worker is killed (most often for memory).
+    Raises TriuneError when a worker is killed (most often for memory), and what `make_weigh` raises.
     """
     count = min(workers or len(os.sched_getaffinity(0)), len(tasks))
-    if count <= 1 and make_weigh is None:
-        yield from ((task, check_group(files[task.file], task.group, depth, only=task.only)) for task in tasks)
+    if count <= 1:
+        weigh = make_weigh() if make_weigh is not None else None
+        yield from (
+            (task, check_group(files[task.file], task.group, depth, only=task.only, weigh=weigh)) for task in tasks
+        )
         return
-    with ProcessPoolExecutor(max(count, 1), get_context("spawn"), _start, (make_weigh,)) as pool:
+    with ProcessPoolExecutor(count, get_context("spawn"), _start, (make_weigh,)) as pool:
         waiting: deque[tuple[Task, Future[GroupReport]]] = deque()
         left = iter(tasks)
         try:
@@ -99,14 +103,15 @@ def check_files(
                 future.cancel()
 
 
-_weigh: Weigh | None = None
+_make_weigh: MakeWeigh | None = None
 
 
 def _start(make_weigh: MakeWeigh | None) -> None:
     """Runs once in each worker."""
-    global _weigh
-    _weigh = make_weigh() if make_weigh is not None else None
+    global _make_weigh
+    _make_weigh = cache(make_weigh) if make_weigh is not None else None
 
 
 def _work(file: DataFile, group: int, depth: Depth, only: frozenset[int] | None) -> GroupReport:
-    return check_group(file, group, depth, only=only, weigh=_weigh)
+    weigh = _make_weigh() if _make_weigh is not None else None  # here, so that what it raises comes back as a result
+    return check_group(file, group, depth, only=only, weigh=weigh)

@@ -70,7 +70,20 @@ def add_instructions(turns: Sequence[ChatTurn], *, tagged: bool, key: str) -> li
     """`turns` with one sentence of each pool appended to the last one; `key` decides which."""
     digest = blake2b(key.encode(), digest_size=8).digest()
     first, second = int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:], "little")
-    reasoning, answer = (TAGGED_REASONING, TAGGED_ANSWER) if tagged else (FREE_REASONING, FREE_ANSWER)
-    suffix = f"\n\n{reasoning[first % len(reasoning)]} {answer[second % len(answer)]}"
+    reasoning, answer = _pools(tagged)
+    return _appended(turns, reasoning[first % len(reasoning)], answer[second % len(answer)])
+
+
+def with_longest_instructions(turns: Sequence[ChatTurn], *, tagged: bool) -> list[ChatTurn]:
+    """`turns` with the longest sentence of each pool: no choice of `add_instructions` has more characters."""
+    reasoning, answer = _pools(tagged)
+    return _appended(turns, max(reasoning, key=len), max(answer, key=len))
+
+
+def _pools(tagged: bool) -> tuple[Sequence[str], Sequence[str]]:
+    return (TAGGED_REASONING, TAGGED_ANSWER) if tagged else (FREE_REASONING, FREE_ANSWER)
+
+
+def _appended(turns: Sequence[ChatTurn], reasoning: str, answer: str) -> list[ChatTurn]:
     last = turns[-1]
-    return [*turns[:-1], msgspec.structs.replace(last, content=last.content + suffix)]
+    return [*turns[:-1], msgspec.structs.replace(last, content=f"{last.content}\n\n{reasoning} {answer}")]

@@ -14,6 +14,7 @@ from triune.cli.errors import BAD_INPUT, console, exit_codes
 if TYPE_CHECKING:
     from services.data.checking.duplicates import Seen
     from services.data.checking.run import Checked
+    from shared.jobs.spec import JobSpec
     from shared.samples.files import DataFile, Problem
 
 _SHOWN = 10
@@ -24,7 +25,12 @@ def check(
     paths: Annotated[
         list[str] | None, typer.Argument(metavar="PATH...", help="files, folders, patterns or URIs (s3://, hf://)")
     ] = None,
-    job: Annotated[Path | None, typer.Option(help="a job file, whose data are checked as well")] = None,
+    job: Annotated[
+        Path | None, typer.Option(help="a job file, whose data are checked as well, and prompts counted by its model")
+    ] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens/--no-tokens", help="with --job: count prompt tokens, too long ones are bad rows")
+    ] = True,
     fast: Annotated[bool, typer.Option("--fast", help="read headers of images alone, decode none")] = False,
     sample: Annotated[int | None, typer.Option(min=1, help="look at so many rows, drawn from all")] = None,
     seed: Annotated[int, typer.Option(min=0, help="another seed draws other rows for --sample")] = 0,
@@ -36,19 +42,25 @@ def check(
     Ends with what each source holds (sizes, lengths, boxes), and with images that are there twice, which are no fault.
     """
     with exit_codes():
+        from functools import partial
+
         from services.data.checking.rows import Depth
         from services.data.checking.run import Checked, check_files, plan
+        from shared.jobs.spec import read_job
         from shared.samples.files import inspect_files
+        from triune.cli.data.tokens import counting
 
-        files, problems = inspect_files(_patterns(paths or [], job))
+        spec = read_job(job) if job is not None else None
+        files, problems = inspect_files(_patterns(paths or [], spec))
+        make_weigh = partial(counting, spec) if spec is not None and tokens else None
         for problem in problems:
             _tell(problem, as_json=as_json)
         tasks, checked, bad = plan(files, sample=sample, seed=seed), Checked(), len(problems)
         with progress(quiet=as_json) as bars:
             total = sum(file.rows for file in files)
             bar = bars.add_task("checking", total=min(sample or total, total))
-            depth = Depth(decode=not fast, verifiers=_verifiers(job))
-            for task, report in check_files(files, tasks, depth, workers=workers):
+            depth = Depth(decode=not fast, verifiers=_verifiers(spec))
+            for task, report in check_files(files, tasks, depth, workers=workers, make_weigh=make_weigh):
                 checked.add(task.file, report)
                 bad += len(report.problems)
                 bars.advance(bar, report.looked_at)
@@ -60,26 +72,22 @@ def check(
             raise typer.Exit(BAD_INPUT)
 
 
-def _patterns(paths: list[str], job: Path | None) -> list[str]:
-    if job is not None:
-        from shared.jobs.spec import read_job
-
-        data = read_job(job).data
-        paths = [*paths, *data.train, *data.held_out]
+def _patterns(paths: list[str], spec: "JobSpec | None") -> list[str]:
+    if spec is not None:
+        paths = [*paths, *spec.data.train, *spec.data.held_out]
     if not paths:
         raise UserError("nothing to check; expected files, folders or patterns, or --job FILE")
     return paths
 
 
-def _verifiers(job: Path | None) -> frozenset[str] | None:
+def _verifiers(spec: "JobSpec | None") -> frozenset[str] | None:
     """The verifiers that rows of the job may ask for; raises BadData for a plugin that cannot be used."""
-    if job is None:
+    if spec is None:
         return None
-    from shared.jobs.spec import read_job
     from shared.runtime.settings import read_settings
     from shared.samples.plugins import verifiers_for
 
-    return frozenset(verifiers_for(read_job(job).reward.plugins, read_settings().reward_plugins))
+    return frozenset(verifiers_for(spec.reward.plugins, read_settings().reward_plugins))
 
 
 def _tell(problem: "Problem", *, as_json: bool) -> None:
