@@ -4,13 +4,10 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
 
 from services.data.converting.kinds import CONVERTERS, told_kind
@@ -19,48 +16,26 @@ from services.data.converting.writer import write
 from shared.samples.files import open_files, read_group
 from shared.samples.schema import cast_row
 from tests.loop.system import B, agrees, running
+from tests.object_store import serving, upload
 from tests.shared.test_formats import as_jsonl, as_tar
-from tests.shared.test_object_store import KEYS
 
 pytestmark = [pytest.mark.loop, pytest.mark.timeout(600)]
 AWAY_S = 20.0
 
 
-@pytest.fixture
-def server() -> Iterator[ThreadedMotoServer]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    yield server
-    server.stop()
-
-
-def upload(server: ThreadedMotoServer, folder: Path) -> str:
-    """The URI of a bucket that holds what `folder` does."""
-    host, port = server.get_host_and_port()
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", **KEYS)
-    client.create_bucket(Bucket="set")
-    for path in sorted(folder.rglob("*.parquet")):
-        client.upload_file(str(path), "set", str(path.relative_to(folder)))
-    return f"s3://key:secret@set/train?region=us-east-1&scheme=http&endpoint_override={host}:{port}"
-
-
 async def test_an_object_store_that_is_away_for_twenty_seconds_voids_nothing(
-    tmp_path: Path, model: Path, data: Path, server: ThreadedMotoServer
+    tmp_path: Path, model: Path, data: Path
 ) -> None:
-    uri = upload(server, data)
     async with running(tmp_path, model, data) as system:
-        job = system.submit(data={"train": [uri], "held_out": [], "cot_prompts": False}, total_steps=12)
-        await system.until(job, lambda details: details["step"] >= 1)
-        host, port = server.get_host_and_port()
-        server.stop()
+        with serving() as server:
+            uri = upload(server, data) % "train"
+            job = system.submit(data={"train": [uri], "held_out": [], "cot_prompts": False}, total_steps=12)
+            await system.until(job, lambda details: details["step"] >= 1)
+            place = server.get_host_and_port()
         system.kill("data")  # begins anew, with nothing read
         await asyncio.sleep(AWAY_S)
-        again = ThreadedMotoServer(host, port, verbose=False)
-        again.start()
-        try:
+        with serving(*place):
             report = await system.finished(job)
-        finally:
-            again.stop()
     agrees(report, steps=12)
     assert report["state"] == "done" and report["groups"]["void"] == 0
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -16,34 +15,25 @@ from shared.errors import BadData, Unavailable
 from shared.samples.files import inspect_files, open_file, open_files, read_group
 from shared.samples.places import ANYWHERE, Roots, find, parse_place
 from tests.data.rows import math_row, png, write
+from tests.object_store import serving, upload
 from tests.shared.test_formats import as_jsonl, as_tar
-
-KEYS = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
 
 
 @pytest.fixture
 def server() -> Iterator[ThreadedMotoServer]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    yield server
-    server.stop()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
 def bucket(server: ThreadedMotoServer, tmp_path: Path) -> str:
     """A bucket's URI up to its path, with a parquet file, a folder of lines with images, and a tar."""
-    host, port = server.get_host_and_port()
-    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", **KEYS)
-    client.create_bucket(Bucket="set")
     (tmp_path / "lines").mkdir()
     (tmp_path / "tar").mkdir()
     write(tmp_path / "train/a.parquet", [math_row(i) for i in range(6)], group=3)
     as_jsonl(tmp_path / "lines", [math_row(i) for i in range(2)])
     as_tar(tmp_path / "tar", [math_row(i) for i in range(2)])
-    for path in sorted(tmp_path.rglob("*")):
-        if path.is_file():
-            client.upload_file(str(path), "set", str(path.relative_to(tmp_path)))
-    return f"s3://key:secret@set/%s?region=us-east-1&scheme=http&endpoint_override={host}:{port}"
+    return upload(server, tmp_path)
 
 
 def test_parquet_lines_and_tars_are_read_from_an_object_store(bucket: str) -> None:
