@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from services.learner import lora
 from services.learner.attention import packed as attention
 from services.learner.attention.batch import Packed
+from services.learner.attention.layout import Layout
 from services.learner.engine import Scope
 from services.learner.head import LogProbHead
 from services.learner.selfcheck import Reference, check
@@ -152,7 +153,9 @@ class VisionLanguageModel:
             **self._embed(packed, features),
             position_ids=forward.position_ids(torch.from_numpy(packed.positions)[:, None].to(self.device)),
             use_cache=False,
-            packed_layout=attention.Layout.of(packed, self.device, two_way_images=self.inputs.family.two_way_images),
+            packed_layout=Layout(
+                packed, self.device, way=self.attention.text, two_way_images=self.inputs.family.two_way_images
+            ),
         )
         source, targets = (torch.from_numpy(part).to(self.device) for part in (packed.source, packed.targets))
         hidden = output.last_hidden_state[0].index_select(0, source)

@@ -76,6 +76,8 @@ class Family:
     """The forward pass's argument that says which tokens are an image's (1); without it some are silently wrong."""
     mrope: ClassVar[bool] = False
     """Positions have three axes, by the model's own `get_rope_index`; else they count the tokens."""
+    recurrent: ClassVar[bool] = False
+    """Some layers carry a state from token to token instead of looking back."""
     two_way_images: ClassVar[bool] = False
     """The tokens of an image attend to each other in both directions."""
     tower_takes_segments: ClassVar[bool] = False

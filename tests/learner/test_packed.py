@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from services.learner.attention import packed as attention
-from services.learner.attention.packed import BlockTensors, segment_attention
+from services.learner.attention.layout import BlockTensors
+from services.learner.attention.packed import segment_attention
 
 
 def test_segments_of_one_length_are_one_call_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,6 +34,8 @@ def block(context: list[int], keys: int, queries: int, images: list[list[int]] |
         torch.zeros(rows * keys, dtype=torch.int64),
         torch.tensor(context),
         padded,
+        torch.ones(rows, queries, dtype=torch.bool),
+        torch.arange(rows),
         torch.tensor(images) if images else None,
     )
 

@@ -25,9 +25,10 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
     for name, family in known_families().items():
         found = figures[name]
         numbers = " | ".join(f"{found[key]:.1e}" for key in NAMES)
+        prompt = "shared" if found["prompt_calls"] == 1 else "repeated"
         vision = "once a prompt" if found["vision_calls"] == 1 else "repeated"
         opens = "yes" if found["opens"] else "no"
-        lines.append(f"| `{name}` | {numbers} | shared | {vision} | {opens} | {BOXES[family.boxes]} |")
+        lines.append(f"| `{name}` | {numbers} | {prompt} | {vision} | {opens} | {BOXES[family.boxes]} |")
     return "\n".join(lines)
 
 

@@ -14,7 +14,10 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from services.learner.attention import flex
+from services.learner.attention import packed as packed_attention
 from services.learner.attention.batch import Ready, micro_batches, pack, parts_of
+from services.learner.attention.packed import Gpu, choose
 from services.learner.engines.torch import TorchEngine
 from services.learner.ingest import GroupIngest
 from services.learner.model import Images
@@ -37,6 +40,7 @@ from shared.messages import (
 from shared.models.hf.forward import plain_arguments
 from shared.models.hf.loading import open_inputs
 from shared.models.inputs import Inputs
+from tests.gpu_twins import FlashTwin, dense_attend
 from tests.models.page import Figures
 from tests.models.tiny import FAMILIES, make
 
@@ -44,6 +48,7 @@ SIZES = [[(84, 112)], [(56, 56), (140, 84)], []]
 """Width and height of each prompt's images: one, two, none."""
 TEXTS = ["<image>How many?", "<image><image>Which one is larger?", "How much is 3 + 4?"]
 LIMIT = 1e-4
+H100 = Gpu((9, 0), has_flash=True)
 
 
 @dataclass(frozen=True)
@@ -193,10 +198,23 @@ def test_the_sampler_records_the_log_probs_of_the_plain_forward(
     assert worst < LIMIT
 
 
-@pytest.mark.parametrize("budget", [10_000, 1])
+@pytest.mark.parametrize(("budget", "on"), [(10_000, "cpu"), (1, "cpu"), (10_000, "gpu")])
 def test_the_learner_computes_log_probs_and_gradients_of_the_plain_forward(
-    reference: Any, learner: Learner, folder: Path, ready: list[Ready], figures: Figures, budget: int
+    reference: Any,
+    learner: Learner,
+    folder: Path,
+    ready: list[Ready],
+    figures: Figures,
+    monkeypatch: pytest.MonkeyPatch,
+    budget: int,
+    on: str,
 ) -> None:
+    """`gpu`: attention in the way that the family has on one, its kernels by their twins on the CPU."""
+    if on == "gpu":
+        config, family = learner.engine.model.hf.config, learner.ingest.inputs.family
+        monkeypatch.setattr(learner.engine.model, "attention", choose(config, family, torch.bfloat16, H100))
+        monkeypatch.setattr(packed_attention, "FLASH", FlashTwin())
+        monkeypatch.setattr(flex, "attend", dense_attend)
     weigh = torch.Generator().manual_seed(1)
     inputs = learner.ingest.inputs
     ours = shared_prefix(learner, ready, budget)
@@ -226,16 +244,25 @@ def test_the_learner_computes_log_probs_and_gradients_of_the_plain_forward(
     assert largest < LIMIT
 
 
-def test_the_tower_sees_an_image_once_for_all_completions(
+def test_the_model_sees_a_prompt_and_its_image_once_for_all_completions(
     learner: Learner, folder: Path, ready: list[Ready], figures: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = learner.engine.model.hf.model
-    calls, whole = [], base.get_image_features
-    monkeypatch.setattr(base, "get_image_features", lambda **arguments: calls.append(1) or whole(**arguments))
+    hf, group = learner.engine.model.hf, ready[0]
+    calls, rows, whole = [], [], hf.model.get_image_features
+    monkeypatch.setattr(hf.model, "get_image_features", lambda **arguments: calls.append(1) or whole(**arguments))
+
+    def look(module: Any, arguments: Any, named: dict[str, Any]) -> None:
+        rows.append(named["inputs_embeds"].shape[1])
+
+    hook = hf.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
     with torch.no_grad():
-        shared_prefix(learner, ready[:1], 10_000)
-    figures[kind(folder)]["vision_calls"] = len(calls)
-    assert len(calls) == 1 and len(ready[0].responses) == 3
+        shared_prefix(learner, [group], 10_000)
+    hook.remove()
+    prompt_tokens = len(group.prompt_ids)
+    figures[kind(folder)] |= {"vision_calls": len(calls), "prompt_calls": rows[0] // prompt_tokens}
+    assert len(calls) == 1 and len(group.responses) == 3
+    assert rows == [prompt_tokens + group.num_response_tokens]
+    assert group.num_response_tokens < prompt_tokens  # so that a second prompt could not hide among them
 
 
 def test_a_checkpoint_opens_from_its_folder_alone(

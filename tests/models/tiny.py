@@ -68,6 +68,8 @@ def _qwen3(ids: Ids, model_type: str) -> dict[str, Any]:
         linear = {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2}
         text |= linear | {"linear_num_value_heads": 4, "head_dim": 16, "num_hidden_layers": 4}
         text["rope_parameters"] = {**text["rope_parameters"], "partial_rotary_factor": 0.5}
+        # With weights as large as the others' its states make float32 itself inexact: 2e-4 from float64.
+        text["initializer_range"] = SCALE / 3
     return {"text_config": text, "vision_config": vision, **_qwen_ids(ids)}
 
 
@@ -175,6 +177,7 @@ FAMILIES: Mapping[str, tuple[Callable[[Ids, str], dict[str, Any]], tuple[str, ..
             "qwen2_vl": (_qwen2, QWEN, QWEN_IMAGE, "Qwen2VL", {}),
             "qwen2_5_vl": (_qwen2, QWEN, QWEN_IMAGE, "Qwen2VL", {}),
             "qwen3_vl": (_qwen3, QWEN, QWEN_IMAGE, "Qwen2VL", {"patch_size": 16}),
+            "qwen3_5": (_qwen3, QWEN, QWEN_IMAGE, "Qwen2VL", {"patch_size": 16}),
             "glm4v": (_glm4v, GLM, "<|begin_of_image|><|image|><|end_of_image|>", "Glm4v", GLM_SIZE),
             "smolvlm": (_smolvlm, SMOL, "<image>", "SmolVLM", TILES),
             "idefics3": (_smolvlm, SMOL, "<image>", "Idefics3", TILES),

@@ -142,12 +142,14 @@ class Block:
 
     `query` (R, Q) and `key` (R, K) are places in the packed row (padding points at place -1). The last Q keys of a row
     are its queries; `context` (R,) says how many of the K − Q keys before them are real: those are right-aligned, so
-    that columns count tokens. `images` (R, K) numbers the image a key belongs to (-1: none), for prompts with images.
+    that columns count tokens. `prompt` (R,) numbers the prompt that a row is, or follows. `images` (R, K) numbers the
+    image a key belongs to (-1: none), for prompts with images.
     """
 
     query: Ints
     key: Ints
     context: Ints
+    prompt: Ints
     images: Ints | None = None
 
     @property
@@ -184,30 +186,28 @@ def pack(parts: Sequence[Part], *, image_token_id: int) -> Packed:
     prompts = [part.group.prompt_ids for part in parts]
     starts = np.concatenate([[0], np.cumsum([len(ids) for ids in prompts])])
     spans = [np.arange(start, end) for start, end in itertools.pairwise(starts)]
-    rows = [
-        (part.group, response, span) for part, span in zip(parts, spans, strict=True) for response in part.responses
-    ]
+    rows = [(number, part.group, response) for number, part in enumerate(parts) for response in part.responses]
     places, end = [], int(starts[-1])
-    for _, response, _ in rows:
+    for _, _, response in rows:
         places.append(np.arange(end, end + len(response.token_ids)))
         end += len(response.token_ids)
     positions = [part.group.positions for part in parts]
-    positions += [_text_positions(group, len(response.token_ids)) for group, response, _ in rows]
-    ids = np.concatenate(prompts + [response.token_ids for _, response, _ in rows])
+    positions += [_text_positions(group, len(response.token_ids)) for _, group, response in rows]
+    ids = np.concatenate(prompts + [response.token_ids for _, _, response in rows])
     image_places = np.flatnonzero(ids[: starts[-1]] == image_token_id)
-    blocks = _prompt_blocks(spans, _runs(image_places, len(ids))) + _response_blocks(
-        [(span, place) for (_, _, span), place in zip(rows, places, strict=True)]
+    blocks = _prompt_blocks(spans, image_runs(image_places, len(ids))) + _response_blocks(
+        spans, [(number, place) for (number, _, _), place in zip(rows, places, strict=True)]
     )
     return Packed(
         parts=parts,
         token_ids=ids,
         positions=np.concatenate(positions, axis=1),
         source=np.concatenate(
-            [np.concatenate([span[-1:], place[:-1]]) for (_, _, span), place in zip(rows, places, strict=True)]
+            [np.concatenate([spans[row[0]][-1:], place[:-1]]) for row, place in zip(rows, places, strict=True)]
         ),
-        targets=np.concatenate([response.token_ids for _, response, _ in rows]),
-        advantages=np.concatenate([np.full(len(row.token_ids), row.advantage, np.float32) for _, row, _ in rows]),
-        rollout_log_probs=np.concatenate([response.log_probs for _, response, _ in rows]),
+        targets=np.concatenate([response.token_ids for _, _, response in rows]),
+        advantages=np.concatenate([np.full(len(row.token_ids), row.advantage, np.float32) for _, _, row in rows]),
+        rollout_log_probs=np.concatenate([response.log_probs for _, _, response in rows]),
         blocks=blocks,
         restore=_restore(blocks, len(ids)),
         image_places=image_places,
@@ -220,7 +220,7 @@ def _text_positions(group: Ready, length: int) -> Ints:
     return np.broadcast_to(np.arange(start, start + length), (len(group.positions), length))
 
 
-def _runs(places: Ints, length: int) -> Ints:
+def image_runs(places: Ints, length: int) -> Ints:
     """(N,): the number of the run of neighbouring `places` that each place is in, -1 outside."""
     runs = np.full(length, -1, np.int64)
     runs[places] = np.cumsum(np.diff(places, prepend=-2) > 1)
@@ -237,17 +237,20 @@ def _prompt_blocks(spans: Sequence[Ints], images: Ints) -> list[Block]:
     for chosen in _similar([(len(span), 0) for span in spans]):
         query = _right_padded([spans[index] for index in chosen])
         runs = np.where(query >= 0, images[query], -1)
-        blocks.append(Block(query, query, np.zeros(len(chosen), np.int64), runs if np.any(runs >= 0) else None))
+        none = np.zeros(len(chosen), np.int64)
+        blocks.append(Block(query, query, none, np.array(chosen), runs if np.any(runs >= 0) else None))
     return blocks
 
 
-def _response_blocks(rows: Sequence[tuple[Ints, Ints]]) -> list[Block]:
+def _response_blocks(spans: Sequence[Ints], rows: Sequence[tuple[int, Ints]]) -> list[Block]:
+    """`rows`: for each response the number of its prompt, whose places are in `spans`, and its own places."""
     blocks = []
-    for chosen in _similar([(len(place), len(context)) for context, place in rows]):
-        contexts = [rows[index][0] for index in chosen]
+    for chosen in _similar([(len(place), len(spans[number])) for number, place in rows]):
+        numbers = [rows[index][0] for index in chosen]
+        contexts = [spans[number] for number in numbers]
         query = _right_padded([rows[index][1] for index in chosen])
         key = np.concatenate([_left_padded(contexts), query], axis=1)
-        blocks.append(Block(query, key, np.array([len(context) for context in contexts])))
+        blocks.append(Block(query, key, np.array([len(context) for context in contexts]), np.array(numbers)))
     return blocks
 
 

@@ -1,91 +1,51 @@
 """Attention over a packed row: every prompt's keys and values are computed once and shared by all its responses.
 
-transformers' models call an attention function by name; the one here is told the micro-batch's layout through the
+transformers' models call an attention function by name; the ones here are told the micro-batch's layout through the
 model's keyword arguments. All other layers see one row of real tokens: no padding, no repeated prompt.
 
 Letters: N tokens of the row, H heads, D size of a head; a block has R rows, Q queries, K keys (`batch.Block`).
-The CPU path is tested; the CUDA path (`flash_attn`) has never run on a GPU.
 """
 
 import importlib.util
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import activate_flash_attention_impl, current_flash_attention_impl
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from services.learner.attention.batch import Block, Packed
+from services.learner.attention.flex import flex_packed_attention
+from services.learner.attention.joined import TorchFlash, joined_attention
+from services.learner.attention.layout import Layout, Way
 from shared.models.family import Family
+from shared.models.hf.forward import has_windows
 
 TEXT = "triune_packed"
 VISION = "triune_flash_segments"
 """`flash` in the name makes transformers hand over the boundaries of all images in one call, instead of one by one."""
+FLASH_HEADS = range(8, 257, 8)
+"""Sizes of a head that flash-attention's kernels take."""
+FLASH = TorchFlash()
 
 
-@dataclass(frozen=True, eq=False)
-class BlockTensors:
-    """`batch.Block` on the device: `query` (R·Q,), `key` (R·K,); `context` (R,) real keys before the queries.
+@dataclass(frozen=True)
+class Chosen:
+    """What computes attention: the `text`'s way over a packed row, and whether the `vision` tower's is flash, too."""
 
-    `images` (R, K) numbers the image of a key where its tokens see each other, None where attention is causal.
-    """
+    text: Way
+    vision: Literal["sdpa", "flash"]
 
-    rows: int
-    query: Tensor
-    key: Tensor
-    context: Tensor
-    padded: bool
-    images: Tensor | None
-
-    def mask(self, window: int | None) -> Tensor | None:
-        """(R or 1, 1, Q, K), true where a query sees a key; None where plain causal attention says it all."""
-        queries, keys = len(self.query) // self.rows, len(self.key) // self.rows
-        if keys == queries and self.images is None and (window is None or window >= keys):
-            return None
-        column = torch.arange(keys, device=self.query.device)
-        distance = column[keys - queries :, None] - column[None, :]  # (Q, K)
-        seen = (distance >= 0)[None]
-        if self.images is not None:
-            seen = seen | ((self.images[:, :, None] == self.images[:, None, :]) & (self.images >= 0)[:, None, :])
-        if window is not None:
-            seen = seen & (distance < window)
-        if self.padded:
-            seen = seen & (column >= (keys - queries - self.context)[:, None])[:, None, :]
-        return seen[:, None]
-
-
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """The attention of one micro-batch; `restore` (N,) takes the blocks' outputs back to the order of the row."""
-
-    blocks: Sequence[BlockTensors]
-    restore: Tensor
-    _masks: dict[int | None, list[Tensor | None]] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, packed: Packed, device: torch.device, *, two_way_images: bool = False) -> "Layout":
-        """`two_way_images`: the tokens of an image see each other, later ones, too."""
-        blocks = [_block_tensors(block, device, two_way_images) for block in packed.blocks]
-        return cls(blocks, torch.from_numpy(packed.restore).to(device))
-
-    def masks(self, window: int | None) -> list[Tensor | None]:
-        """One mask a block for layers that see the last `window` tokens (None: all); made once for all such layers."""
-        if window not in self._masks:
-            self._masks[window] = [block.mask(window) for block in self.blocks]
-        return self._masks[window]
-
-
-def _block_tensors(block: Block, device: torch.device, two_way_images: bool) -> BlockTensors:
-    query, key, context = (
-        torch.from_numpy(array).to(device)
-        for array in (block.query.clip(0).ravel(), block.key.clip(0).ravel(), block.context)
-    )
-    images = torch.from_numpy(block.images).to(device) if two_way_images and block.images is not None else None
-    return BlockTensors(len(block.query), query, key, context, block.padded_context, images)
+    def __str__(self) -> str:
+        """For log and report."""
+        kernels = current_flash_attention_impl() or "FA2"
+        names = {"sdpa": "sdpa", "flash": f"flash ({kernels}), joined by log-sum-exp", "flex": "flex"}
+        return f"{names[self.text]}; vision {'sdpa' if self.vision == 'sdpa' else f'flash ({kernels})'}"
 
 
 def packed_attention(
@@ -106,8 +66,12 @@ def packed_attention(
     where the layer has a window. `module`, the mask and the other arguments belong to transformers' signature.
     """
     query, key = (states.to(value.dtype) for states in (query, key))  # rotary positions may have come in float32
-    masks = packed_layout.masks(sliding_window)
-    return _over_blocks(packed_layout, masks, query[0], key[0], value[0], scaling), None
+    if packed_layout.way == "flex":
+        return flex_packed_attention(query, key, value, packed_layout, sliding_window, scaling), None
+    rows = [states[0].transpose(0, 1) for states in (query, key, value)]  # (N, H, D)
+    if packed_layout.way == "flash":
+        return joined_attention(rows[0], rows[1], rows[2], packed_layout, scaling, FLASH)[None], None
+    return _over_blocks(packed_layout, packed_layout.masks(sliding_window), rows, scaling)[None], None
 
 
 def segment_attention(
@@ -139,12 +103,32 @@ def segment_attention(
     return output.unsqueeze(0), None
 
 
+def flash_segment_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    cu_seq_lens_q: Tensor,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """`segment_attention` by flash-attention's kernels, in one call; never run on a GPU yet."""
+    query, key, value = (states[0].transpose(0, 1).to(value.dtype).contiguous() for states in (query, key, value))
+    bounds = cu_seq_lens_q.to(torch.int32)
+    longest = int((bounds[1:] - bounds[:-1]).max())
+    output = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scaling)
+    assert isinstance(output, Tensor)
+    return output[None], None
+
+
 def _over_blocks(
-    layout: Layout, masks: Sequence[Tensor | None], query: Tensor, key: Tensor, value: Tensor, scaling: float | None
+    layout: Layout, masks: Sequence[Tensor | None], states: Sequence[Tensor], scaling: float | None
 ) -> Tensor:
-    query, key, value = (states.transpose(0, 1) for states in (query, key, value))  # (N, H, D)
+    query, key, value = states
     if repeats_heads(query.device):
-        key, value = (states.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for states in (key, value))
+        key, value = (part.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for part in (key, value))
     outputs = []
     for block, mask in zip(layout.blocks, masks, strict=True):
         output = F.scaled_dot_product_attention(
@@ -157,7 +141,7 @@ def _over_blocks(
             enable_gqa=query.shape[1] != key.shape[1],
         )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, layout.restore).unsqueeze(0)
+    return torch.cat(outputs).index_select(0, layout.restore)
 
 
 def repeats_heads(device: torch.device) -> bool:
@@ -174,22 +158,66 @@ def _no_mask(*_: Any, **__: Any) -> None:
     return None
 
 
-def install(model: Any, family: Family) -> str:
-    """Make a transformers model use packed attention, and say what computes attention where.
+@dataclass(frozen=True)
+class Gpu:
+    """What of a GPU decides: its compute capability, and whether torch was built with flash-attention for it."""
 
-    The language model's layout needs blocks; the tower's calling convention is flash-attn's own, so that it is taken
-    where it can be imported on a GPU, but for float32, which its kernels refuse. Returns
-    `sdpa`, or `sdpa, vision flash_attention_2`.
-    """
+    capability: tuple[int, int]
+    has_flash: bool
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Gpu | None":
+        """None for a device that is none."""
+        if device.type != "cuda":
+            return None
+        return cls(torch.cuda.get_device_capability(device), torch.backends.cuda.is_flash_attention_available())
+
+    def runs_flash(self, head: int) -> bool:
+        """Whether flash-attention's kernels take heads of `head` numbers here."""
+        return self.has_flash and self.capability >= (8, 0) and head in FLASH_HEADS
+
+
+def install(model: Any, family: Family) -> Chosen:
+    """Make a transformers model use packed attention, in the way that its device, type and family allow."""
+    gpu = Gpu.of(model.device)
+    chosen = choose(model.config, family, model.dtype, gpu)
+    if gpu is not None and "flash" in (chosen.text, chosen.vision):
+        _activate_package(gpu)
     AttentionInterface.register(TEXT, packed_attention)
     AttentionMaskInterface.register(TEXT, _no_mask)
-    AttentionInterface.register(VISION, segment_attention)
+    AttentionInterface.register(VISION, flash_segment_attention if chosen.vision == "flash" else segment_attention)
     model.set_attn_implementation({"text_config": TEXT})
-    if not family.tower_takes_segments:
-        return "sdpa"
-    if torch.cuda.is_available() and model.dtype != torch.float32 and importlib.util.find_spec("flash_attn"):
-        model.set_attn_implementation({"vision_config": "flash_attention_2"})
-        return "sdpa, vision flash_attention_2"
-    # Not by set_attn_implementation, which would look for a kernel of that name on the hub.
-    model.get_encoder(modality="image").config._attn_implementation = VISION
-    return "sdpa"
+    if family.tower_takes_segments:
+        # Not by set_attn_implementation, which would look for a kernel of that name on the hub.
+        model.get_encoder(modality="image").config._attn_implementation = VISION
+    if family.recurrent:
+        from services.learner.attention.recurrent import fork_states
+
+        fork_states(model)
+    return chosen
+
+
+def choose(config: Any, family: Family, dtype: torch.dtype, gpu: Gpu | None) -> Chosen:
+    """Flash-attention on a GPU, FlexAttention where segments can't say who sees whom or flash does not run.
+
+    Never for float32, which flash-attention's kernels refuse.
+    """
+    if gpu is None or dtype == torch.float32:
+        return Chosen("sdpa", "sdpa")
+    text, vision = config.get_text_config(), config.vision_config
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    by_segments = not family.two_way_images and not has_windows(config)
+    in_tower = family.tower_takes_segments and gpu.runs_flash(_width(vision) // vision.num_heads)
+    return Chosen("flash" if by_segments and gpu.runs_flash(int(head)) else "flex", "flash" if in_tower else "sdpa")
+
+
+def _width(vision: Any) -> int:
+    """Channels of a tower: Qwen2-VL calls them `embed_dim`, and what leaves it `hidden_size`."""
+    return int(getattr(vision, "embed_dim", None) or vision.hidden_size)
+
+
+def _activate_package(gpu: Gpu) -> None:
+    """Let torch's operators use the package flash-attn-4 where it is installed and its kernels run."""
+    found = importlib.util.find_spec("flash_attn") and importlib.util.find_spec("flash_attn.cute")
+    if found and gpu.capability[0] in (9, 10):
+        activate_flash_attention_impl("FA4")

@@ -115,7 +115,7 @@ def facts(model: VisionLanguageModel) -> Facts:
     return {
         "device": str(model.device),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "attention": model.attention,
+        "attention": str(model.attention),
         "self_check": model.self_check,
         "trained_parameters": sum(parameter.numel() for parameter in model.trainable().values()),
         "threads": torch.get_num_threads(),

@@ -114,7 +114,7 @@ class HfEngine:
             logits.append(made.logits[:, -1].float())
             positions.append(position)
             masks.append(torch.nn.functional.pad(mask, (longest - mask.shape[1], 0)))
-            prefixes.append([(layer.keys, layer.values) for layer in made.past_key_values.layers])
+            prefixes.append(made.past_key_values.layers)
             repeats.append(torch.tensor([prompt.sampling.n for prompt in chunk], device=mask.device))
         limit = max(prompt.sampling.max_new_tokens for prompt in prompts)
         return Start(torch.cat(logits), torch.cat(positions), torch.cat(masks), GrowingCache(prefixes, repeats, limit))
@@ -134,12 +134,17 @@ class HfEngine:
             **{name: torch.from_numpy(value).to(device) for name, value in arguments.items()},
             **image_arguments(self.inputs, images, device),
             position_ids=position_ids(torch.from_numpy(padded).to(device)),
-            past_key_values=DynamicCache(),  # one without a configuration keeps all of a sliding layer's keys
+            past_key_values=self._empty_cache(),
             use_cache=True,
             logits_to_keep=1,
         )
         first = torch.tensor([int(place.max()) + 1 for place in places], device=device)
         return torch.from_numpy(mask).to(device).bool(), first, made
+
+    def _empty_cache(self) -> DynamicCache:
+        """Told its configuration it knows which layers carry a state; untold it keeps all of a sliding layer's keys."""
+        recurrent = self.inputs.family.recurrent
+        return DynamicCache(config=self.model.config.get_text_config()) if recurrent else DynamicCache()
 
     def _completions(self, sampled: Sampled) -> list[Completion]:
         return [

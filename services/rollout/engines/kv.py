@@ -1,4 +1,7 @@
-"""Keys and values of a batch of rows that share their groups' prompts: prefilled once, expanded, then grown."""
+"""What a batch of rows keeps of the tokens before: prompts are prefilled once, expanded to their rows, then grown."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -7,58 +10,103 @@ _FIRST_ROOM = 64
 """Tokens of a completion for which there is room before the buffers grow for the first time."""
 
 
-class GrowingCache:
-    """The `past_key_values` of a decode loop: buffers with room to grow, written in place, rows dropped when done.
+class KeysValues:
+    """A layer that looks back: buffers (rows, KV heads, room, head dimension) with room to grow, written in place.
 
-    Stands in for transformers' caches: attention layers call `update`, and what makes masks the `get_` methods.
-    Buffers are (rows, KV heads, room, head dimension) a layer, zero where nothing was written (a masked position must
-    not hold NaN).
+    Zero where nothing was written (a masked position must not hold NaN).
     """
 
-    def __init__(self, prefixes: list[list[tuple[Tensor, Tensor]]], repeats: list[Tensor], limit: int) -> None:
-        """From `prefixes[chunk][layer]` (keys, values), left-padded (groups, heads, P, d), row r of which appears
-        `repeats[chunk][r]` times; at most `limit` tokens follow.
-        """
-        self.length = max(layers[0][0].shape[2] for layers in prefixes)
-        self._room = self.length + min(limit, _FIRST_ROOM)
-        self._limit = self.length + limit
-        self._keys, self._values = (
-            [self._expand([chunk[layer][part] for chunk in prefixes], repeats) for layer in range(len(prefixes[0]))]
-            for part in (0, 1)
+    def __init__(self, chunks: Sequence[Any], repeats: Sequence[Tensor], length: int, room: int) -> None:
+        """From transformers' cache layers of left-padded prompts, `length` the longest."""
+        self.keys, self.values = (
+            _expanded([getattr(chunk, name) for chunk in chunks], repeats, length, room) for name in ("keys", "values")
         )
 
-    def _expand(self, chunks: list[Tensor], repeats: list[Tensor]) -> Tensor:
-        rows = sum(int(times.sum()) for times in repeats)
-        _, heads, _, dim = chunks[0].shape
-        buffer = chunks[0].new_zeros(rows, heads, self._room, dim)
-        start = 0
-        for chunk, times in zip(chunks, repeats, strict=True):
-            expanded = chunk.repeat_interleave(times, dim=0)
-            end = start + len(expanded)
-            buffer[start:end, :, self.length - chunk.shape[2] : self.length] = expanded
-            start = end
-        return buffer
+    def update(self, keys: Tensor, values: Tensor, end: int) -> tuple[Tensor, Tensor]:
+        """Store the position before `end`; returns all up to there."""
+        self.keys[:, :, end - 1 : end] = keys
+        self.values[:, :, end - 1 : end] = values
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def grow(self, room: int) -> None:
+        self.keys, self.values = (
+            torch.nn.functional.pad(buffer, (0, 0, 0, room - buffer.shape[2])) for buffer in (self.keys, self.values)
+        )
+
+    def keep(self, index: Tensor) -> None:
+        self.keys, self.values = self.keys[index], self.values[index]
+
+
+class States:
+    """A layer that carries a state (Gated DeltaNet), in the attributes that transformers' layer reads: the last inputs
+    of its convolution (rows, channels, width), written in place, and what it remembers (rows, heads, D, D).
+    """
+
+    record_past = False
+
+    def __init__(self, chunks: Sequence[Any], repeats: Sequence[Tensor]) -> None:
+        self.conv_states, self.recurrent_states = (
+            {0: _repeated([getattr(chunk, name)[0] for chunk in chunks], repeats)}
+            for name in ("conv_states", "recurrent_states")
+        )
+
+    def keep(self, index: Tensor) -> None:
+        for states in (self.conv_states, self.recurrent_states):
+            states[0] = states[0][index]
+
+
+class GrowingCache:
+    """The `past_key_values` of a decode loop, rows dropped when done.
+
+    Stands in for transformers' caches: layers call `update` or read their `layers[i]`, what makes masks calls the
+    `get_` methods.
+    """
+
+    def __init__(self, prefixes: Sequence[Sequence[Any]], repeats: Sequence[Tensor], limit: int) -> None:
+        """From `prefixes[chunk][layer]`, transformers' cache layers of left-padded prompts, of which row r appears
+        `repeats[chunk][r]` times; at most `limit` tokens follow.
+        """
+        by_layer = list(zip(*prefixes, strict=True))
+        self.length = max(layer.keys.shape[2] for chunks in by_layer for layer in chunks if not _has_states(layer))
+        self._room = self.length + min(limit, _FIRST_ROOM)
+        self._limit = self.length + limit
+        self.layers = [
+            States(chunks, repeats) if _has_states(chunks[0]) else KeysValues(chunks, repeats, self.length, self._room)
+            for chunks in by_layer
+        ]
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         """Store one new position of `layer`; returns all keys and values of it so far."""
-        end = self.length + 1
-        self._keys[layer][:, :, self.length : end] = keys
-        self._values[layer][:, :, self.length : end] = values
-        return self._keys[layer][:, :, :end], self._values[layer][:, :, :end]
+        return self._looking(layer).update(keys, values, self.length + 1)
+
+    def _looking(self, layer: int) -> KeysValues:
+        found = self.layers[layer]
+        assert isinstance(found, KeysValues), layer
+        return found
+
+    def has_previous_state(self, layer: int, state_idx: int = 0) -> bool:
+        """Prompts have been seen."""
+        return isinstance(self.layers[layer], States)
+
+    def update_recurrent_state(self, state: Tensor, layer: int) -> None:
+        """Remember `state` of a layer that carries one."""
+        found = self.layers[layer]
+        assert isinstance(found, States), layer
+        found.recurrent_states[0] = state
 
     def advance(self) -> None:
         """All layers have stored their position: the next `update` writes the following one."""
         self.length += 1
         if self.length == self._room < self._limit:
-            grown = min(self._limit, self._room + self._room // 2 + 1)
-            self._keys = [_grow(buffer, grown) for buffer in self._keys]
-            self._values = [_grow(buffer, grown) for buffer in self._values]
-            self._room = grown
+            self._room = min(self._limit, self._room + self._room // 2 + 1)
+            for layer in self.layers:
+                if isinstance(layer, KeysValues):
+                    layer.grow(self._room)
 
     def keep(self, index: Tensor) -> None:
         """Drop all rows but those in `index`, which become rows 0, 1, …"""
-        self._keys = [buffer[index] for buffer in self._keys]
-        self._values = [buffer[index] for buffer in self._values]
+        for layer in self.layers:
+            layer.keep(index)
 
     is_compileable = False
 
@@ -75,5 +123,22 @@ class GrowingCache:
         return self.length + query_length, 0
 
 
-def _grow(buffer: Tensor, room: int) -> Tensor:
-    return torch.nn.functional.pad(buffer, (0, 0, 0, room - buffer.shape[2]))
+def _has_states(layer: Any) -> bool:
+    return hasattr(layer, "recurrent_states")
+
+
+def _repeated(chunks: Sequence[Tensor], repeats: Sequence[Tensor]) -> Tensor:
+    return torch.cat([chunk.repeat_interleave(times, dim=0) for chunk, times in zip(chunks, repeats, strict=True)])
+
+
+def _expanded(chunks: Sequence[Tensor], repeats: Sequence[Tensor], length: int, room: int) -> Tensor:
+    """Each chunk (groups, heads, P, d) in its rows, so that all end at `length`."""
+    rows = sum(int(times.sum()) for times in repeats)
+    _, heads, _, dim = chunks[0].shape
+    buffer = chunks[0].new_zeros(rows, heads, room, dim)
+    start = 0
+    for chunk, times in zip(chunks, repeats, strict=True):
+        end = start + int(times.sum())
+        buffer[start:end, :, length - chunk.shape[2] : length] = chunk.repeat_interleave(times, dim=0)
+        start = end
+    return buffer
