@@ -42,6 +42,7 @@ class Ending:
         `passed_over`: why no step was made, should there be none.
         """
         self._status.state = "finishing"
+        await self._versions.settled()
         if not self._course.is_stopping:
             await self._evaluate_last()
         while self._job.record.state == "paused":

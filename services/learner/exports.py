@@ -48,7 +48,7 @@ class FileSink:
 
 
 class Exports:
-    """What is published of one job's weights; `snapshot` is for the compute thread, all else for a worker thread."""
+    """What is published of one job's weights; `snapshot` is for the compute thread, all else for one other thread."""
 
     def __init__(self, engine: Engine, blobs: Blobs, store: WeightsStore, anchor_every: int) -> None:
         self._engine, self._blobs, self._store, self._anchor_every = engine, blobs, store, anchor_every
@@ -96,22 +96,19 @@ class Exports:
         """Put a version into the blob store: what changed since the one before, from time to time the whole tensors.
 
         `announced`: the version was announced before. Nothing is sent when its bits are equal and its blobs are there;
-        else it is published whole.
+        else it is published whole. Raises Unavailable; the same call may be made again then.
         """
         started = time.monotonic()
-        try:
-            self._publish_frozen()
-            if announced is not None and self.has(announced.manifest):
-                base = self._store.adopt(snapshot, announced.manifest)
-                if base is not None:
-                    self._keep(version, base)
-                    return Stored(announced.manifest, announced.digest, announced.sync)
-            base = self._usable_base() if announced is None else None
-            made = self._store.publish(
-                snapshot, version=version, frozen=self._frozen, base=base, anchor=base is None or self._is_due(base)
-            )
-        finally:
-            snapshot.discard()
+        self._publish_frozen()
+        if announced is not None and self.has(announced.manifest):
+            base = self._store.adopt(snapshot, announced.manifest)
+            if base is not None:
+                self._keep(version, base)
+                return Stored(announced.manifest, announced.digest, announced.sync)
+        base = self._usable_base() if announced is None else None
+        made = self._store.publish(
+            snapshot, version=version, frozen=self._frozen, base=base, anchor=base is None or self._is_due(base)
+        )
         self._keep(version, made.at)
         sync = WeightsSync(
             sent_bytes=made.sent, full_bytes=made.full, is_anchor=made.is_anchor,

@@ -65,16 +65,19 @@ class Saving:
         self._intake.assembler.resume()
 
     async def after_step(self, in_compute: InCompute) -> None:
-        """Write a checkpoint when one is due, wanted, or the journal is getting full; delete old versions' blobs."""
+        """Write a checkpoint when one is due, wanted, or the journal is getting full."""
         every, step = self._job.spec.learner.checkpoint_every, self._progress.step
         is_due = every > 0 and step % every == 0
         if is_due or self._is_wanted or await self._is_needed_for_room():
             await self._try_write(in_compute)
-        await self._versions.delete_before(step - self._config.kept_versions + 1, self._needed)
+
+    async def drop_old(self) -> None:
+        """Delete the blobs of versions that nobody needs any more."""
+        await self._versions.delete_before(self._progress.step - self._config.kept_versions + 1, self._needed)
 
     async def answer(self, in_compute: InCompute) -> None:
         """Write a checkpoint if somebody has asked for one; a request that meets a replay waits for its end."""
-        if self._is_wanted and self._versions.is_live:
+        if self._is_wanted and not self._versions.is_replaying:
             await self._try_write(in_compute)
 
     async def finish(self, in_compute: InCompute) -> None:
@@ -119,6 +122,7 @@ class Saving:
 
     async def write(self, in_compute: InCompute) -> None:
         """Write a checkpoint, then purge of the log what neither a replay from it nor the monitor still needs."""
+        await self._versions.settled()
         if not self._versions.is_live:
             return
         await self._versions.fence()

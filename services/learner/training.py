@@ -83,7 +83,7 @@ class Training:
         """Let go of the model once nothing computes any more, so that no second one is loaded beside it."""
         self._compute.shutdown(wait=True, cancel_futures=True)
         self._engine.close()
-        self.versions.exports.close()
+        self.versions.close()
 
     async def _restore(self) -> None:
         """Load the model, the last checkpoint and the last announcement, and hear which steps were told behind it."""
@@ -102,6 +102,7 @@ class Training:
     async def _work(self) -> None:
         limit, start = self._config.fetch_records, self.versions.progress.offset
         async with asyncio.TaskGroup() as group:
+            self._tasks = group
             readers = [
                 group.create_task(read_training(self._intake, start, limit, self.versions.widen)),
                 group.create_task(read_evaluations(self._intake, limit, self.versions.finish_evaluations)),
@@ -178,11 +179,11 @@ class Training:
             raise give_up(f"{length} groups in a row cannot be trained on", row.values())
 
     async def _train(self, step: Step[Ready], *, wait_s: float) -> None:
-        """One training step: update, tell what it consumed, publish its version.
+        """One training step: update, tell what it consumed, publish its version beside the next step.
 
-        The step is told before its version is: a learner killed in between tells it again, and the monitor counts one.
+        The step is told before its version is: a learner killed in between makes it of the same groups again.
         """
-        versions, number, announced = self.versions, self.versions.step + 1, self.versions.announced
+        versions, number = self.versions, self.versions.step + 1
         told = self._intake.assembler.script.get(number)
         stale = [staleness(versions.step, ready.scored.oldest_version) for ready in step.groups.values()]
         total = versions.value("total_steps")
@@ -192,17 +193,25 @@ class Training:
         began = time.monotonic()
         result = await self._in_compute(lambda: self._engine.step(work))
         stepped = time.monotonic()
-        stored = await versions.store(number) if number >= announced else None
-        passing("weights-stored")
-        versions.progress.step = number
-        timing = {"wait_s": wait_s, "step_s": stepped - began, "store_s": time.monotonic() - stepped, **result.seconds}
-        if told is None:
-            await self._intake.give_up(step.lost)
-            await self._ports.bus.announce(self._step_done(step, groups, stale, importance, result, timing))
-            passing("step-told")
-        self._pass(step)
-        if stored is not None:
-            await versions.publish(stored, is_new=number > announced)
+        await versions.settled()
+        announced = versions.announced
+        with contextlib.ExitStack() as undo:
+            snapshot = await versions.snapshot() if number >= announced else None
+            if snapshot is not None:
+                undo.callback(snapshot.discard)
+            timing = {"wait_s": wait_s, "step_s": stepped - began, "store_s": time.monotonic() - stepped}
+            timing |= result.seconds
+            versions.progress.step = number
+            if told is None:
+                await self._intake.give_up(step.lost)
+                await self._ports.bus.announce(self._step_done(step, groups, stale, importance, result, timing))
+                passing("step-told")
+            self._pass(step)
+            undo.pop_all()
+        if snapshot is not None:
+            versions.publish_beside(self._tasks, snapshot, is_new=number > announced, then=self._saving.drop_old)
+        if number == announced:  # whether its groups count as stale is known only then
+            await versions.settled()
         await self._count(step, stale, result, timing)
         await self._saving.after_step(self._in_compute)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,10 +14,12 @@ from services.learner.evaluations import is_due
 from services.learner.exports import Exports, Stored
 from services.learner.handlers import Intake
 from services.learner.publisher import Publisher
+from shared.blobs.snapshot import Snapshot
 from shared.blobs.weights import WeightsStore
 from shared.jobs.following import ActiveJob
 from shared.messages import EvalDone, EvalDue, WeightsPublished
 from shared.runtime.logging import get_logger
+from shared.runtime.moments import passing
 from shared.runtime.retry import BLOB_STORE
 from shared.service import Ports, Status
 from shared.staleness import window_end
@@ -40,7 +43,9 @@ class Versions:
         self._retry = ports.retry
         self._job, self._bus, self._engine, self._intake, self._status = job, ports.bus, engine, intake, status
         self._in_compute = in_compute
+        self._storing = ThreadPoolExecutor(1, "publish")
         self._publishing = asyncio.Lock()
+        self._beside: asyncio.Task[None] | None = None
         self._announced_at: dict[int, int] = {}  # version -> sequence of its first announcement
         self._log = get_logger(job=job.id)
 
@@ -79,30 +84,57 @@ class Versions:
         await self._from_store(partial(self.exports.recover, published))
         return last
 
-    async def store(self, version: int) -> Stored:
-        """Put the current weights into the blob store as `version`; one that was announced only if its bits differ."""
-        announced = self.publisher.last if version == self.announced else None
+    async def snapshot(self) -> Snapshot:
+        """The weights as they are now, in a file of this host; nothing is computed while it is written."""
+        return await self._retry.until_back(BLOB_STORE, lambda: self._in_compute(self.exports.snapshot))
 
-        async def export() -> Stored:
-            snapshot = await self._in_compute(self.exports.snapshot)
-            return await asyncio.to_thread(self.exports.store, snapshot, version, announced)
+    def publish_beside(
+        self, tasks: asyncio.TaskGroup, snapshot: Snapshot, *, is_new: bool, then: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Store and announce the version of `step`, `then` tidy up; the next step may be computed meanwhile.
 
-        return await self._retry.until_back(BLOB_STORE, export)
+        `step` and the cursor stay until this version is `settled`. `is_new`: it was not announced before.
+        """
+
+        async def publish() -> None:
+            stored = await self._store(snapshot)
+            passing("weights-stored")
+            await self.publish(stored, is_new=is_new)
+            await then()
+
+        self._beside = tasks.create_task(publish())
+
+    async def settled(self) -> None:
+        """Return once the last version is announced: the next one is a delta on it.
+
+        Where it fails, the task group that it belongs to ends its caller.
+        """
+        if self._beside is not None:
+            await asyncio.wait({self._beside})
+
+    async def _store(self, snapshot: Snapshot) -> Stored:
+        """Put the weights of `step` into the blob store; a version that was announced only if its bits differ."""
+        announced = self.publisher.last if self.is_live else None
+        try:
+            return await self._from_store(partial(self.exports.store, snapshot, self.step, announced))
+        finally:
+            self._storing.submit(snapshot.discard)  # after a store that goes on in its thread
 
     async def heal(self) -> None:
         """Announce the newest version as an anchor when blobs of its announcement are gone."""
         last = self.publisher.last
         if self.is_live and last is not None and not await self._from_store(partial(self.exports.has, last.manifest)):
             self._log.warning("blobs of the announced version are gone: announced again", version=self.step)
-            await self._announce(await self.store(self.step))
+            await self._announce(await self._store(await self.snapshot()))
 
     async def delete_before(self, version: int, needed: set[int]) -> None:
         """Delete the blobs of versions below `version` that are not in `needed`."""
         await self._from_store(partial(self.exports.delete_before, version, needed))
 
     async def _from_store(self, work: Callable[[], Result]) -> Result:
-        """Blocking work with the blob store, which is waited for."""
-        return await self._retry.until_back(BLOB_STORE, lambda: asyncio.to_thread(work))
+        """Blocking work with the blob store, which is waited for; one at a time."""
+        loop = asyncio.get_running_loop()
+        return await self._retry.until_back(BLOB_STORE, lambda: loop.run_in_executor(self._storing, work))
 
     async def fence(self) -> None:
         """Write the last announcement again, before what can't be undone; raises Refused when it is not ours."""
@@ -111,7 +143,7 @@ class Versions:
 
     async def announce_first(self) -> None:
         """Publish the first weights of this job's log, and have those of version 0 evaluated."""
-        await self._announce(await self.store(self.step))
+        await self._announce(await self._store(await self.snapshot()))
         if self.step == 0:  # else an imported run, whose history has its evaluations
             await self.evaluate_if_due()
 
@@ -177,11 +209,12 @@ class Versions:
             await self._announce(Stored(last.manifest, last.digest, last.sync))
 
     async def _announce(self, stored: Stored) -> None:
-        attributes: dict[str, str | int] = {"triune.job": self._job.id, "triune.version": self.step}
+        version = self.step
+        attributes: dict[str, str | int] = {"triune.job": self._job.id, "triune.version": version}
         async with self._publishing:
             with trace.get_tracer("triune").start_as_current_span("weights.publish", attributes=attributes):
                 await self.publisher.announce(
-                    version=self.step,
+                    version=version,
                     incarnation=self.progress.incarnation,
                     stored=stored,
                     cursor=self._intake.assembler.cursor,
@@ -191,5 +224,10 @@ class Versions:
                     max_staleness=self.value("max_staleness"),
                     stale_until=self.progress.stale_until,
                 )
-            self._announced_at.setdefault(self.step, self.publisher.sequence)
-            self._status.version = self.step
+            self._announced_at.setdefault(version, self.publisher.sequence)
+            self._status.version = version
+
+    def close(self) -> None:
+        """Let go of the host's files, once nothing is being stored; blocks."""
+        self._storing.shutdown(wait=True)
+        self.exports.close()

@@ -54,13 +54,16 @@ class Joiner:
         """The manifest in the blob `ref`; raises BlobMissing."""
         if ref not in self._manifests:
             try:
-                found = msgspec.msgpack.decode(self._blobs.get(ref), type=WeightsManifest)
+                self.remember(ref, msgspec.msgpack.decode(self._blobs.get(ref), type=WeightsManifest))
             except msgspec.DecodeError as error:
                 raise Corrupt(f"blob {ref.digest} is no manifest of weights: {error}") from error
-            while len(self._manifests) >= _MANIFESTS:
-                self._manifests.pop(next(iter(self._manifests)))
-            self._manifests[ref] = found
         return self._manifests[ref]
+
+    def remember(self, ref: BlobRef, manifest: WeightsManifest) -> None:
+        """What the blob `ref` holds need not be asked for."""
+        while len(self._manifests) >= _MANIFESTS:
+            self._manifests.pop(next(iter(self._manifests)))
+        self._manifests[ref] = manifest
 
     def route(self, ref: BlobRef, *, near: bool) -> Route:
         """The cheapest way to the trained tensors of the manifest in `ref`; `near`: files of this host may be used.

@@ -180,7 +180,9 @@ class WeightsStore:
         manifest = WeightsManifest(
             version=version, digest=digest, blobs=blobs, frozen=frozen, trained=trained, base=base, anchor=anchor
         )
-        return self._blobs.put(msgspec.msgpack.encode(manifest)), manifest
+        ref = self._blobs.put(msgspec.msgpack.encode(manifest))
+        self._joiner.remember(ref, manifest)
+        return ref, manifest
 
     def _delta(
         self, snapshot: Snapshot, base: WeightsAt, *, blob: int

@@ -2,12 +2,16 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from services.learner.engine import StepResult, StepWork
+from services.learner.exports import Exports, Stored
+from shared.blobs.snapshot import Snapshot
 from shared.blobs.weights import WeightsStore
 from shared.errors import Refused, Unavailable
 from shared.jobs.record import Change
@@ -99,6 +103,69 @@ async def test_a_learner_that_dies_replays_to_the_same_bits_without_a_second_ann
     trained = [ordinal for step in await world.steps() for ordinal in step.trained]
     assert len(trained) == len(set(trained)) == 24
     assert {message.incarnation for message in await world.versions()} == {0}
+
+
+async def test_a_version_is_stored_while_the_next_step_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computing = threading.Event()
+    monkeypatch.setattr(Exports, "store", once(computing, version=1))
+    world, engine = World(tmp_path, max_staleness=1), WatchedEngine(computing, step=2)
+    await world.submit()
+    await world.learn(engine)
+    assert len(engine.history) == 6
+    told = [event.finished_at for event in await world.steps()]
+    announced = {event.version: event.published_at for event in reversed(await world.versions())}
+    assert told[0] < announced[1]
+
+
+async def test_a_learner_that_dies_while_a_version_is_stored_computes_the_same_step_and_publishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, undisturbed = World(tmp_path / "whole", max_staleness=1), CountingEngine()
+    await world.submit()
+    await world.learn(undisturbed)
+
+    dead = threading.Event()
+    world = World(tmp_path / "killed", max_staleness=1)
+    await world.submit()
+    with monkeypatch.context() as patched:
+        patched.setattr(Exports, "store", once(dead, version=3))
+        await world.learn(WatchedEngine(dead, die_before_step=4))
+    assert [step.step for step in await world.steps()] == [1, 2, 3], "step 3 is told"
+    assert {event.version for event in await world.versions()} == {0, 1, 2}, "its version is not announced"
+    survivor = CountingEngine()
+    await world.learn(survivor)
+    assert survivor.weight.tolist() == undisturbed.weight.tolist()
+    assert [step.step for step in await world.steps()] == [1, 2, 3, 4, 5, 6]
+    assert {event.incarnation for event in await world.versions()} == {0}
+
+
+class WatchedEngine(CountingEngine):
+    """Sets an event when `step` begins, and when its life is over."""
+
+    def __init__(self, event: threading.Event, step: int | None = None, die_before_step: int | None = None) -> None:
+        super().__init__(die_before_step=die_before_step)
+        self._event, self._step = event, step
+
+    def step(self, work: StepWork) -> StepResult:
+        if work.step == self._step:
+            self._event.set()
+        return super().step(work)
+
+    def close(self) -> None:
+        self._event.set()
+
+
+def once(event: threading.Event, *, version: int) -> Callable[..., Stored]:
+    """`Exports.store`, which for one version begins once `event` is set."""
+    store = Exports.store
+
+    def late(self: Exports, snapshot: Snapshot, number: int, *announced: object) -> Stored:
+        assert number != version or event.wait(15.0), f"no step was computed while version {version} was being stored"
+        return store(self, snapshot, number, *announced)  # type: ignore[arg-type]
+
+    return late
 
 
 async def test_a_stop_voids_what_is_open_and_the_sums_agree(tmp_path: Path) -> None:
