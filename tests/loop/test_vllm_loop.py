@@ -15,6 +15,7 @@ from tests.loop import system
 from tests.loop.system import B, System, agrees
 from tests.rollout.tiny import wider
 from triune.demo import tiny_vlm
+from triune.demo.tiny_vlm import Family
 from triune.demo.warm_start import Recipe, Stage, warm_start
 from triune.local.deployment import deployed
 
@@ -28,11 +29,15 @@ AGREES = 1e-3
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("wide"), "qwen2_5_vl")
+
+
+def make_model(folder: Path, family: Family) -> Path:
     """A few steps of warm start, so that its answers differ in reward."""
     short = Stage(steps=4, learning_rate=1e-3, wrong_share=0.0, warmup_steps=0)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(tiny_vlm, "tiny_config", wider(tiny_vlm.tiny_config))
-        return warm_start(tmp_path_factory.mktemp("wide"), recipe=Recipe(clean=short, mixed=short))
+        return warm_start(folder, recipe=Recipe(clean=short, mixed=short, family=family))
 
 
 def command(service: str) -> Sequence[str]:
@@ -92,6 +97,19 @@ async def test_vllm_samples_what_the_learner_computes_and_the_death_of_its_proce
         trained = made.trained(job)
         assert len(trained) == len(set(trained)) == steps * B
         vllm_says_what_the_learner_computes(made, job, steps)
+
+
+async def test_a_qwen3_vl_learns_as_vllm_samples_it(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeepStack: features of several levels of the vision tower, which is trained, too."""
+    monkeypatch.setattr(system, "LIMIT_S", 900.0)
+    async with running(tmp_path, make_model(tmp_path / "wide", "qwen3_vl"), data) as made:
+        job = submit(made)
+        report = await made.finished(job)
+        agrees(report, steps=STEPS)
+        assert report["staleness"]["max"] == 0
+        vllm_says_what_the_learner_computes(made, job, STEPS)
 
 
 async def test_three_steps_off_policy_with_weights_that_change_in_flight(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import Qwen2_5_VLConfig
 
 from tests.models import tiny
 from triune.demo import tiny_vlm
@@ -14,18 +13,19 @@ WIDTH = 128
 MROPE = [4, 6, 6]
 """The axes' shares of half a head."""
 
-MakeConfig = Callable[[Any], Qwen2_5_VLConfig]
+MakeConfig = Callable[..., Any]
 
 
 def wider(make_config: MakeConfig) -> MakeConfig:
     """The same configuration 128 wide: four heads of 32."""
 
-    def made(tokenizer: Any) -> Qwen2_5_VLConfig:
-        config = make_config(tokenizer).to_dict()
-        config["text_config"] |= {"hidden_size": WIDTH}
+    def made(tokenizer: Any, family: str = "qwen2_5_vl") -> Any:
+        narrow = make_config(tokenizer, family)
+        config = narrow.to_dict()
+        config["text_config"] |= {"hidden_size": WIDTH} | ({"head_dim": 32} if family == "qwen3_vl" else {})
         config["text_config"]["rope_parameters"]["mrope_section"] = MROPE
         config["vision_config"] |= {"out_hidden_size": WIDTH}
-        return Qwen2_5_VLConfig(**config)
+        return type(narrow)(**config)
 
     return made
 
