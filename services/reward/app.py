@@ -12,8 +12,7 @@ from services.reward.handlers import Deps, consume
 from services.reward.http.app import create_app
 from services.reward.http.discovery import announced
 from services.reward.metrics import instruments
-from services.reward.scoring import Scorer
-from services.reward.workers.pool import Pool
+from services.reward.scoring import make_scorer
 from shared.errors import UserError
 from shared.jobs.following import ActiveJob, follow_active
 from shared.messages import Kind
@@ -29,10 +28,9 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
     """The service on the bus; with a health port it also answers the whole HTTP interface there."""
     config = config or RewardConfig()
     settings, status, counters = ports.settings, Status(), instruments()
-    config = replace(config, plugin_roots=settings.reward_plugins)
-    pool = make_pool(config)
-    scorer = Scorer(pool, counters)
-    deps = Deps(ports.bus, scorer, counters, settings.replica, config.deadline_s, ports.retry)
+    config = deployed(config, settings)
+    scorer = make_scorer(config, counters)
+    deps = Deps(ports.bus, scorer, counters, settings.replica, config.deadline_s, ports.retry, ports.blobs)
 
     async def score(job: ActiveJob) -> None:
         queues = [await ports.bus.work("completions", job.id, kind) for kind in _KINDS]
@@ -45,7 +43,7 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
             status.state = "idle"
 
     async def loop() -> None:
-        async with pool:
+        async with scorer:
             status.state, status.ready = "idle", True
             await follow_active(ports.jobs, score, service="reward", crashes=ports.crashes)
 
@@ -64,10 +62,13 @@ def main() -> int:
     return run("reward", build)
 
 
-def make_pool(config: RewardConfig) -> Pool:
-    """The pool that `config` describes, not started."""
-    return Pool(
-        config.workers, config.worker_memory_bytes, config.waiting_samples, config.cached_rewards, config.plugin_roots
+def deployed(config: RewardConfig, settings: Settings) -> RewardConfig:
+    """`config` with what the environment decides."""
+    return replace(
+        config,
+        plugin_roots=settings.reward_plugins,
+        judge_url=settings.judge_url,
+        judge_key=settings.judge_key,
     )
 
 
@@ -83,11 +84,11 @@ async def serve_alone(
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    pool = make_pool(config)
+    scorer = make_scorer(config, instruments())
     try:
         with announced(settings.job_id, host, port):
-            async with pool:
-                await _until(stop, serve_http(create_app(Scorer(pool, instruments()), config, token=token), host, port))
+            async with scorer:
+                await _until(stop, serve_http(create_app(scorer, config, token=token), host, port))
     finally:
         telemetry.close()
 

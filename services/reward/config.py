@@ -33,6 +33,11 @@ class RewardConfig:
     """Rewards kept by the content of their sample, so that an equal one is not judged again; 0: none."""
     plugin_roots: tuple[Path, ...] = ()
     """Folders whose Python files a job may name in `reward.plugins`; none: no plugins."""
+    judge_url: str | None = None
+    """OpenAI-compatible endpoint of the verifier `judge`; None: there is none."""
+    judge_key: str | None = None
+    judge_calls: int = 16
+    """Calls of the judge at a time."""
     deadline_s: float = 10.0
     """Time of one sample where neither the job nor the request names one."""
     iou_threshold: str | float = "dynamic"

@@ -4,10 +4,13 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+from services.reward.audit import audited
 from services.reward.scoring import Scorer
+from services.reward.seen import with_images
 from services.reward.verdict import Context, Sample
+from shared.blobs.port import Blobs
 from shared.bus.port import DELIVERY_BUDGET, Bus, Delivery, WorkQueue
-from shared.errors import Corrupt, Unavailable
+from shared.errors import BlobMissing, Corrupt, Unavailable
 from shared.messages import Completed, DeadLetter, Prompt, RewardSpec, Scored, Voided, message_id, void_of
 from shared.runtime.logging import get_logger
 from shared.runtime.metrics import Instruments
@@ -15,7 +18,7 @@ from shared.runtime.moments import passing
 from shared.runtime.retry import Retry, is_spent, kept_alive
 from shared.runtime.telemetry import group_span
 
-WORKERS = "a verifier worker"
+WORKERS = "a verifier worker, or the judge"
 _FETCH_S = 1.0
 _HAND_BACK_S = 0.5
 _LIMIT_S = 600.0  # a group is given back to the others after so long, whatever its samples' deadlines add up to
@@ -31,6 +34,8 @@ class Deps:
     replica: str
     deadline_s: float = 10.0
     retry: Retry = field(default_factory=Retry)
+    blobs: Blobs | None = None
+    """Where a judge's images are; None: it sees none."""
 
 
 async def consume(queue: WorkQueue, deps: Deps, groups_in_flight: int) -> None:
@@ -93,10 +98,19 @@ async def score_group(group: Completed, deps: Deps) -> Scored | Voided:
     """The journal record of `group`; raises Unavailable for an infra-error, TimeoutError past the group's deadline."""
     started_at = time.time()
     async with asyncio.timeout(_LIMIT_S):
-        rewards = await deps.scorer.score(group_samples(group, deps.deadline_s))
+        samples = group_samples(group, deps.deadline_s)
+        try:
+            rewards = await deps.scorer.score(await with_images(samples, group, deps.blobs))
+        except BlobMissing as error:
+            return void_of(group.prompt, "unverifiable", f"the judge cannot see the image: {error}", "reward")
     if not any(reward.ok for reward in rewards):
         detail = rewards[0].error if rewards else "the group has no completions"
         return void_of(group.prompt, "unverifiable", detail, "reward")
+    try:
+        rewards = await audited(samples, rewards, group, deps.scorer, deps.blobs)
+    except Unavailable as error:
+        get_logger().warning("group not audited", ordinal=group.prompt.ordinal, error=str(error))
+        deps.instruments.add("reward.audit_failures")
     return Scored(group=group, rewards=rewards, replica=deps.replica, started_at=started_at, finished_at=time.time())
 
 

@@ -4,7 +4,7 @@ from services.reward.compose import compose
 from services.reward.registry import find
 from services.reward.truths import checked
 from services.reward.verdict import Sample, Verdict, VerifierError
-from shared.messages import Reward
+from shared.messages import Reward, RewardSpec
 
 _SLACK = 1e-9  # a mean of ones may be a little more than 1
 
@@ -26,6 +26,11 @@ def judge(sample: Sample) -> Reward:
         return failed(f"verifier {spec.verifier!r} ran out of memory on this sample")
     except Exception as error:  # noqa: BLE001 — a verifier is anybody's code; its failure is this sample's verdict
         return failed(f"verifier {spec.verifier!r} failed: {type(error).__name__}: {error}"[:500])
+    return reward_of(spec, verdict)
+
+
+def reward_of(spec: RewardSpec, verdict: Verdict) -> Reward:
+    """What a verdict is worth to the sample: a verifier-error when it is out of range, or the weights are wrong."""
     if (problem := _out_of_range(verdict)) is not None:
         return failed(f"verifier {spec.verifier!r} {problem}")
     parts = dict(verdict.parts)

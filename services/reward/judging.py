@@ -45,17 +45,21 @@ class Judging:
         self._scorer.pool.admit(len(request.samples))
         prepared = [self._prepare(given, deadline_s) for given in request.samples]
         try:
-            scored = iter(await self._scorer.score([one for one in prepared if isinstance(one, Sample)]))
+            scored = iter(await self._scorer.score_each([one for one in prepared if isinstance(one, Sample)]))
         except Unavailable as error:
             return ScoreResponse([_infra(one, str(error)) for one in request.samples])
         rewards = [next(scored) if isinstance(one, Sample) else one for one in prepared]
-        return ScoreResponse([wire.to_result(*pair) for pair in zip(rewards, request.samples, strict=True)])
+        return ScoreResponse([_result(*pair) for pair in zip(rewards, request.samples, strict=True)])
 
     def _prepare(self, given: wire.ScoreSample, deadline_s: float) -> Sample | Reward:
         try:
             return wire.to_sample(given, self._config.iou_threshold, deadline_s)
         except VerifierError as error:
             return failed(str(error))
+
+
+def _result(reward: Reward | Unavailable, given: wire.ScoreSample) -> ScoreResult:
+    return _infra(given, str(reward)) if isinstance(reward, Unavailable) else wire.to_result(reward, given)
 
 
 def _infra(given: wire.ScoreSample, reason: str) -> ScoreResult:

@@ -16,6 +16,12 @@ METRICS = (
     Metric("reward.request_seconds", "s", "time from their arrival to their last reward, all together", "counter"),
     Metric("reward.waiting", "{sample}", "samples that wait for a worker"),
     Metric("reward.cached", "{sample}", "samples whose reward was known by their content", "counter"),
+    Metric("reward.judge_calls", "{call}", "questions put to the judge that it answered", "counter"),
+    Metric("reward.judge_failures", "{call}", "questions put to the judge whose call failed", "counter"),
+    Metric("reward.judge_tokens_in", "{token}", "tokens of questions to the judge, as it counts them", "counter"),
+    Metric("reward.judge_tokens_out", "{token}", "tokens of its replies", "counter"),
+    Metric("reward.judge_cost", "1", "what it cost, by reward.judge_prices or the endpoint's own word", "counter"),
+    Metric("reward.audit_failures", "{group}", "groups that were to be audited, and whose audit failed", "counter"),
     Metric("reward.replaced", "{process}", "worker processes replaced since the start"),
 )
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from services.reward.config import RewardConfig
 from services.reward.judge import failed
+from services.reward.scoring import Scorer
 from services.reward.verdict import Sample, VerifierError
-from services.reward.workers.pool import Pool
 from services.reward.workers.wire import ScoreResult, ScoreSample, to_result, to_sample
 from shared.errors import BadData
 from shared.messages import Reward
@@ -49,22 +49,24 @@ def read_rows(path: Path) -> Iterator[ScoreSample]:
 
 
 async def score_file(
-    path: Path, pool: Pool, config: RewardConfig
+    path: Path, scorer: Scorer, config: RewardConfig
 ) -> AsyncIterator[list[tuple[ScoreSample, ScoreResult]]]:
-    """The file's results in chunks, in order; raises BadData, and Unavailable when the pool fails."""
+    """The file's results in chunks, in order; raises BadData, and Unavailable when one cannot be judged now."""
     chunk: list[ScoreSample] = []
     for sample in read_rows(path):
         chunk.append(sample)
         if len(chunk) == CHUNK:
-            yield await _score(chunk, pool, config)
+            yield await _score(chunk, scorer, config)
             chunk = []
     if chunk:
-        yield await _score(chunk, pool, config)
+        yield await _score(chunk, scorer, config)
 
 
-async def _score(chunk: list[ScoreSample], pool: Pool, config: RewardConfig) -> list[tuple[ScoreSample, ScoreResult]]:
+async def _score(
+    chunk: list[ScoreSample], scorer: Scorer, config: RewardConfig
+) -> list[tuple[ScoreSample, ScoreResult]]:
     prepared = [_prepare(given, config) for given in chunk]
-    scored = iter(await pool.score([one for one in prepared if isinstance(one, Sample)]))
+    scored = iter(await scorer.score([one for one in prepared if isinstance(one, Sample)]))
     rewards = [next(scored) if isinstance(one, Sample) else one for one in prepared]
     return [(given, to_result(reward, given)) for given, reward in zip(chunk, rewards, strict=True)]
 

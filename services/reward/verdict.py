@@ -32,6 +32,7 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One completion to judge; `deadline_s` is the time it may take.
 
     `checked`: parameters, weights and truth are tested first; false for V-Triune's own requests, as its server does.
+    `question` and `images` (encoded) are for a judge, and empty for every other verifier.
     """
 
     completion: str
@@ -39,6 +40,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     context: Context = Context()
     deadline_s: float = 10.0
     checked: bool = True
+    question: str = ""
+    images: list[bytes] = []
 
 
 @dataclass(frozen=True, slots=True)

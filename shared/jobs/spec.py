@@ -300,6 +300,18 @@ class RewardSettings(Section, frozen=True, kw_only=True):
         list[str],
         Meta(description="files with own verifiers, under the folders of TRIUNE_REWARD_PLUGINS"),
     ] = []
+    judge_model: Annotated[str, Meta(description="model that the verifier judge asks, by its name at the endpoint")] = (
+        ""
+    )
+    judge_max_tokens: Annotated[int, Meta(ge=1, le=10**6, description="most tokens of a reply of the judge")] = 256
+    judge_prices: Annotated[
+        tuple[Annotated[float, Meta(ge=0.0, le=1e6)], Annotated[float, Meta(ge=0.0, le=1e6)]],
+        Meta(description="what a million tokens of the judge cost, in and out"),
+    ] = (0.0, 0.0)
+    audit: Annotated[
+        str, Meta(description='an independent verifier (such as "judge") that re-judges some groups; empty: none')
+    ] = ""
+    audit_share: Annotated[float, Meta(gt=0.0, le=1.0, description="share of training groups that are audited")] = 0.02
     coordinates: Annotated[
         Literal["auto", "relative", "relative_yx", "resized", "original"],
         Meta(

@@ -59,6 +59,9 @@ class Settings:
     """Folders and URIs that data and model paths of a job must lie under; none: any."""
     reward_plugins: tuple[Path, ...] = ()
     """Folders whose Python files a job may name as `reward.plugins`; none: no plugins."""
+    judge_url: str | None = None
+    """OpenAI-compatible endpoint that the verifier `judge` asks; none: no judge."""
+    judge_key: str | None = None
     reward_token: str | None = None
     """Bearer token of `triune reward serve`."""
     det_iou_threshold: str | None = None
@@ -117,6 +120,8 @@ def read_settings() -> Settings:
         reward_plugins=tuple(
             Path(path).resolve() for path in env.get("TRIUNE_REWARD_PLUGINS", "").split(os.pathsep) if path
         ),
+        judge_url=env.get("TRIUNE_JUDGE_URL") or None,
+        judge_key=env.get("TRIUNE_JUDGE_KEY") or None,
         reward_token=env.get("TRIUNE_REWARD_TOKEN") or None,
         det_iou_threshold=env.get("DET_IOU_THRESHOLD"),
         job_id=env.get("JOB_ID"),

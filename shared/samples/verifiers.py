@@ -14,6 +14,7 @@ from shared.answers.boxes import truth_boxes
 from shared.answers.letters import read_letter
 from shared.answers.numbers import read_number
 from shared.answers.plain import plain
+from shared.answers.programs import read_cases
 from shared.samples.schema import RATIO_NAMES
 
 VERIFIERS: Mapping[str, str] = MappingProxyType(
@@ -34,13 +35,15 @@ VERIFIERS: Mapping[str, str] = MappingProxyType(
         "chart-derender": "the numbers behind a chart as a table, by relative mapping similarity (DePlot)",
         "anls-star": "nested objects, lists and texts, by ANLS*",
         "json": "which fields of an object are right, under a schema if the sample has one",
+        "python": "a program that must pass unit tests",
+        "judge": "a model's opinion, from an OpenAI-compatible endpoint that sees the images",
         "format": "only the think and answer tags",
         "composite": "a weighted mean of other verifiers, with the weights that the sample names",
     }
 )
 """Name → what it judges, in one line, of the built-in ones."""
 
-SELF_JUDGED = frozenset(VERIFIERS) - {"format", "composite"}
+SELF_JUDGED = frozenset(VERIFIERS) - {"format", "composite", "python", "judge"}
 """Built-in verifiers that must give a ground truth 1.0 against itself."""
 
 ENTRY_POINTS = "triune.verifiers"
@@ -73,6 +76,10 @@ def _at_least_0(value: object) -> bool:
 
 def _in_unit(value: object) -> bool:
     return _is_number(value) and 0.0 <= value <= 1.0  # type: ignore[operator]
+
+
+def _cpu_time(value: object) -> bool:
+    return _is_number(value) and 0.1 <= value <= 60.0  # type: ignore[operator]
 
 
 def _is_bool(value: object) -> bool:
@@ -111,6 +118,8 @@ PARAMETERS: Mapping[str, Mapping[str, tuple[_Check, str]]] = MappingProxyType(
         "keypoints": {"sigmas": (_is_list, "a list of numbers above 0")},
         "table": {"structure": (_is_bool, "true or false")},
         "json": {"schema": (_is_table, "a JSON Schema")},
+        "python": {"partial": (_is_bool, "true or false"), "cpu_s": (_cpu_time, "a number from 0.1 to 60")},
+        "judge": {"rubric": (_is_text, "a text"), "whole": (_is_bool, "true or false")},
         "composite": {"verifiers": (_is_list, "a list of verifiers"), **_DIALECT},
     }
 )
@@ -180,6 +189,8 @@ def _unreadable_truth(verifier: str, truth: str, params: Mapping[str, object]) -
     """Why `truth` is none for the verifier."""
     if verifier in ("format", "composite"):
         return None
+    if verifier == "python":
+        return _wrong_tests(truth)
     if not truth.strip() or not reference(truth):
         return f"ground truth {truth[:200]!r} holds no answer"
     if verifier in ("detection", "iou"):
@@ -191,6 +202,14 @@ def _unreadable_truth(verifier: str, truth: str, params: Mapping[str, object]) -
         return f"ground truth {truth[:200]!r} names no option; expected a letter"
     if verifier in ("exact", "anls") and not plain(said):
         return f"ground truth {truth[:200]!r} has no text to compare with"
+    return None
+
+
+def _wrong_tests(truth: str) -> str | None:
+    try:
+        read_cases(truth)
+    except ValueError as error:
+        return f"ground truth {truth[:200]!r} {error}"
     return None
 
 

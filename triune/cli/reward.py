@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,11 +47,11 @@ def serve(
     with exit_codes():
         import uvloop
 
-        from services.reward.app import serve_alone
+        from services.reward.app import deployed, serve_alone
         from shared.runtime.logging import set_up_logging
 
         settings = read_settings()
-        config = replace(_config(workers, iou_threshold), plugin_roots=settings.reward_plugins)
+        config = deployed(_config(workers, iou_threshold), settings)
         token = token or settings.reward_token
         set_up_logging("reward", settings.replica)
         out.print(f"reward server on http://{host}:{port} with {config.workers} workers; Ctrl-C stops it")
@@ -70,13 +70,7 @@ def score(
 ) -> None:
     """Score a file; a row needs completion, verifier and ground_truth. Exit code 1 if a sample could not be scored."""
     with exit_codes():
-        totals = asyncio.run(
-            _score(
-                file,
-                replace(_config(workers, iou_threshold), plugin_roots=read_settings().reward_plugins),
-                as_json=as_json,
-            )
-        )
+        totals = asyncio.run(_score(file, _config(workers, iou_threshold), as_json=as_json))
         if not as_json:
             _tell(totals)
     if any(total.errors for total in totals.values()):
@@ -109,15 +103,18 @@ def _config(workers: int | None, iou_threshold: str | None) -> RewardConfig:
 
 
 async def _score(file: Path, config: RewardConfig, *, as_json: bool) -> dict[str, _Total]:
-    from services.reward.app import make_pool
+    from services.reward.app import deployed
+    from services.reward.metrics import instruments
     from services.reward.offline import count_rows, score_file
+    from services.reward.scoring import make_scorer
 
+    config = deployed(config, read_settings())
     rows, totals = count_rows(file), {}  # type: int, dict[str, _Total]
     with _progress() as progress:
         bar = progress.add_task("scoring", total=rows)
-        async with make_pool(config) as pool:
+        async with make_scorer(config, instruments()) as scorer:
             number = 0
-            async for chunk in score_file(file, pool, config):
+            async for chunk in score_file(file, scorer, config):
                 for sample, result in chunk:
                     number += 1
                     total = totals.setdefault(sample.verifier, _Total())

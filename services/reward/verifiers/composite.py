@@ -3,7 +3,7 @@
 The sample's parameter `verifiers` lists them: `[{"name": "anls", "weight": 0.7, "params": {…}}, …]`; a weight is above
 0 (default 1), `params` go to that verifier. Accuracy and format are Σ w·value / Σ w, in [0, 1] when theirs are. `parts`
 holds `<name>.accuracy`, `<name>.format` and each part as `<name>.<part>`. Raises VerifierError for a wrong list, a
-composite in a composite, the same name twice, and for whatever one of its members raises it.
+composite, judge or python in a composite, the same name twice, and for whatever one of its members raises it.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,9 @@ from services.reward.registry import find
 from services.reward.truths import checked
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.messages import RewardSpec
+
+_ALONE = frozenset(("composite", "judge", "python"))
+"""Verifiers that are no member of a composite: the workers, which judge that, run neither a judge nor programs."""
 
 
 class _Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,8 +47,10 @@ def _members(params: Mapping[str, object]) -> list[_Member]:
     except msgspec.ValidationError as error:
         raise VerifierError(f"the composite's `verifiers` is wrong: {error}") from error
     names = [member.name for member in members]
-    if not names or "composite" in names or len(set(names)) < len(names):
-        raise VerifierError(f"the composite names {names}; expected other verifiers, each once")
+    if not names or not _ALONE.isdisjoint(names) or len(set(names)) < len(names):
+        raise VerifierError(
+            f"the composite names {names}; expected verifiers, each once, and none of {', '.join(sorted(_ALONE))}"
+        )
     if any(not 0.0 < member.weight < float("inf") for member in members):
         raise VerifierError(f"the composite's weights are {[m.weight for m in members]}; expected numbers above 0")
     return members

@@ -1,5 +1,7 @@
 """The bodies of `POST /v1/score`, JSON or msgpack, and the rows of a file to be scored: one form for both."""
 
+import base64
+import contextlib
 from typing import Literal
 
 import msgspec
@@ -15,7 +17,8 @@ class ScoreSample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     `params` are the verifier's, as in a data row; V-Triune's `step`, `total_steps` and `image_grid_thw` in it count
     where the fields here are absent, and its `is_training` asks for V-Triune's dialect and for no checks of the sample.
-    `options` are those of a job's reward section. `id`, `prompt` and `data_source` are for the caller alone.
+    `options` are those of a job's reward section. `question` and `images` (`data:` URLs) are what a judge sees beside
+    the answer. `id`, `prompt` and `data_source` are for the caller alone.
     """
 
     completion: str
@@ -30,6 +33,8 @@ class ScoreSample(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     total_steps: float | None = None
     resized: list[tuple[float, float]] | None = None
     original: list[tuple[float, float]] | None = None
+    question: str = ""
+    images: list[str] = []
     id: str | int | None = None
     prompt: object = None
     data_source: str | None = None
@@ -85,7 +90,24 @@ def to_sample(given: ScoreSample, iou_threshold: str | float, deadline_s: float)
     if sizes is None:
         sizes = grid_sizes(params.get("image_grid_thw")) if params.get("det_verifier_normalized") else []
     context = Context(resized=sizes, original=given.original or [], progress=progress(step, total))
-    return Sample(completion=given.completion, spec=spec, context=context, deadline_s=deadline_s, checked=not original)
+    return Sample(
+        completion=given.completion,
+        spec=spec,
+        context=context,
+        deadline_s=deadline_s,
+        checked=not original,
+        question=given.question,
+        images=[_image(url) for url in given.images],
+    )
+
+
+def _image(url: str) -> bytes:
+    """The bytes of a `data:` URL; no other is fetched. Raises VerifierError."""
+    head, _, body = url.partition(",")
+    if head.startswith("data:image/") and head.endswith(";base64"):
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(body, validate=True)
+    raise VerifierError(f"an image is {url[:60]!r}; expected data:image/…;base64,…")
 
 
 def to_result(reward: Reward, given: ScoreSample) -> ScoreResult:
