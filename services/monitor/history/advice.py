@@ -81,6 +81,21 @@ RULES: Final[Mapping[str, _Rule]] = {
     ),
     "fall": _Rule("reward has fallen from its best", "the other findings of the source; its samples then and now"),
     "plateau": _Rule("reward has not risen for long", "the other findings of the source"),
+    "audit-components": _Rule(
+        "audit: format tells good completions from bad ones", "a smaller format_ratio in the data"
+    ),
+    "audit-length": _Rule(
+        "audit: the length has changed and accuracy has not", "look at long and short samples of then and now"
+    ),
+    "audit-gap": _Rule(
+        "audit: training gains more than held-out samples do", "look at samples that are rewarded; more data"
+    ),
+    "audit-verifier": _Rule(
+        "audit: an independent verifier finds less", "look at samples whose part `audit` is below their accuracy"
+    ),
+    "audit-alike": _Rule(
+        "audit: different prompts are answered alike", "look at the answers that repeat; a stricter verifier"
+    ),
     "entropy-collapse": _Rule("the policy hardly explores", "a larger algorithm.clip_high"),
     "gradient-jump": _Rule("the gradient norm jumps", "freeze that component (optimizer.freeze)"),
 }

@@ -8,6 +8,7 @@ import msgspec
 import pyarrow.parquet as pq
 
 from services.monitor.history.advice import Line, Settings, advise
+from services.monitor.history.audit import audit
 from services.monitor.history.diagnostics import NEEDED, At, Curves, diagnose
 from services.monitor.history.queries import Reader, reading
 from services.monitor.history.samples import FOLDER, SCHEMA, evaluation_file, sample_row, step_file
@@ -68,7 +69,7 @@ def find_advice(folder: Path, settings: Settings) -> list[Line]:
                     points = reader.thinned(number, (None, None), POINTS_IN_A_RULE)
                     by_name.setdefault(name, {})[source] = [At(step, value) for step, _, value in points]
         curves = Curves(by_name)
-        return advise(diagnose(curves), curves, settings)
+        return advise([*diagnose(curves), *audit(curves)], curves, settings)
 
 
 class Wanted(NamedTuple):

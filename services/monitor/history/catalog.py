@@ -33,6 +33,11 @@ CATALOG: Final = (
     SeriesInfo("reward_std", "1", "mean deviation of the rewards within a group", "spread"),
     SeriesInfo("zero_variance", "1", "share of groups whose rewards are all equal: no gradient", "spread"),
     SeriesInfo("format_only", "1", "share of groups whose rewards differ although accuracy does not", "spread"),
+    SeriesInfo("component/*", "1", "share of the variance of rewards within groups that is one part's", "spread"),
+    SeriesInfo("answers_alike", "1", "share of pairs of completions of different prompts with equal answers", "spread"),
+    SeriesInfo("truths_alike", "1", "share of pairs of prompts with equal ground truths", "spread"),
+    SeriesInfo("audit/accuracy", "1", "mean accuracy by the independent verifier, of audited completions", "reward"),
+    SeriesInfo("audit/gap", "1", "mean of accuracy − independent accuracy, of audited completions", "reward"),
     SeriesInfo("response_length", "{token}", "mean length of completions", "length", "response_length{of}/mean_length"),
     SeriesInfo(
         "response_length_correct",

@@ -73,6 +73,13 @@ NEEDED: Final = (
     "error_rate",
     "staleness",
     "groups",
+    "accuracy",
+    "response_length",
+    "component/format",
+    "eval/reward",
+    "audit/gap",
+    "answers_alike",
+    "truths_alike",
     "learner/entropy",
     "learner/grad_norm",
     "learner/grad_norm/vit",
@@ -89,12 +96,12 @@ def diagnose(curves: Curves) -> list[Finding]:
     return sorted(found, key=lambda finding: (finding.level != "warning", finding.source, finding.rule))
 
 
-def _recent(curve: Curve) -> float | None:
+def recent(curve: Curve) -> float | None:
     """Mean of the last window; None while the curve is shorter than that."""
     return fmean(point.value for point in curve[-WINDOW:]) if len(curve) >= WINDOW else None
 
 
-def _first(curve: Curve) -> float:
+def first(curve: Curve) -> float:
     return fmean(point.value for point in curve[:WINDOW])
 
 
@@ -110,7 +117,7 @@ def _since(curve: Curve, holds: Callable[[float], bool]) -> int:
 
 def _variance_collapse(curves: Curves, source: str) -> Iterator[Finding]:
     curve = curves.of("zero_variance", source)
-    share = _recent(curve)
+    share = recent(curve)
     if share is not None and share >= ZERO_VARIANCE:
         step = _since(curve, lambda value: value >= ZERO_VARIANCE)
         text = f"{source}: {share:.0%} of groups have zero variance since step {step}; they carry no gradient"
@@ -119,7 +126,7 @@ def _variance_collapse(curves: Curves, source: str) -> Iterator[Finding]:
 
 def _format_dominates(curves: Curves, source: str) -> Iterator[Finding]:
     curve = curves.of("format_only", source)
-    share = _recent(curve)
+    share = recent(curve)
     if share is not None and share >= FORMAT_ONLY:
         step = _since(curve, lambda value: value >= FORMAT_ONLY)
         text = (
@@ -131,11 +138,11 @@ def _format_dominates(curves: Curves, source: str) -> Iterator[Finding]:
 
 def _wrong_length(curves: Curves, source: str) -> Iterator[Finding]:
     wrong, right = curves.of("response_length_wrong", source), curves.of("response_length_correct", source)
-    now = _recent(wrong)
+    now = recent(wrong)
     if now is None or len(wrong) < 2 * WINDOW:
         return
-    growth = now / max(_first(wrong), 1e-9)
-    right_growth = (_recent(right) or 0.0) / max(_first(right), 1e-9) if right else 0.0
+    growth = now / max(first(wrong), 1e-9)
+    right_growth = (recent(right) or 0.0) / max(first(right), 1e-9) if right else 0.0
     if growth >= WRONG_GROWTH and right_growth < CORRECT_GROWTH:
         text = (
             f"{source}: wrong answers are {growth:.1f} times as long as at the start ({now:.0f} tokens); "
@@ -146,7 +153,7 @@ def _wrong_length(curves: Curves, source: str) -> Iterator[Finding]:
 
 def _truncation(curves: Curves, source: str) -> Iterator[Finding]:
     curve = curves.of("truncation", source)
-    share = _recent(curve)
+    share = recent(curve)
     if share is not None and share >= TRUNCATED:
         text = f"{source}: {share:.0%} of completions are cut at the length limit"
         yield Finding("truncation", source, curve[-1].step, "warning", text, "truncation")
@@ -154,7 +161,7 @@ def _truncation(curves: Curves, source: str) -> Iterator[Finding]:
 
 def _errors(curves: Curves, source: str) -> Iterator[Finding]:
     curve = curves.of("error_rate", source)
-    share = _recent(curve)
+    share = recent(curve)
     if share is not None and share > ERRORS:
         text = f"{source}: the verifier fails on {share:.1%} of completions"
         yield Finding("errors", source, curve[-1].step, "warning", text, "error_rate")
@@ -165,8 +172,8 @@ def _starved(curves: Curves, source: str) -> Iterator[Finding]:
     own, everything = curves.of("groups", source), curves.of("groups", "")
     if len(everything) < 2 * WINDOW:
         return
-    first = everything[-WINDOW].step
-    recent = sum(point.value for point in own if point.step >= first)
+    begins = everything[-WINDOW].step
+    recent = sum(point.value for point in own if point.step >= begins)
     overall = sum(point.value for point in own) / sum(point.value for point in everything)
     expected = overall * sum(point.value for point in everything[-WINDOW:])
     if expected >= 4 and recent <= STARVED * expected:
@@ -178,7 +185,7 @@ def _starved(curves: Curves, source: str) -> Iterator[Finding]:
 
 
 def _stale(curves: Curves, source: str) -> Iterator[Finding]:
-    own, everything = _recent(curves.of("staleness", source)), _recent(curves.of("staleness", ""))
+    own, everything = recent(curves.of("staleness", source)), recent(curves.of("staleness", ""))
     if own is not None and everything is not None and own - everything >= STALE:
         step = curves.of("staleness", source)[-1].step
         text = f"{source}: its groups are {own:.1f} versions old on average, those of all sources {everything:.1f}"
@@ -214,10 +221,10 @@ def _plateau(curves: Curves, source: str) -> Iterator[Finding]:
 
 def _entropy_collapse(curves: Curves) -> Iterator[Finding]:
     curve = curves.of("learner/entropy", "")
-    now = _recent(curve)
+    now = recent(curve)
     if now is None or len(curve) < 2 * WINDOW:
         return
-    start = _first(curve)
+    start = first(curve)
     if now <= ENTROPY_LEFT * start:
         text = f"entropy has fallen to {now / start:.0%} of its start ({now:.3f} nats): the policy hardly explores"
         yield Finding("entropy-collapse", "", curve[-1].step, "warning", text, "learner/entropy")

@@ -7,10 +7,12 @@ when the IoU is at least 0.5; every other verifier when its accuracy is 1.
 
 import math
 from typing import Final
+from zlib import crc32
 
 import msgspec
 
-from shared.messages import Completion, Reward, Scored
+from shared.answers.blocks import last_block
+from shared.messages import Completion, Reward, RewardSpec, Scored
 
 REFLECTION_WORDS: Final = (
     "re-check",
@@ -48,6 +50,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     correct: bool
     words: dict[str, int]
     parts: dict[str, float]
+    said: int = 0
+    """A hash of the answer block, to find answers that are alike."""
 
     @property
     def judged(self) -> bool:
@@ -65,6 +69,10 @@ class GroupFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     generate_s: float
     transit_s: float  # generated → scoring begun
     score_s: float
+    truth: int = 0
+    """A hash of the ground truth."""
+    weights: dict[str, float] = {}
+    """Part of the reward → its weight in it: `accuracy` and `format`, of a composite its members for the former."""
 
 
 def count_words(text: str) -> dict[str, int]:
@@ -101,7 +109,33 @@ def group_facts(scored: Scored) -> GroupFacts:
         generate_s=max(0.0, group.finished_at - group.started_at),
         transit_s=max(0.0, scored.started_at - group.finished_at),
         score_s=max(0.0, scored.finished_at - scored.started_at),
+        truth=said(prompt.reward.ground_truth),
+        weights=weights_of(prompt.reward),
     )
+
+
+def said(text: str) -> int:
+    """A hash of what `text` answers, white space and case aside: its last answer block, else from its last box on.
+
+    Cheap rather than exact: it is taken of every completion, and 0 stands for no answer at all.
+    """
+    block = last_block(text)
+    if block is None:
+        box = text.rfind("\\boxed")
+        block = text[box:] if box >= 0 else ""
+    return crc32("".join(block.split()).lower().encode(errors="replace")) if block else 0
+
+
+def weights_of(spec: RewardSpec) -> dict[str, float]:
+    """What each part of a reward weighs in it; they sum to 1. Empty where they make no sense."""
+    total = spec.accuracy_ratio + spec.format_ratio
+    if not total > 0:
+        return {}
+    weights = {"accuracy": spec.accuracy_ratio / total, "format": spec.format_ratio / total}
+    members = spec.params.get("verifiers") if spec.verifier == "composite" else None
+    named = {m["name"]: float(m.get("weight", 1.0)) for m in members} if isinstance(members, list) else {}
+    share = weights["accuracy"] / sum(named.values()) if named else 0.0
+    return weights | {name: share * weight for name, weight in named.items()}
 
 
 def _answer(verifier: str, completion: Completion, reward: Reward) -> Answer:
@@ -115,6 +149,7 @@ def _answer(verifier: str, completion: Completion, reward: Reward) -> Answer:
         correct=is_correct(verifier, reward),
         words=count_words(completion.text),
         parts={_plain(name): value for name, value in reward.parts.items() if math.isfinite(value)} if ok else {},
+        said=said(completion.text),
     )
 
 

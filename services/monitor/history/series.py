@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from services.monitor.history.components import AUDIT, alike, components
 from services.monitor.history.facts import Answer, GroupFacts
 
 SAME_REWARD = 1e-6
@@ -37,11 +38,11 @@ class Tally:
     """Means, totals and maxima by name, which can be merged."""
 
     def __init__(self) -> None:
-        self._means: dict[str, tuple[float, int]] = {}
+        self._means: dict[str, tuple[float, float]] = {}
         self._totals: dict[str, float] = {}
         self._maxima: dict[str, float] = {}
 
-    def mean(self, name: str, value: float, weight: int = 1) -> None:
+    def mean(self, name: str, value: float, weight: float = 1) -> None:
         total, count = self._means.get(name, (0.0, 0))
         self._means[name] = (total + value, count + weight)
 
@@ -67,9 +68,14 @@ class Tally:
 def values_by_set(groups: Iterable[Placed]) -> dict[Where, dict[str, float]]:
     """Every value of every set that the groups belong to."""
     by_source: dict[Where, Tally] = {}
+    facts: dict[Where, list[GroupFacts]] = {}
     for group in groups:
-        tally = by_source.setdefault(Where(group.source, group.task), Tally())
-        _tally_group(tally, group)
+        where = Where(group.source, group.task)
+        _tally_group(by_source.setdefault(where, Tally()), group)
+        facts.setdefault(where, []).append(group.facts)
+    for where, together in facts.items():
+        for name, (same, pairs) in alike(together).items():
+            by_source[where].mean(name, same, pairs)
     merged: dict[Where, Tally] = {}
     for where, tally in by_source.items():
         for wider in {Where(source=where.source), Where(task=where.task), ALL}:
@@ -98,7 +104,10 @@ def _tally_group(tally: Tally, group: Placed) -> None:
         tally.maximum("staleness_max", group.staleness)
     for answer in facts.answers:
         _tally_answer(tally, answer)
-    _tally_spread(tally, [answer for answer in facts.answers if answer.judged])
+    judged = [answer for answer in facts.answers if answer.judged]
+    _tally_spread(tally, judged)
+    for name, (own, everything) in components(judged, facts.weights).items():
+        tally.mean(f"component/{name}", own, everything)
 
 
 def _waits(facts: GroupFacts) -> Iterator[tuple[str, float]]:
@@ -121,6 +130,9 @@ def _tally_answer(tally: Tally, answer: Answer) -> None:
     tally.mean("format", answer.format)
     for name, value in answer.parts.items():
         tally.mean(f"part/{name}", value)
+    if AUDIT in answer.parts:
+        tally.mean("audit/accuracy", answer.parts[AUDIT])
+        tally.mean("audit/gap", answer.accuracy - answer.parts[AUDIT])
     tally.mean("correct", answer.correct)
     reflects, kind = bool(answer.words), "correct" if answer.correct else "wrong"
     tally.mean(f"response_length_{kind}", answer.length)
