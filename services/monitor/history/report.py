@@ -38,7 +38,7 @@ METRICS_SCHEMA = pa.schema(
 )
 FEW_GROUPS = 10_000
 """So many groups' time stamps are added up for every report that is written; more of them, only now and then."""
-_ROWS_AT_ONCE = 50_000
+_ROWS_AT_ONCE = 5_000
 
 
 def build_report(

@@ -1,8 +1,9 @@
 """Where a run's wall time went, from the time stamps that groups and steps carry."""
 
 import heapq
-from collections.abc import Iterable, Iterator
-from functools import partial
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from services.monitor.history.queries import Interval, Reader
 
@@ -10,22 +11,19 @@ LEARNER_TIMES = {"learner_wait_s": "wait_s", "learner_step_s": "step_s", "weight
 """Sums of the report and the times of a step (`StepDone.timing`) that they add up."""
 
 
-def covered(intervals: Iterable[Interval]) -> list[Interval]:
-    """The union of intervals in order of start, as disjoint ones in order; empty ones are left out."""
-    union: list[Interval] = []
-    for start, end in intervals:
-        if end <= start:
-            continue
-        if union and start <= union[-1].end:
-            union[-1] = Interval(union[-1].start, max(union[-1].end, end))
-        else:
-            union.append(Interval(start, end))
-    return union
+class Union:
+    """What intervals cover together, given in order of their starts; nothing of them is kept."""
 
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.begin, self.end = math.inf, -math.inf
 
-def length(intervals: Iterable[Interval]) -> float:
-    """Seconds that disjoint intervals cover."""
-    return sum(end - start for start, end in intervals)
+    def add(self, interval: Interval) -> None:
+        start = max(interval.start, self.end)
+        if interval.end > start:
+            self.begin = min(self.begin, interval.start)
+            self.seconds += interval.end - start
+            self.end = interval.end
 
 
 def time_sums(reader: Reader) -> dict[str, float]:
@@ -34,8 +32,10 @@ def time_sums(reader: Reader) -> dict[str, float]:
     sums = {name: sum(step["timing"].get(key, 0.0) for step in steps) for name, key in LEARNER_TIMES.items()}
     idle = []
     for _, intervals in reader.generation_times_by_replica():
-        busy = covered(intervals)
-        idle.append(busy[-1].end - busy[0].start - length(busy) if busy else 0.0)
+        busy = Union()
+        for interval in intervals:
+            busy.add(interval)
+        idle.append(busy.end - busy.begin - busy.seconds if busy.seconds else 0.0)
     sums["rollout_wait_s"] = sum(idle) / len(idle) if idle else 0.0
     return sums
 
@@ -51,24 +51,51 @@ def time_shares(reader: Reader) -> dict[str, float]:
     if not steps or first is None:
         return {}
     begin, end = first.start, max(step["finished_at"] for step in steps)
-    clip = partial(_clipped, begin=begin, end=end)
-    updates = covered(
-        sorted(Interval(step["finished_at"] - step["timing"].get("step_s", 0.0), step["finished_at"]) for step in steps)
-    )
-    generation = covered(clip(reader.generation_times("train")))
-    work = covered(heapq.merge(generation, clip(updates)))
-    scoring = covered(heapq.merge(work, clip(reader.scoring_times("train"))))
-    evaluating = covered(heapq.merge(scoring, clip(reader.generation_times("eval"))))
-    wall = end - begin - (length(evaluating) - length(scoring))
+    times = {
+        "generation": reader.generation_times("train"),
+        "update": iter(sorted(_update(step) for step in steps)),
+        "scoring": reader.scoring_times("train"),
+        "evaluation": reader.generation_times("eval"),
+    }
+    covered = _covered(times, begin, end)
+    wall = end - begin - (covered["with evaluation"] - covered["with scoring"])
     if wall <= 0:
         return {}
-    shares = {"work": length(work) / wall, "scoring": (length(scoring) - length(work)) / wall}
+    shares = {
+        "work": covered["work"] / wall,
+        "scoring": (covered["with scoring"] - covered["work"]) / wall,
+    }
     shares["overhead"] = 1.0 - shares["work"]
     shares["other"] = shares["overhead"] - shares["scoring"]
-    shares["generation"] = length(generation) / wall
-    shares["update"] = length(updates) / wall
+    shares["generation"] = covered["generation"] / wall
+    shares["update"] = covered["update"] / wall
     return shares
 
 
-def _clipped(intervals: Iterable[Interval], *, begin: float, end: float) -> Iterator[Interval]:
-    return (Interval(max(start, begin), min(stop, end)) for start, stop in intervals)
+_UNIONS = {
+    "generation": {"generation"},
+    "update": {"update"},
+    "work": {"generation", "update"},
+    "with scoring": {"generation", "update", "scoring"},
+    "with evaluation": {"generation", "update", "scoring", "evaluation"},
+}
+"""What is added up, and of which times."""
+
+
+def _covered(times: Mapping[str, Iterator[Interval]], begin: float, end: float) -> dict[str, float]:
+    """Seconds between `begin` and `end` that each of `_UNIONS` covers, in one pass: a run may have a million groups."""
+    unions = {name: Union() for name in _UNIONS}
+    for interval, kind in heapq.merge(*(_named(kind, intervals) for kind, intervals in times.items())):
+        inside = Interval(max(interval.start, begin), min(interval.end, end))
+        for name, kinds in _UNIONS.items():
+            if kind in kinds:
+                unions[name].add(inside)
+    return {name: union.seconds for name, union in unions.items()}
+
+
+def _named(kind: str, intervals: Iterator[Interval]) -> Iterator[tuple[Interval, str]]:
+    return ((interval, kind) for interval in intervals)
+
+
+def _update(step: Mapping[str, Any]) -> Interval:
+    return Interval(step["finished_at"] - step["timing"].get("step_s", 0.0), step["finished_at"])
