@@ -14,8 +14,9 @@ from typing import Protocol, TypeVar
 
 from services.rollout.engine import Engine, Loaded, UpdateMode
 from shared.blobs.weights import WeightsAt
-from shared.errors import BlobMissing
+from shared.errors import BlobMissing, Unavailable
 from shared.messages import BlobRef
+from shared.runtime.retry import BLOB_STORE, Retry
 
 Found = TypeVar("Found")
 _AGAIN_S = 0.05
@@ -97,10 +98,11 @@ class Gate:
         mode: UpdateMode,
         limit_s: float,
         on_loaded: Callable[[Loaded, int, float], Awaitable[None]],
+        retry: Retry,
     ) -> None:
         """`on_loaded` is told each load, the bytes that were fetched for it, and the seconds that it took."""
         self._engine, self._view, self._source = engine, view, source
-        self._limit_s, self._on_loaded = limit_s, on_loaded
+        self._limit_s, self._on_loaded, self._retry = limit_s, on_loaded, retry
         self._keeps = mode == "keep" and engine.traits.in_flight_updates
         self._bell = view.news
         self._waiting: list[Want] = []
@@ -145,15 +147,22 @@ class Gate:
                 await self._turn_to(target, at)
 
     async def _fetch(self, target: Target) -> WeightsAt | None:
-        """The weights on this host; None when others are wanted meanwhile. Groups go on starting on the old ones."""
+        """The weights on this host; None when others are wanted meanwhile. Groups go on starting on the old ones.
+
+        A blob store that is away is waited for; blobs that are missing may take as long as an announcement.
+        """
         until = time.monotonic() + self._limit_s
-        while target == self._target():
-            try:
-                return await asyncio.to_thread(self._source.at, target)
-            except BlobMissing:
-                if time.monotonic() >= until:
-                    raise
-                await asyncio.sleep(_AGAIN_S)
+        with self._retry.waiting(BLOB_STORE) as wait:
+            while target == self._target():
+                try:
+                    return await asyncio.to_thread(self._source.at, target)
+                except BlobMissing:
+                    if time.monotonic() >= until:
+                        raise
+                    await asyncio.sleep(_AGAIN_S)
+                except Unavailable as error:
+                    await asyncio.sleep(wait.pause(error))
+                    until = time.monotonic() + self._limit_s
         return None
 
     async def _turn_to(self, target: Target, at: WeightsAt) -> None:

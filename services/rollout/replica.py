@@ -82,7 +82,13 @@ class Replica:
 
     async def _work(self, loader: WeightsLoader) -> None:
         self._gate = Gate(
-            self._engine, self._weights, loader, update_mode(self._job.spec), self._config.weights_limit_s, self._loaded
+            self._engine,
+            self._weights,
+            loader,
+            update_mode(self._job.spec),
+            self._config.weights_limit_s,
+            self._loaded,
+            self._ports.retry,
         )
         with one_error():
             async with asyncio.TaskGroup() as self._tasks:

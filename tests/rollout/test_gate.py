@@ -10,8 +10,11 @@ from services.rollout.engine import Loaded, Traits, UpdateMode
 from services.rollout.gate import Bell, Gate, Target, Want
 from shared.blobs.manifest import WeightsManifest
 from shared.blobs.weights import WeightsAt
+from shared.errors import BlobMissing, Unavailable
 from shared.messages import BlobRef
+from shared.runtime.retry import BLOB_STORE, Retry
 from shared.staleness import staleness, window_end
+from tests.fakes import eventually
 
 NOWHERE = BlobRef(digest="", size=0)
 
@@ -114,7 +117,7 @@ class Loop:
     def _replica(self, in_flight_updates: bool) -> tuple[Gate, TokenEngine]:
         engine = TokenEngine(self.random, Traits(room=self.random.randrange(1, 9), in_flight_updates=in_flight_updates))
         mode: UpdateMode = "keep" if self.eta else "drain"
-        return Gate(engine, self.announced, Weights(), mode, 5.0, told), engine  # type: ignore[arg-type]
+        return Gate(engine, self.announced, Weights(), mode, 5.0, told, Retry()), engine  # type: ignore[arg-type]
 
     def publish(self) -> None:
         """The newest weights and their window."""
@@ -189,3 +192,43 @@ async def test_staleness_never_passes_its_bound_in_a_thousand_random_schedules(i
         changed_in_flight += any(len(set(versions)) > 1 for versions in loop.finished.values())
     assert reached > 20
     assert (changed_in_flight > 100) == in_flight_updates
+
+
+class AwayWeights(Weights):
+    """The blob store is away, then shows its blobs late, as a shared file system may."""
+
+    def __init__(self, *errors: Exception) -> None:
+        super().__init__()
+        self.errors = list(errors)
+
+    def at(self, target: Target) -> WeightsAt:
+        if self.errors:
+            raise self.errors.pop(0)
+        return super().at(target)
+
+
+async def test_weights_in_a_blob_store_that_is_away_are_waited_for_and_the_state_says_so() -> None:
+    announced, retry = Announced(), Retry(longest_pause_s=0.01)
+    away = [Unavailable("the store is away") for _ in range(5)]
+    weights = AwayWeights(*away, BlobMissing("not there yet"))
+    engine = TokenEngine(random.Random(0), Traits(room=8, in_flight_updates=False))
+    said: list[str] = []
+
+    async def loaded(*_: object) -> None:
+        said.append(retry.waiting_for)
+
+    gate = Gate(engine, announced, weights, "drain", 5.0, loaded, retry)  # type: ignore[arg-type]
+    steering = asyncio.ensure_future(gate.steer())
+    announced.newest = Target(1, NOWHERE)
+    announced.news.ring()
+
+    async def is_waiting() -> bool:
+        return retry.waiting_for == BLOB_STORE
+
+    await eventually(is_waiting)
+    async with asyncio.timeout(5.0):
+        async with gate.enter(Want(0, 1, at_least=1)) as is_in:
+            assert is_in
+    assert (gate.version, weights.errors, said) == (1, [], [""])
+    steering.cancel()
+    await asyncio.wait({steering})
