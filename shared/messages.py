@@ -283,6 +283,19 @@ class StepDone(Message, frozen=True, kw_only=True, tag="step.v1"):
     importance: bool = False
 
 
+class EngineOpened(Message, frozen=True, kw_only=True, tag="engine.v1"):
+    """learner, rollout → monitor: a replica has loaded the job's model; `facts` say what it computes with.
+
+    `self_check`, in nats, is the largest |difference| of a log-prob from the model's own forward pass, on a probe.
+    """
+
+    job: JobId
+    service: str
+    replica: str
+    facts: dict[str, str | int | float]
+    opened_at: float = 0.0  # seconds since the epoch
+
+
 class EvalDue(Message, frozen=True, kw_only=True, tag="eval-due.v2"):
     """learner → data, rollout: generate the held-out set with exactly `version`, whose weights `manifest` names."""
 
@@ -325,9 +338,10 @@ class JobChanged(Message, frozen=True, kw_only=True, tag="job.v1"):
     state: str
 
 
-Event = WeightsPublished | StepDone | EvalDue | EvalDone | EndOfOrder | JobChanged
+Event = EngineOpened | WeightsPublished | StepDone | EvalDue | EvalDone | EndOfOrder | JobChanged
 
 EVENT_NAMES: dict[type, str] = {
+    EngineOpened: "engine",
     WeightsPublished: "weights",
     StepDone: "step",
     EvalDue: "eval-due",

@@ -18,8 +18,8 @@ Scope = Literal["frozen", "trained"]
 SCOPES: tuple[Scope, ...] = ("frozen", "trained")
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 """Published type and shape of every tensor that is exported."""
-Facts = dict[str, object]
-"""For the log: device, type, attention, trained parameters, ranks."""
+Facts = dict[str, str | int | float]
+"""For log and report: device, type, attention, check at load, trained parameters, ranks."""
 
 
 class Ingest(Protocol):

@@ -8,13 +8,14 @@ import msgspec
 
 from services.learner.checkpoint import Checkpoint, load_latest, save
 from services.learner.config import LearnerConfig
-from services.learner.engine import Engine
+from services.learner.engine import Engine, Facts
 from services.learner.handlers import Intake
 from services.learner.progress import Progress
 from services.learner.versions import InCompute, Versions
 from shared.errors import Corrupt, TriuneError, Unavailable
 from shared.jobs.following import ActiveJob
 from shared.log.purging import MONITOR, Needed, purge_log
+from shared.messages import EngineOpened
 from shared.runtime.logging import get_logger
 from shared.runtime.moments import passing
 from shared.service import Ports
@@ -32,6 +33,7 @@ class Saving:
     ) -> None:
         self._job, self._bus, self._engine, self._intake = job, ports.bus, engine, intake
         self._versions, self._config, self._progress = versions, config, versions.progress
+        self._replica = ports.settings.replica
         self._folder: Path = ports.settings.runs / job.id / "checkpoints"
         self._saved: Progress | None = None  # as the last checkpoint has it
         self._freed = 1  # first sequence of the journal that was not purged
@@ -47,7 +49,7 @@ class Saving:
         found = await in_compute(lambda: load_latest(self._folder))
         if not isinstance(found, Checkpoint):
             self._progress.journal_created = created
-            self._log.info("model loaded", **await in_compute(lambda: self._engine.open(self._job.spec, None)))
+            await self._opened(await in_compute(lambda: self._engine.open(self._job.spec, None)))
             return
         state, folder = found.state, found.folder
         is_imported = state.journal_created == self._job.record.imported != created
@@ -57,12 +59,19 @@ class Saving:
                 f"created at {created}: it is another one, and groups would be lost"
             )
         facts = await in_compute(lambda: self._engine.open(self._job.spec, folder))
-        self._log.info("model loaded", checkpoint=folder.name, **facts)
+        await self._opened(facts | {"checkpoint": folder.name})
         if is_imported:  # in this log the job begins at the checkpoint's cursor
             state = msgspec.structs.replace(state, offset=1, told=0, journal_created=created)
         self._progress.become(state)
         self._saved, self._freed = state, state.offset
         self._intake.assembler.resume()
+
+    async def _opened(self, facts: Facts) -> None:
+        self._log.info("model loaded", **facts)
+        replica = self._replica
+        await self._bus.announce(
+            EngineOpened(job=self._job.id, service="learner", replica=replica, facts=facts, opened_at=time.time())
+        )
 
     async def after_step(self, in_compute: InCompute) -> None:
         """Write a checkpoint when one is due, wanted, or the journal is getting full."""

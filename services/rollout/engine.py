@@ -35,6 +35,10 @@ class Traits:
     in_flight_updates: bool
 
 
+Facts = dict[str, str | int | float]
+"""For log and report: the engine's name, device, type of the weights, check at load."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """What a load did: seconds for which no token was sampled, groups that went on with the new weights."""
@@ -91,6 +95,9 @@ class Engine(Protocol):
 
     @property
     def traits(self) -> Traits: ...
+
+    @property
+    def facts(self) -> Facts: ...
 
     @property
     def patch_size(self) -> int:

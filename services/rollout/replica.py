@@ -25,7 +25,7 @@ from shared.errors import BadSample, BlobMissing, Unavailable, one_error
 from shared.jobs.following import ActiveJob
 from shared.jobs.spec import JobSpec
 from shared.ledger.port import LOADED_S
-from shared.messages import Completed, ImageRef, Kind, Prompt, message_id, void_of
+from shared.messages import Completed, EngineOpened, ImageRef, Kind, Prompt, message_id, void_of
 from shared.runtime.logging import get_logger
 from shared.runtime.retry import BLOB_STORE, is_spent
 from shared.service import Ports, Status
@@ -69,6 +69,7 @@ class Replica:
         try:
             self._status.state = "loading"
             self._engine = await self._open_engine(self._job.spec)
+            await self._tell_engine()
             store = WeightsStore(self._ports.blobs, self._ports.settings.weights)
             with contextlib.closing(WeightsLoader(store)) as loader:
                 async with contextlib.aclosing(self._engine):
@@ -232,6 +233,13 @@ class Replica:
         self._status.in_flight = len(self._hand)
 
     # ---------------------------------------------------------------- what others see
+
+    async def _tell_engine(self) -> None:
+        facts, replica = self._engine.facts, self._ports.settings.replica
+        self._log.info("model loaded", **facts)
+        await self._ports.bus.announce(
+            EngineOpened(job=self._job.id, service="rollout", replica=replica, facts=facts, opened_at=time.time())
+        )
 
     async def _loaded(self, loaded: Loaded, fetched: int, seconds: float) -> None:
         self._metrics.loaded(loaded, fetched, seconds)

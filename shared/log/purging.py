@@ -34,5 +34,5 @@ async def drop_log(bus: Bus, job: str) -> None:
     """Remove the log of a job that is on file and will never go on."""
     for kind in ("train", "eval"):
         await bus.purge("scored", job, kind)
-    for name in ("step", "weights"):
+    for name in ("engine", "step", "weights"):
         await bus.purge("events", job, name)

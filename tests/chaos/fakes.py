@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ class FakeRollout:
     """Answers every prompt at once with `TOKENS` tokens that its seed draws."""
 
     patch_size = 14
+    facts = MappingProxyType({"engine": "fake"})
 
     def __init__(self) -> None:
         self.version = -1

@@ -63,7 +63,7 @@ class CountingEngine:
     def open(self, spec: JobSpec, checkpoint: Path | None) -> Facts:
         if checkpoint is not None:
             self.weight = torch.tensor(json.loads((checkpoint / "w.json").read_text()), dtype=torch.float64)
-        return {}
+        return {"device": "none"}
 
     def ready(self, group: Scored, image_bytes: Sequence[bytes]) -> Ready:
         if group.prompt.ordinal in self._bad:

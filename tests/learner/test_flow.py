@@ -17,6 +17,7 @@ from shared.errors import Refused, Unavailable
 from shared.jobs.record import Change
 from shared.ledger.memory import MemoryLedger
 from shared.ledger.port import Window
+from shared.messages import EngineOpened
 from tests.fakes import eventually
 from tests.learner.flow_world import JOB, CountingEngine, World
 from tests.weather import under
@@ -33,6 +34,15 @@ async def test_every_published_ordinal_is_trained_exactly_once_in_order(tmp_path
     record = await world.jobs.get(JOB)
     assert record is not None
     assert record.state == "done"
+
+
+async def test_what_the_engine_computes_with_is_told_at_every_start(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.submit()
+    await world.learn(CountingEngine(die_before_step=4))
+    await world.learn(CountingEngine())
+    told = [event for event in await world.events("engine") if isinstance(event, EngineOpened)]
+    assert [event.facts for event in told] == [{"device": "none"}, {"device": "none", "checkpoint": "step-000002"}]
 
 
 async def test_on_policy_groups_are_never_stale_and_need_no_importance_weights(tmp_path: Path) -> None:

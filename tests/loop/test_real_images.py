@@ -27,7 +27,8 @@ async def test_sampler_and_learner_agree_through_three_updates(tmp_path: Path, f
         rows = pq.read_table(system.deployment.runs / job / "metrics.parquet").to_pylist()
         series = {name: [row["value"] for row in rows if row["name"] == f"learner/{name}"] for name in NAMES}
         assert len(series["mismatch_max"]) == 3 and max(series["mismatch_max"]) < 1e-3
-        assert max(series["self_check"]) < 1e-4
+        checks = {engine["service"]: engine["self_check"] for engine in report["engines"]}
+        assert checks.keys() == {"learner", "rollout"} and max(*checks.values(), *series["self_check"]) < 1e-4
         saved = system.deployment.runs / job / "checkpoints" / "step-000003" / "model" / "model.safetensors"
         before, after = (load_file(file)[NORM] for file in (model / "model.safetensors", saved))
         # A random model's answers are all wrong alike, so that weight decay alone moves it: by 5 % a step.

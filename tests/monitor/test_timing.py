@@ -9,7 +9,7 @@ from services.monitor.history.store import Store
 from services.monitor.history.timing import Union, time_shares, time_sums
 from shared.jobs.record import JobRecord
 from shared.jobs.spec import Data, JobSpec
-from shared.messages import BlobRef, WeightsPublished, WeightsSync
+from shared.messages import BlobRef, EngineOpened, WeightsPublished, WeightsSync
 from tests.monitor.runs import JOB, entries, eval_done, group, step_done
 
 
@@ -38,6 +38,24 @@ def test_sums_and_shares_of_a_run_worked_by_hand(tmp_path: Path) -> None:
     assert shares["scoring"] == pytest.approx(1 / wall)
     assert shares["overhead"] == pytest.approx(1 - 6 / wall)
     assert shares["other"] == pytest.approx(1 - 7 / wall)
+
+
+def test_the_report_names_what_each_replica_computes_with_as_it_was_last_opened(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+
+    def opened(service: str, at: float, self_check: float) -> EngineOpened:
+        facts: dict[str, str | int | float] = {"device": "cpu", "self_check": self_check}
+        return EngineOpened(job=JOB, service=service, replica=f"{service}/1", facts=facts, opened_at=at)
+
+    events = [opened("learner", 1.0, 0.5), opened("rollout", 2.0, 1e-6), opened("learner", 3.0, 2e-6)]
+    Fold(store).apply(Batch(events=[(event, number) for number, event in enumerate(events, 1)]))
+    spec = JobSpec(model="m", total_steps=2, data=Data(train=["x"]))
+    with reading(tmp_path) as reader:
+        report = build_report(JobRecord(id=JOB, spec=spec, state="running", created_at=0.0), reader, 0)
+    assert report["engines"] == [
+        {"service": "rollout", "replica": "rollout/1", "device": "cpu", "self_check": 1e-6, "opened_at": 2.0},
+        {"service": "learner", "replica": "learner/1", "device": "cpu", "self_check": 2e-6, "opened_at": 3.0},
+    ]
 
 
 def test_the_report_adds_up_what_the_versions_of_the_weights_took(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from services.rollout.engine import Loaded, Prepared, Traits, UpdateMode
+from services.rollout.engine import Facts, Loaded, Prepared, Traits, UpdateMode
 from shared.blobs.store import BlobStore
 from shared.blobs.weights import WeightsAt
 from shared.bus.memory import MemoryBus, MemoryServer
@@ -37,6 +37,7 @@ class FakeEngine:
     """
 
     patch_size = 14
+    facts: Facts = {"engine": "fake", "self_check": 1e-6}
 
     def __init__(self, room: int = 64, in_flight_updates: bool = False) -> None:
         self.traits = Traits(room, in_flight_updates)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ class Blocking:
     """Yields groups in order, one for each release of `tokens`; asks `stop` all the time unless it is `deaf`."""
 
     patch_size = 14
+    facts = MappingProxyType({"engine": "blocking"})
 
     def __init__(self) -> None:
         self.batches: list[int] = []

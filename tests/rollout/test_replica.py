@@ -26,6 +26,7 @@ from shared.messages import (
     BlobRef,
     Completed,
     DeadLetter,
+    EngineOpened,
     EvalDone,
     EvalDue,
     ImageRef,
@@ -135,6 +136,14 @@ async def test_prompts_become_groups_stamped_with_the_weights(world: World) -> N
     assert {version for group in groups for one in group.completions for version, _ in one.versions} == {0}
     assert all(group.replica == "replica-1" and group.finished_at >= group.started_at for group in groups)
     assert (await world.ports.ledger.view("job")).in_flight == 0
+
+
+async def test_what_the_engine_computes_with_is_told_once_it_is_open(world: World) -> None:
+    async with running(world.replica()):
+        await until(lambda: world.status.state == "waiting")
+    (told, _) = await world.ports.bus.last_event("job", "engine") or (None, 0)
+    assert isinstance(told, EngineOpened)
+    assert (told.service, told.replica, told.facts) == ("rollout", "replica-1", FakeEngine.facts)
 
 
 async def test_groups_are_generated_while_their_completions_fit_the_engines_room(world: World) -> None:

@@ -18,6 +18,7 @@ from shared.bus.port import JournalEntry
 from shared.errors import Corrupt
 from shared.messages import (
     EndOfOrder,
+    EngineOpened,
     EvalDone,
     Event,
     Kind,
@@ -144,6 +145,8 @@ class Fold:
     def _on_event(self, event: Event, sequence: int, progress: Progress) -> bool:
         """Apply one event; False when it has to wait for the journal."""
         match event:
+            case EngineOpened():
+                self._store.set_engine(event)
             case StepDone():
                 return self._on_step_done(event, sequence, progress)
             case EvalDone():

@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from services.monitor.history.schema import open_for_reading
+from services.monitor.history.schema import ENGINE, open_for_reading
 from services.monitor.history.series import Where
+
+ENGINES_SHOWN = 64
+"""Replicas come and go for as long as a job lives."""
 
 
 class Interval(NamedTuple):
@@ -41,6 +44,15 @@ class Reader:
     def meta(self, key: str) -> str | None:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
         return row["value"] if row else None
+
+    def engines(self) -> list[dict[str, Any]]:
+        """What each replica computes with: `service`, `replica`, `opened_at` and its facts; the newest last."""
+        found = []
+        query = "SELECT key, value FROM meta WHERE key >= ? AND key < ?"
+        for row in self._db.execute(query, (ENGINE, ENGINE + "\U0010ffff")):
+            service, replica = row["key"].removeprefix(ENGINE).split("/", 1)
+            found.append({"service": service, "replica": replica, **json.loads(row["value"])})
+        return sorted(found, key=lambda engine: engine["opened_at"])[-ENGINES_SHOWN:]
 
     def tasks(self) -> dict[str, str]:
         """The task of each source that a group was seen of."""

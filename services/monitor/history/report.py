@@ -61,6 +61,7 @@ def build_report(
         "timing": {"learner_wait_s": 0.0, "learner_step_s": 0.0, "rollout_wait_s": 0.0, "weight_sync_s": 0.0},
         "shares": {},
         "weights": dict.fromkeys(WEIGHT_SUMS, 0.0),
+        "engines": [],
         "latest": {},
         "evaluations": [],
         "changes": msgspec.to_builtins(record.changes),
@@ -92,6 +93,7 @@ def _fill(report: dict[str, Any], record: JobRecord, reader: Reader, ordinal: in
     report["weights"] = {
         key: sum(value for _, _, value in reader.points(name, ALL)) for key, name in WEIGHT_SUMS.items()
     }
+    report["engines"] = reader.engines()
     report["latest"] = reader.newest_values("reward")
     report["evaluations"] = [
         {"version": done["version"], "total": done["total"], "void": done["void"]}

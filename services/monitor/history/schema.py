@@ -7,6 +7,9 @@ STORE_NAME = "monitor.sqlite"
 TRAIN_VERSION = -1
 """Stands for "no version" in the key of training groups."""
 
+ENGINE = "engine/"
+"""What a fact's key begins with that holds what a replica computes with."""
+
 LAYOUT = 1
 
 SCHEMA = """

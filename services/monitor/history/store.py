@@ -15,9 +15,9 @@ from typing import NamedTuple
 import msgspec
 
 from services.monitor.history.facts import GroupFacts
-from services.monitor.history.schema import TRAIN_VERSION, open_for_writing
+from services.monitor.history.schema import ENGINE, TRAIN_VERSION, open_for_writing
 from services.monitor.history.series import Where
-from shared.messages import EvalDone, Kind, Scored, StepDone, Voided, encode
+from shared.messages import EngineOpened, EvalDone, Kind, Scored, StepDone, Voided, encode
 
 _facts_decoder = msgspec.msgpack.Decoder(GroupFacts)
 _GROUP = "kind = ? AND version = ? AND ordinal = ?"
@@ -83,6 +83,11 @@ class Store:
 
     def set_meta(self, key: str, value: str) -> None:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES(?, ?)", (key, value))
+
+    def set_engine(self, opened: EngineOpened) -> None:
+        """What a replica computes with; the last it has opened counts."""
+        text = json.dumps(opened.facts | {"opened_at": opened.opened_at})
+        self.set_meta(f"{ENGINE}{opened.service}/{opened.replica}", text)
 
     # ---- groups
     def group(self, key: Key) -> sqlite3.Row | None:

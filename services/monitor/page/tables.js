@@ -30,8 +30,11 @@ export function drawSources(root, details, openSamples) {
   });
   const names = ["source", "task", "reward now", "held-out before", "after", "change", "n", "published", "trained", "void", "duplicates", "why void"];
   const times = Object.entries({ ...report.timing, wall_s: report.wall_s }).map(([name, value]) => h("span", {}, `${name.replace(/_s$/, "").replaceAll("_", " ")} ${duration(value)}`));
+  const engines = (report.engines || []).map(({ service, replica, self_check, device, dtype, attention, engine }) =>
+    h("span", { "data-engine": service }, [`${service} ${replica}`, engine, device, dtype, attention].filter(Boolean).join(", "), self_check === undefined ? null : ` (check at load ${number(self_check)} nat)`));
   const shares = Object.entries(report.shares || {}).map(([name, value]) => h("span", {}, `${name} ${(value * 100).toFixed(1)} %`));
-  show(root, table(names, rows), h("p", { class: "row faint" }, times), h("p", { class: "row faint" }, shares.length ? ["share of the training's wall time:", shares] : null));
+  show(root, table(names, rows), h("p", { class: "row faint" }, times), h("p", { class: "row faint" }, shares.length ? ["share of the training's wall time:", shares] : null),
+    h("p", { class: "row faint", id: "engines" }, engines));
 }
 
 /** Void groups with their reasons, dead ones among them. */

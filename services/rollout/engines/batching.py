@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from services.rollout.engine import Loaded, Prepared, PreparedPrompt, Traits, UpdateMode
+from services.rollout.engine import Facts, Loaded, Prepared, PreparedPrompt, Traits, UpdateMode
 from shared.blobs.weights import WeightsAt
 from shared.errors import TriuneError, Unavailable
 from shared.messages import Completion, Prompt
@@ -25,6 +25,8 @@ _PREPARERS = min(4, os.cpu_count() or 1)
 class BlockingEngine(Protocol):
     """One model on one device. `generate` and `load` come from one thread; `prepare` from several, beside them."""
 
+    @property
+    def facts(self) -> Facts: ...
     @property
     def patch_size(self) -> int: ...
     def prepare(self, prompt: Prompt, images: Sequence[bytes]) -> PreparedPrompt: ...
@@ -66,6 +68,10 @@ class BatchingEngine:
         self._waiting: list[_Group] = []
         self._arrival = asyncio.Event()
         self._batches: asyncio.Task[None] | None = None
+
+    @property
+    def facts(self) -> Facts:
+        return self._engine.facts
 
     @property
     def patch_size(self) -> int:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from services.rollout.engine import PreparedPrompt, PromptLimits, never
+from services.rollout.engine import Facts, PreparedPrompt, PromptLimits, never
 from services.rollout.engines.decode import DecodeLoop, Sampled, Start
 from services.rollout.engines.kv import GrowingCache
 from services.rollout.prepare import prepare
@@ -68,6 +68,11 @@ class HfEngine:
                 ours.append(unpack_floats(completion.log_probs))
                 plain.append(selfcheck.plain_log_probs(self.model, self.inputs, prompts[index], tokens))
         return selfcheck.refuse_difference("sampler", self.model.dtype, ours, plain)
+
+    @property
+    def facts(self) -> Facts:
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return {"engine": "hf", "device": str(self.model.device), "dtype": dtype, "self_check": self.self_check}
 
     @property
     def patch_size(self) -> int:
