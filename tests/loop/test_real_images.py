@@ -1,4 +1,6 @@
-"""Three steps over real processes on real images: sampler and learner agree before and after every update."""
+"""Three steps over real processes on real images (drawn ones where they are not beside the checkout): sampler and
+learner agree before and after every update.
+"""
 
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.loop.system import running
-from tests.models.real import real_images, three_steps
+from tests.models.real import drawn_images, real_images, three_steps
 from tests.models.tiny import make
 
 pytestmark = [pytest.mark.loop, pytest.mark.timeout(600)]
@@ -16,9 +18,7 @@ pytestmark = [pytest.mark.loop, pytest.mark.timeout(600)]
 
 @pytest.mark.parametrize("family", ["qwen3_vl"])
 async def test_sampler_and_learner_agree_through_three_updates(tmp_path: Path, family: str) -> None:
-    images = real_images()
-    if images is None:
-        pytest.skip("no orsta-mini beside the checkout; ORSTA_MINI names it")
+    images = real_images() or drawn_images(tmp_path / "drawn")
     model = make(family, tmp_path / "model")
     async with running(tmp_path, model, images) as system:
         job = system.submit(**three_steps(model, images))
