@@ -9,9 +9,17 @@ import torch
 from numpy.typing import NDArray
 
 from services.learner.attention.batch import Packed, Part, Ready, ReadyImage, Response, pack
-from shared.messages import Completed, Prompt, RewardSpec, Sampling, Scored, pack_ints
+from shared.messages import Completed, Scored, pack_ints
 from shared.models.hf.forward import positions_of
-from shared.models.hf.selfcheck import likely_answers, plain_log_probs, probe_image, probe_prompts, refuse_difference
+from shared.models.hf.selfcheck import (
+    likely_answers,
+    plain_log_probs,
+    probe_image,
+    probe_prompts,
+    probe_sampling,
+    probes,
+    refuse_difference,
+)
 from shared.models.inputs import Inputs, PreparedPrompt
 
 if TYPE_CHECKING:
@@ -78,20 +86,8 @@ def _name(index: int) -> str:
 
 def _scored(index: int, prompt: PreparedPrompt) -> Scored:
     """What a group comes in; nothing of it is read here but its ordinal."""
-    message = Prompt(
-        job="probe",
-        kind="train",
-        ordinal=index,
-        source="probe",
-        task="probe",
-        sample_id=_name(index),
-        turns=[],
-        images=[],
-        reward=RewardSpec(verifier="", answer="", ground_truth=""),
-        sampling=Sampling(n=0, temperature=1.0, max_new_tokens=1, seed=0),
-    )
     group = Completed(
-        prompt=message,
+        prompt=probes(probe_sampling())[index][0],
         completions=[],
         prompt_ids=pack_ints(prompt.ids),
         image_grid_thw=prompt.grids,

@@ -97,6 +97,9 @@ class EngineContract:
             for completion in completions:
                 plain.agrees(prompt, images, completion)
 
+    async def test_it_says_how_near_it_is_to_the_models_own_forward_pass(self, engine: Engine) -> None:
+        assert 0.0 <= float(engine.facts["self_check"]) < TOLERANCE
+
     async def test_the_prompt_is_the_one_that_the_learner_computes(self, engine: Engine, plain: Plain) -> None:
         prompt, images = case(width=333)
         prepared = await engine.prepare(prompt, images)

@@ -20,7 +20,7 @@ from services.rollout.engines.kv import GrowingCache
 from services.rollout.prepare import prepare
 from shared.blobs.weights import WeightsAt
 from shared.errors import Corrupt
-from shared.messages import Completion, Prompt, Sampling, pack_floats, pack_ints, unpack_floats, unpack_ints
+from shared.messages import Completion, Prompt, pack_floats, pack_ints
 from shared.models.hf import selfcheck
 from shared.models.hf.forward import image_arguments, position_ids, positions_of
 from shared.models.hf.loading import open_inputs, open_model
@@ -58,16 +58,11 @@ class HfEngine:
 
     def _check(self) -> float:
         """The largest |difference| of a sampled token's log-prob from the plain forward's; raises BadJob."""
-        sampling = Sampling(n=selfcheck.ANSWERS, temperature=1.0, max_new_tokens=selfcheck.LENGTH, seed=0)
+        sampling = selfcheck.probe_sampling()
         prompts = selfcheck.probe_prompts(self.inputs)
         batch = [PreparedPrompt(one.ids, one.logical_ids, one.images, sampling) for one in prompts]
-        ours, plain = [], []
-        for index, completions in self.generate(batch):
-            for completion in completions:
-                tokens = unpack_ints(completion.token_ids)
-                ours.append(unpack_floats(completion.log_probs))
-                plain.append(selfcheck.plain_log_probs(self.model, self.inputs, prompts[index], tokens))
-        return selfcheck.refuse_difference("sampler", self.model.dtype, ours, plain)
+        sampled = dict(self.generate(batch))
+        return selfcheck.refuse_samples(self.model, self.inputs, [sampled[index] for index in range(len(batch))])
 
     @property
     def facts(self) -> Facts:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from shared.errors import BadJob
-from shared.messages import ChatTurn
+from shared.messages import ChatTurn, Completion, Prompt, RewardSpec, Sampling, unpack_floats, unpack_ints
 from shared.models.hf.forward import plain_arguments
 from shared.models.inputs import Inputs, PreparedPrompt
 
@@ -34,12 +34,38 @@ def probe_image() -> bytes:
     return buffer.getvalue()
 
 
-def probe_prompts(inputs: Inputs) -> list[PreparedPrompt]:
-    """A question about an image, and a shorter one without."""
-    image = inputs.image(probe_image(), alone=True)
+def probe_sampling() -> Sampling:
+    """How a sampler answers the probe."""
+    return Sampling(n=ANSWERS, temperature=1.0, max_new_tokens=LENGTH, seed=0)
+
+
+def probes(sampling: Sampling) -> list[tuple[Prompt, list[bytes]]]:
+    """A question about an image, and a shorter one without; each with its encoded images."""
     return [
-        inputs.prompt([ChatTurn(role="user", content=_TEXT)], [image]),
-        inputs.prompt([ChatTurn(role="user", content="How much is 3 + 4?")], []),
+        (
+            Prompt(
+                job="probe",
+                kind="train",
+                ordinal=ordinal,
+                source="probe",
+                task="probe",
+                sample_id=f"probe-{ordinal}",
+                turns=[ChatTurn(role="user", content=text)],
+                images=[],
+                reward=RewardSpec(verifier="", answer="", ground_truth=""),
+                sampling=sampling,
+            ),
+            images,
+        )
+        for ordinal, (text, images) in enumerate([(_TEXT, [probe_image()]), ("How much is 3 + 4?", [])])
+    ]
+
+
+def probe_prompts(inputs: Inputs) -> list[PreparedPrompt]:
+    """`probes` as the model sees them."""
+    return [
+        inputs.prompt(prompt.turns, [inputs.image(data, alone=True) for data in images])
+        for prompt, images in probes(probe_sampling())
     ]
 
 
@@ -91,3 +117,13 @@ def refuse_difference(
             ]
         )
     return worst
+
+
+def refuse_samples(model: Any, inputs: Inputs, sampled: Sequence[Sequence[Completion]]) -> float:
+    """`refuse_difference` of a sampler that has answered the `probe_prompts` with `sampled`, and of `model`."""
+    ours, plain = [], []
+    for prompt, completions in zip(probe_prompts(inputs), sampled, strict=True):
+        for completion in completions:
+            ours.append(unpack_floats(completion.log_probs))
+            plain.append(plain_log_probs(model, inputs, prompt, unpack_ints(completion.token_ids)))
+    return refuse_difference("sampler", model.dtype, ours, plain)

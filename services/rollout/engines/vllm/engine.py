@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
 
-from services.rollout.engine import Loaded, Prepared, PromptLimits, Traits, UpdateMode
+from services.rollout.engine import Facts, Loaded, Prepared, PromptLimits, Traits, UpdateMode
 from services.rollout.engines.vllm import launch
 from services.rollout.engines.vllm.beside import Beside
+from services.rollout.engines.vllm.selfcheck import check
 from services.rollout.prepare import prepare
 from shared.blobs.weights import WeightsAt
 from shared.errors import BadSample, Corrupt, Unavailable, UserError
@@ -62,6 +63,7 @@ class VllmEngine:
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "prepare")
         self._open: set[str] = set()
         self._version = _BEFORE_ANY
+        self.facts: Facts = {"engine": "vllm"}
 
     @classmethod
     async def open(cls, spec: JobSpec, limits: PromptLimits) -> "VllmEngine":
@@ -75,7 +77,16 @@ class VllmEngine:
         except (OSError, ValueError, RuntimeError) as error:
             beside.close()
             raise UserError(f"vllm does not start with model {spec.model!r}: {str(error).splitlines()[0]}") from error
-        return cls(beside, llm, inputs, limits.max_prompt_tokens, launch.completions_at_once(spec))
+        engine = cls(beside, llm, inputs, limits.max_prompt_tokens, launch.completions_at_once(spec))
+        dtype = spec.rollout.dtype
+        try:
+            found = await check(engine, spec.model, inputs, getattr(torch, dtype))
+        except BaseException:
+            await engine.aclose()
+            raise
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        engine.facts = {"engine": "vllm", "device": device, "dtype": dtype, "self_check": found}
+        return engine
 
     @property
     def patch_size(self) -> int:
