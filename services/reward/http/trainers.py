@@ -3,8 +3,8 @@
 `/get_reward` is OpenRLHF's (0.11, `openrlhf/utils/agent.py`), `/rm` slime's and miles' (`slime/rollout/rm_hub`),
 `/verify` NeMo-Gym's (`nemo_gym/base_resources_server.py`). What each calls a label says how to judge: an object, or the
 JSON text of one, with the fields of a `ScoreSample` ({"verifier": …, "ground_truth": …, "params": …}); anything else is
-the ground truth of a `mathverify` sample. An error is the protocol's own: 422 for a sample that cannot be scored, 503
-where no worker was there, a failure class for NeMo-Gym. It is never a reward of 0.
+the ground truth of a `mathverify` sample. An error is an HTTP error: 422 for a sample that cannot be scored, 503 where
+no worker was there. It is never a reward of 0.
 """
 
 import contextlib
@@ -70,7 +70,11 @@ class Trainers:
         return await _answered(work)
 
     async def _nemo_gym(self, content_type: str, body: bytes) -> Response:
-        """The request with `reward` and `reward_components`; with `_ng_failure_class` where there is no verdict."""
+        """The request with `reward` and `reward_components`.
+
+        Without a verdict an HTTP error, as for the others: that protocol's own failure has a `_ng_failure_class` beside
+        a `reward` that must be a number, which whoever does not look at the class trains on.
+        """
 
         async def work() -> Response:
             given = msgspec.json.decode(body, type=dict[str, Any])
@@ -79,8 +83,10 @@ class Trainers:
             for name in (*_FIELDS, *_OWN, "expected_answer"):
                 if name in given and name not in label and name != "id":
                     label[name] = given[name]
-            (result,) = await self._score([sample_of(_output_text(given.get("response")), label)])
-            return _json(given | _verified(result))
+            results = await self._score([sample_of(_output_text(given.get("response")), label)])
+            _refuse_failures(results)
+            components = {"accuracy": results[0].accuracy, "format": results[0].format}
+            return _json(given | {"reward": results[0].final, "reward_components": components, **components})
 
         return await _answered(work)
 
@@ -151,15 +157,6 @@ def _output_text(response: object) -> str:
             parts = [part.get("text", "") for part in content or [] if isinstance(part, Mapping)]
             return "".join(part for part in parts if isinstance(part, str))
     raise ValueError("response has no output message; expected an OpenAI Responses object")
-
-
-def _verified(result: ScoreResult) -> dict[str, Any]:
-    if result.status == "ok":
-        components = {"accuracy": result.accuracy, "format": result.format}
-        return {"reward": result.final, "reward_components": components, **components}
-    failure = "verifier_error" if result.status == "verifier-error" else "infra_error"
-    # The field is a number in that protocol; its readers leave out what has a failure class.
-    return {"reward": 0.0, "_ng_failure_class": failure, "_ng_failure_judge_error": result.error}
 
 
 def _refuse_failures(results: list[ScoreResult]) -> None:
