@@ -16,7 +16,7 @@ from services.learner.engines.torch import TorchEngine
 from services.learner.ingest import GroupIngest
 from tests.learner.ranks_world import ALL, spec_of, steps, weights
 
-LIMIT_S = 240.0
+LIMIT_S = 540.0
 NAMES = ["frozen-1-float32", "frozen-2-float32", "frozen-3-float32", "trained-2-float32", "trained-3-float32"]
 NAMES += ["trained-2-float32-2", "frozen-2-bfloat16", "frozen-3-bfloat16"]
 RESUMED = ["frozen-3-float32", "trained-2-float32", "frozen-2-bfloat16"]
