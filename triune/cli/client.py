@@ -18,7 +18,8 @@ class Api:
     def __init__(self, settings: Settings) -> None:
         headers = {"authorization": f"Bearer {settings.api_token}"} if settings.api_token else {}
         self.url = settings.api_url
-        self._client = httpx.Client(base_url=settings.api_url, headers=headers, timeout=TIMEOUT_S)
+        once = httpx.Limits(max_keepalive_connections=0)  # nothing stays open between calls, so nothing is to be closed
+        self._client = httpx.Client(base_url=settings.api_url, headers=headers, timeout=TIMEOUT_S, limits=once)
 
     def get(self, path: str, **query: Any) -> Any:
         return self._call("GET", path, params=query)
