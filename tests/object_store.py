@@ -1,13 +1,13 @@
-"""An object store for tests: moto's S3 server in this process, which keeps its objects while it is stopped."""
+"""An object store for tests: moto's S3 server in this process, whose servers all have the same objects."""
 
 import contextlib
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
 from moto.server import ThreadedMotoServer
 
-BUCKET = "set"
 _KEYS = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
 
 
@@ -23,11 +23,15 @@ def serving(host: str = "127.0.0.1", port: int = 0) -> Iterator[ThreadedMotoServ
 
 
 def upload(server: ThreadedMotoServer, folder: Path) -> str:
-    """A bucket with every file of `folder`: its URI, with `%s` for a path in it."""
+    """A new bucket with every file of `folder`: its URI, with `%s` for a path in it.
+
+    Its name is its own: moto keeps buckets for as long as the process lives, whatever server was asked for them.
+    """
+    bucket = f"set-{uuid.uuid4().hex}"
     host, port = server.get_host_and_port()
     with contextlib.closing(boto3.client("s3", endpoint_url=f"http://{host}:{port}", **_KEYS)) as client:
-        client.create_bucket(Bucket=BUCKET)
+        client.create_bucket(Bucket=bucket)
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                client.upload_file(str(path), BUCKET, str(path.relative_to(folder)))
-    return f"s3://key:secret@{BUCKET}/%s?region=us-east-1&scheme=http&endpoint_override={host}:{port}"
+                client.upload_file(str(path), bucket, str(path.relative_to(folder)))
+    return f"s3://key:secret@{bucket}/%s?region=us-east-1&scheme=http&endpoint_override={host}:{port}"

@@ -39,7 +39,7 @@ def bucket(server: ThreadedMotoServer, tmp_path: Path) -> str:
 def test_parquet_lines_and_tars_are_read_from_an_object_store(bucket: str) -> None:
     for folder, rows in (("train", 6), ("train/*.parquet", 6), ("**/*.jsonl", 2), ("lines", 2), ("tar", 2)):
         (file,) = open_files([bucket % folder])
-        assert file.rows == rows and str(file.place).startswith("s3://set/")
+        assert file.rows == rows and str(file.place).startswith("s3://set-")
         load = beside(file.place, ANYWHERE)
         samples = [read_row(row, "x", load) for group in range(len(file.groups)) for row in read_group(file, group)]
         assert [sample.images[0].data for sample in samples] == [png(shade=number) for number in range(rows)]
@@ -57,7 +57,7 @@ def test_what_is_not_there_or_outside_the_roots_is_bad_data(bucket: str) -> None
     roots = Roots.of([bucket % "train"])
     assert len(find(bucket % "train/*", roots=roots)) == 1
     for folder in ("lines", "**", "train/../lines/*"):
-        with pytest.raises(BadData, match="outside the data roots s3://set/train"):
+        with pytest.raises(BadData, match=r"outside the data roots s3://set-.*/train"):
             find(bucket % folder, roots=roots)
 
 
