@@ -1,34 +1,43 @@
-"""How many groups a second the monitor takes in on one core: `python bench/monitor.py` prints JSON lines.
+"""The monitor's speed and memory: `python -m bench.monitor` prints JSON lines.
 
-Groups of 8 completions of 40 and of 500 tokens, 64 groups a step, from records as they come over the wire to committed
-series, counters and sample files. The last line is about reading: a chart of 10^6 points.
+What it takes in on one core: groups of 8 completions, of 40 tokens and of about 105 KB, from records as they come over
+the wire to committed series, counters and sample files; memory after a quarter and at the end. What it answers: every
+route of a run of 10^6 points and 50,000 groups, as ratios to the same route of a run of one step.
 """
 
 import json
+import random
 import resource
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import msgspec
+import numpy as np
+import psutil
 
-from services.monitor.history.browse import find_series
+from bench.monitor_routes import measure_routes
 from services.monitor.history.fold import Batch, Fold
-from services.monitor.history.series import ALL
 from services.monitor.history.store import Store
 from shared.bus.port import JournalEntry
-from shared.messages import Event, Scored, StepDone, decode, encode
+from shared.messages import Completion, Event, Scored, StepDone, decode, encode, pack_floats, pack_ints
 from tests.monitor import runs
 
 GROUPS_A_STEP, COMPLETIONS, STEPS = 64, 8, 64
+TEXT = (
+    "so the sum of the first two angles is four and the other one, which lies at the base, is a right angle; "
+    "the chart shows a rise of 3.5 percent therefore the answer must be \\boxed{42}"
+)
+REFLECTING = 0.25
+"""Share of completions that hold a reflection word."""
 
 
 def main() -> None:
-    for tokens in (40, 500):
+    for tokens in (40, 1090):
         report(measure(tokens))
-    report(measure_chart())
+    for line in measure_routes():
+        report(line)
 
 
 def report(numbers: dict[str, object]) -> None:
@@ -37,63 +46,72 @@ def report(numbers: dict[str, object]) -> None:
 
 def measure(tokens: int) -> dict[str, object]:
     """CPU seconds of the fold, and of decoding the records first."""
-    records = [encode(group(ordinal, tokens)) for ordinal in range(GROUPS_A_STEP * STEPS)]
-    began = time.process_time()
-    decoded = [decode(record) for record in records]
-    decoding = time.process_time() - began
-    began = time.process_time()
+    records = [encode(group(ordinal, tokens)) for ordinal in range(GROUPS_A_STEP * 4)]
+    decoding = folding = 0.0
+    memory = []
     with TemporaryDirectory() as folder:
         store = Store(Path(folder))
         fold = Fold(store)
-        for batch in batches(decoded):  # type: ignore[arg-type]
-            fold.apply(batch)
+        for step in range(STEPS):
+            began = time.process_time()
+            decoded = [decode(record) for record in records[step % 4 * GROUPS_A_STEP :][:GROUPS_A_STEP]]
+            decoding += time.process_time() - began
+            groups = [renumbered(one, step * GROUPS_A_STEP + k) for k, one in enumerate(decoded)]  # type: ignore[arg-type]
+            began = time.process_time()
+            fold.apply(batch(step, groups))
+            folding += time.process_time() - began
+            memory.append(psutil.Process().memory_info().rss)
         store.close()
-    folding = time.process_time() - began
+    count = GROUPS_A_STEP * STEPS
     return {
         "what": "groups per second of one core",
         "tokens": tokens,
+        "group_kb": round(len(records[0]) / 1024),
         "completions": COMPLETIONS,
-        "value": round(len(records) / (decoding + folding)),
-        "reach": 1000,
-        "fold_only": round(len(records) / folding),
+        "value": round(count / (decoding + folding)),
+        "reach": 2000,
+        "fold_only": round(count / folding),
+        "memory_growth": round(memory[-1] / memory[STEPS // 4] - 1, 3),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
 
 
 def group(ordinal: int, tokens: int) -> Scored:
-    text = "so the sum is four and " * (tokens // 6)
+    """A scored group with tokens and log-probs as a model gives them."""
+    noise, numbers = random.Random(ordinal), np.random.default_rng(ordinal)
+    texts = [" ".join(noise.choices(TEXT.split(), k=int(tokens * 0.8))) for _ in range(COMPLETIONS)]
+    texts = [f"{text} Wait, let me check again." if noise.random() < REFLECTING else text for text in texts]
     rewards = [((ordinal + k) % 5) / 4 for k in range(COMPLETIONS)]
     source = f"source-{ordinal % 8}"
-    return runs.group(
-        ordinal, rewards, source=source, task=source, texts=[text] * COMPLETIONS, lengths=[tokens] * COMPLETIONS
-    )
+    made = runs.group(ordinal, rewards, source=source, task=source, texts=texts)
+    completions = [
+        Completion(
+            token_ids=pack_ints(numbers.zipf(1.3, tokens).clip(0, 150_000)),
+            log_probs=pack_floats(-numbers.exponential(0.3, tokens)),
+            text=text,
+            finish="stop",
+            versions=[(0, tokens)],
+        )
+        for text in texts
+    ]
+    return msgspec.structs.replace(made, group=msgspec.structs.replace(made.group, completions=completions))
 
 
-def batches(records: list[Scored]) -> Iterator[Batch]:
-    for step in range(STEPS):
-        first = step * GROUPS_A_STEP
-        entries = [JournalEntry(first + k + 1, records[first + k]) for k in range(GROUPS_A_STEP)]
-        done: list[tuple[Event, int]] = [(step_done(step + 1, range(first, first + GROUPS_A_STEP)), step + 1)]
-        yield Batch(train=entries, events=done)
+def renumbered(scored: Scored, ordinal: int) -> Scored:
+    prompt = msgspec.structs.replace(scored.prompt, ordinal=ordinal)
+    return msgspec.structs.replace(scored, group=msgspec.structs.replace(scored.group, prompt=prompt))
+
+
+def batch(step: int, groups: list[Scored]) -> Batch:
+    first = step * GROUPS_A_STEP
+    entries = [JournalEntry(first + k + 1, one) for k, one in enumerate(groups)]
+    done: list[tuple[Event, int]] = [(step_done(step + 1, range(first, first + GROUPS_A_STEP)), step + 1)]
+    return Batch(train=entries, events=done)
 
 
 def step_done(step: int, ordinals: range) -> StepDone:
     advantages = {ordinal: [0.5] * COMPLETIONS for ordinal in ordinals}
     return msgspec.structs.replace(runs.step_done(step, list(ordinals)), advantages=advantages)
-
-
-def measure_chart() -> dict[str, object]:
-    """Seconds to answer with a chart of 600 points from a series of 10^6."""
-    with TemporaryDirectory() as folder:
-        store = Store(Path(folder))
-        with store.transaction():
-            for step in range(1_000_000):
-                store.add_points(step, float(step), {ALL: {"reward": step % 1000 / 1000}})
-        began = time.perf_counter()
-        (series,) = find_series(Path(folder), ("reward", "", ""), (None, None), 600)
-        seconds = time.perf_counter() - began
-        store.close()
-    return {"what": "seconds for a chart of 10^6 points", "points": len(series.points), "value": round(seconds, 3)}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 from services.monitor.history.audit import audit
 from services.monitor.history.components import alike, components
 from services.monitor.history.diagnostics import At, Curve, Curves
-from services.monitor.history.facts import Answer, GroupFacts, group_facts, said, weights_of
+from services.monitor.history.facts import Answer, GroupFacts, facts_of, said, weights_of
 from services.monitor.history.series import ALL, Placed, Where, values_by_set
 from shared.messages import Reward, RewardSpec, Scored
 from tests.reward.groups import group
@@ -76,7 +76,7 @@ def test_the_series_of_a_step_are_by_source_and_added_up() -> None:
         Reward(status="ok", final=0.0),
     ]
     scored = Scored(group=one, rewards=rewards, replica="r", started_at=0.0, finished_at=1.0)
-    placed = [Placed("chart", "math", group_facts(scored)), Placed("chart", "math", group_facts(scored))]
+    placed = [Placed("chart", "math", facts) for facts in facts_of([scored, scored])]
     values = values_by_set(placed)
     for where in (Where(source="chart"), ALL):
         assert values[where]["component/accuracy"] == 1.0 and values[where]["component/format"] == 0.0

@@ -22,7 +22,7 @@ def store(tmp_path: Path) -> Store:
 def read(store: Store) -> Reader:
     with reading(store.folder) as reader:
         assert reader is not None
-    return Reader(store._db)
+    return Reader(store._db, store.folder)
 
 
 def series(store: Store) -> list[tuple[object, ...]]:

@@ -3,8 +3,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from services.monitor.history.facts import Answer, GroupFacts, count_words, group_facts, is_correct
+from services.monitor.history.facts import Answer, GroupFacts, count_words, facts_of, is_correct, reflects
 from services.monitor.history.series import ALL, Placed, Where, values_by_set
 from shared.messages import Reward, RewardSpec
 from tests.monitor.runs import group
@@ -94,7 +96,7 @@ def test_reflection_agrees_with_v_triune_where_both_are_defined(case: dict[str, 
 
 
 def test_a_verifier_error_is_no_zero_and_is_counted() -> None:
-    ours = values_by_set([Placed("sums", "math", group_facts(group(0, (1.0, None))))])[ALL]
+    ours = values_by_set([Placed("sums", "math", facts_of([group(0, (1.0, None))])[0])])[ALL]
     assert ours["reward"] == 1.0
     assert ours["error_rate"] == 0.5
     assert "zero_variance" not in ours  # one judged answer has no spread
@@ -121,7 +123,7 @@ def test_detection_is_correct_at_the_fixed_iou_of_a_half() -> None:
 def test_sets_are_each_source_each_task_and_all() -> None:
     def placed(source: str, task: str, reward: float) -> Placed:
         spec = RewardSpec(verifier="mathverify", answer="4", ground_truth="4")
-        return Placed(source, task, group_facts(group(0, (reward, reward), spec=spec)), staleness=int(reward))
+        return Placed(source, task, facts_of([group(0, (reward, reward), spec=spec)])[0], staleness=int(reward))
 
     ours = values_by_set(
         [placed("sums", "math", 1.0), placed("shapes", "math", 0.0), placed("boxes", "detection", 0.0)]
@@ -133,3 +135,15 @@ def test_sets_are_each_source_each_task_and_all() -> None:
     assert ours[ALL]["wait/queue"] == 1.0
     assert ours[ALL]["wait/generate"] == 2.0
     assert ours[ALL]["wait/transit"] == 0.5
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["wait", "WAIT", "re", "-", "check", " again", "İ", "\u212a", "ye", "t", "\n"])).map(
+            "".join
+        )
+    )
+)
+def test_the_look_for_any_word_finds_every_text_that_has_one(texts: list[str]) -> None:
+    assert all(found or not count_words(text) for text, found in zip(texts, reflects(texts), strict=True))
+    assert reflects(["an angle of 60", "Re-Examine it"]) == [False, True]

@@ -5,21 +5,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import pyarrow.parquet as pq
 
 from services.monitor.history.advice import Line, Settings, advise
 from services.monitor.history.audit import audit
+from services.monitor.history.columns import Sample, sample_table
 from services.monitor.history.diagnostics import NEEDED, At, Curves, diagnose
 from services.monitor.history.queries import Reader, reading
-from services.monitor.history.samples import FOLDER, SCHEMA, evaluation_file, sample_row, step_file
+from services.monitor.history.samples import evaluation_file, read_part, step_file
 from shared.messages import Scored, decode
 
 POINTS_IN_AN_ANSWER = 200_000
 """Points of all curves of one answer together."""
 POINTS_IN_A_RULE = 20_000
 """Points of one series that the diagnostics read; a longer one is thinned."""
-_HIDDEN = ("token_ids", "log_probs")
-"""Columns of a completion that are in the files alone."""
+_HIDDEN = ("token_ids", "log_probs", "prompt_ids")
+"""Columns that are in the files alone."""
 
 
 class Point(msgspec.Struct, frozen=True, gc=False):
@@ -102,10 +102,8 @@ def _rows(folder: Path, reader: Reader, groups: list[dict[str, Any]]) -> Iterabl
         by_file.setdefault(_file_of(group), []).append(group["ordinal"])
     filed: dict[tuple[str, int], dict[str, Any]] = {}
     for name, ordinals in by_file.items():
-        path = folder / FOLDER / name
-        if name and path.exists():
-            for row in pq.read_table(path, filters=[("ordinal", "in", ordinals)], schema=SCHEMA).to_pylist():
-                filed[name, row["ordinal"]] = row
+        for row in read_part(folder, name, ordinals) if name else ():
+            filed[name, row["ordinal"]] = row
     for group in groups:
         yield filed.get((_file_of(group), group["ordinal"])) or _pending_row(reader, group)
 
@@ -117,9 +115,9 @@ def _file_of(group: dict[str, Any]) -> str:
 
 
 def _pending_row(reader: Reader, group: dict[str, Any]) -> dict[str, Any]:
-    body = reader.pending_body(group["kind"], group["version"], group["ordinal"])
+    body = reader.waiting_body(group["kind"], group["version"], group["ordinal"])
     scored = decode(body) if body else None
-    return sample_row(group, scored if isinstance(scored, Scored) else None, None)
+    return sample_table([Sample(group, scored if isinstance(scored, Scored) else None)]).to_pylist()[0]
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
@@ -128,4 +126,4 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
         | {"parts": dict(completion["parts"])}
         for completion in row.get("completions") or []
     ]
-    return row | {"completions": completions}
+    return {name: value for name, value in row.items() if name not in _HIDDEN} | {"completions": completions}

@@ -6,10 +6,15 @@ when the IoU is at least 0.5; every other verifier when its accuracy is 1.
 """
 
 import math
+import re
+from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 from zlib import crc32
 
 import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from shared.answers.blocks import last_block
 from shared.messages import Completion, Reward, RewardSpec, Scored
@@ -75,6 +80,14 @@ class GroupFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Part of the reward → its weight in it: `accuracy` and `format`, of a composite its members for the former."""
 
 
+_ANY_WORD = "|".join(re.escape(word) for word in REFLECTION_WORDS)
+
+
+def reflects(texts: Sequence[str]) -> list[bool]:
+    """Whether each text holds any reflection word; one pass for all, where counting takes fifteen."""
+    return pc.match_substring_regex(pa.array(texts, pa.string()), _ANY_WORD, ignore_case=True).to_pylist()
+
+
 def count_words(text: str) -> dict[str, int]:
     """How often each reflection word occurs in `text`, as V-Triune counts: also inside other words."""
     lower = text.lower()
@@ -94,15 +107,20 @@ def is_correct(verifier: str, reward: Reward) -> bool:
     return reward.accuracy == 1.0
 
 
-def group_facts(scored: Scored) -> GroupFacts:
-    """The facts of one scored group."""
+def facts_of(groups: Sequence[Scored]) -> list[GroupFacts]:
+    """The facts of scored groups, in their order."""
+    found = iter(reflects([completion.text for scored in groups for completion in scored.group.completions]))
+    return [_group_facts(scored, list(islice(found, len(scored.rewards)))) for scored in groups]
+
+
+def _group_facts(scored: Scored, reflecting: Sequence[bool]) -> GroupFacts:
     group, prompt = scored.group, scored.prompt
     verifier = prompt.reward.verifier
     published_at = prompt.published_at or group.started_at
-    pairs = zip(group.completions, scored.rewards, strict=True)
+    pairs = zip(group.completions, scored.rewards, reflecting, strict=True)
     return GroupFacts(
         verifier=verifier,
-        answers=[_answer(verifier, completion, reward) for completion, reward in pairs],
+        answers=[_answer(verifier, *pair) for pair in pairs],
         prompt_length=len(group.prompt_ids) // 4,
         oldest_version=scored.oldest_version,
         queue_s=max(0.0, group.started_at - published_at),
@@ -138,7 +156,7 @@ def weights_of(spec: RewardSpec) -> dict[str, float]:
     return weights | {name: share * weight for name, weight in named.items()}
 
 
-def _answer(verifier: str, completion: Completion, reward: Reward) -> Answer:
+def _answer(verifier: str, completion: Completion, reward: Reward, reflects: bool) -> Answer:
     ok = reward.ok
     return Answer(
         length=completion.num_tokens,
@@ -147,7 +165,7 @@ def _answer(verifier: str, completion: Completion, reward: Reward) -> Answer:
         accuracy=reward.accuracy if ok else None,
         format=reward.format if ok else None,
         correct=is_correct(verifier, reward),
-        words=count_words(completion.text),
+        words=count_words(completion.text) if reflects else {},
         parts={_plain(name): value for name, value in reward.parts.items() if math.isfinite(value)} if ok else {},
         said=said(completion.text),
     )

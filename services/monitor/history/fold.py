@@ -5,15 +5,16 @@ behind it wait with it: so its points are of exactly its groups, whatever the st
 that was killed makes the same ones.
 """
 
-from collections import deque
-from collections.abc import Sequence
+import sqlite3
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from services.monitor.history.facts import group_facts
-from services.monitor.history.samples import FOLDER, REST_FILE, evaluation_file, sample_row, step_file, write_part
+from services.monitor.history.columns import Sample
+from services.monitor.history.facts import GroupFacts, facts_of
+from services.monitor.history.samples import FOLDER, REST_FILE, evaluation_file, step_file, write_part
 from services.monitor.history.series import ALL, Placed, Where, error_rates, values_by_set
-from services.monitor.history.store import Key, Store, key_of
+from services.monitor.history.store import Arrived, Key, Store, key_of
 from shared.bus.port import JournalEntry
 from shared.errors import Corrupt
 from shared.messages import (
@@ -26,10 +27,10 @@ from shared.messages import (
     StepDone,
     Voided,
     WeightsPublished,
-    decode,
 )
 
 EVENTS = "events"
+NEAR_BYTES = 64 * 1024 * 1024
 FINAL = "final"
 """The fact in the store that names the end state once everything is on file."""
 
@@ -61,12 +62,43 @@ class Progress:
     groups: int = 0
 
 
+class Near:
+    """The newest groups that wait for their step, which is told soon after; bounded, since the shelf has them all."""
+
+    def __init__(self) -> None:
+        self._groups: OrderedDict[Key, Arrived] = OrderedDict()
+        self._bytes = 0
+
+    def extend(self, groups: Sequence[Arrived]) -> None:
+        for group in groups:
+            self._groups[group.key] = group
+            self._bytes += _size(group)
+        while self._bytes > NEAR_BYTES:
+            self._bytes -= _size(self._groups.popitem(last=False)[1])
+
+    def get(self, key: Key) -> Arrived | None:
+        return self._groups.get(key)
+
+    def drop(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            if (group := self._groups.pop(key, None)) is not None:
+                self._bytes -= _size(group)
+
+
+def _size(group: Arrived) -> int:
+    """About the bytes that a group takes in memory."""
+    first = group.scored.group.completions[:1]
+    return len(group.scored.rewards) * sum(2 * len(c.token_ids) + len(c.text) + 500 for c in first)
+
+
 class Fold:
     """Applies batches to a store. Calls block (disk): one thread at a time."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting: deque[tuple[Event, int]] = deque()
+        self._arrived: list[Arrived] = []  # in this batch
+        self._near = Near()
         self._is_patient = True
 
     @property
@@ -77,12 +109,14 @@ class Fold:
     def apply(self, batch: Batch) -> Progress:
         """Commit a batch; what it returns may be acked."""
         progress = Progress()
+        self._arrived = []
         known = max(self._store.sequence(EVENTS), self._waiting[-1][1] if self._waiting else 0)
         self._waiting.extend((event, sequence) for event, sequence in batch.events if sequence > known)
         waiting = deque(self._waiting)
         with self._store.transaction():
             progress.train_sequence = self._read_journal("train", batch.train, progress)
             progress.eval_sequence = self._read_journal("eval", batch.eval, progress)
+            self._put_waiting()
             while waiting and self._on_event(*waiting[0], progress):
                 progress.event_sequence = waiting.popleft()[1]
                 self._store.set_sequence(EVENTS, progress.event_sequence)
@@ -104,21 +138,28 @@ class Fold:
     # ---- journal
     def _read_journal(self, kind: Kind, entries: Sequence[JournalEntry], progress: Progress) -> int:
         stored = self._store.sequence(kind)
-        for entry in entries:
-            if entry.sequence <= stored:
-                continue
+        new = [entry for entry in entries if entry.sequence > stored]
+        facts = iter(facts_of([entry.message for entry in new if isinstance(entry.message, Scored)]))
+        for entry in new:
             match entry.message:
                 case Scored() as scored:
-                    self._on_scored(scored, entry.sequence)
+                    self._on_scored(scored, entry.sequence, next(facts))
                 case Voided() as void:
                     self._on_voided(void, entry.sequence, progress)
-            stored = entry.sequence
-            progress.groups += 1
-        if entries:
+        progress.groups += len(new)
+        if new:
+            stored = new[-1].sequence
             self._store.set_sequence(kind, stored)
         return stored
 
-    def _on_scored(self, scored: Scored, sequence: int) -> None:
+    def _put_waiting(self) -> None:
+        """The scored groups of the batch, on disk together; the newest ones stay in memory for their step, too."""
+        arrived, self._arrived = self._arrived, []
+        if arrived:
+            self._store.put_waiting(arrived)
+            self._near.extend(arrived)
+
+    def _on_scored(self, scored: Scored, sequence: int, facts: GroupFacts) -> None:
         prompt = scored.prompt
         key = key_of(prompt.kind, prompt.version, prompt.ordinal)
         found = self._store.group(key)
@@ -126,7 +167,9 @@ class Fold:
             if found["stage"] != "learner":  # else late: the learner had given up an ordinal that was on its way
                 self._store.add_duplicate(prompt.kind, prompt.source)
             return
-        self._store.add_scored(key, sequence, scored, group_facts(scored))
+        arrived = Arrived(key, sequence, scored, facts)
+        self._store.add_scored(arrived)
+        self._arrived.append(arrived)
 
     def _on_voided(self, void: Voided, sequence: int, progress: Progress) -> None:
         key = key_of(void.kind, void.version, void.ordinal)
@@ -179,8 +222,7 @@ class Fold:
             return False
         trained = [key_of("train", None, ordinal) for ordinal in event.trained]
         voided = [key_of("train", None, ordinal) for ordinal in event.voided]
-        for key, staleness in zip(trained, event.staleness, strict=True):
-            store.update_group(key, state="trained", reason="", step=event.step, staleness=staleness)
+        store.mark_trained(event.step, dict(zip(event.trained, event.staleness, strict=True)))
         for key in voided:
             self._void_by_step(key, event.step)
         placed = self._placed(trained, event.staleness)
@@ -191,7 +233,9 @@ class Fold:
         self._add_voids(values, voided)
         store.add_points(event.step, event.finished_at, values)
         store.add_step(event, sequence)
-        self._write_samples(step_file(event.step), sorted(trained + voided), event.advantages)
+        ordinals = sorted([*event.trained, *event.voided])
+        rows = store.training_groups(ordinals)
+        self._write_samples(step_file(event.step), [rows[ordinal] for ordinal in ordinals], event.advantages)
         progress.steps.append((event, values))
         return True
 
@@ -202,12 +246,17 @@ class Fold:
         self._store.update_group(key, state="void", step=step, **({"reason": "filtered"} if was_scored else {}))
 
     def _placed(self, keys: Sequence[Key], staleness: Sequence[int]) -> list[Placed]:
+        rows = self._store.training_groups([key.ordinal for key in keys])
         placed = []
         for key, age in zip(keys, staleness, strict=True):
-            facts = self._store.pending_facts(key)
-            if facts is not None:
-                placed.append(Placed(*self._store.source_and_task(key), facts, age))
+            facts, row = self._facts(key), rows.get(key.ordinal)
+            if facts is not None and row is not None:
+                placed.append(Placed(row["source"], row["task"], facts, age))
         return placed
+
+    def _facts(self, key: Key) -> GroupFacts | None:
+        near = self._near.get(key)
+        return near.facts if near is not None else self._store.waiting_facts(key)
 
     def _add_learner_values(self, values: dict[Where, dict[str, float]], event: StepDone) -> None:
         everything = values.setdefault(ALL, {})
@@ -234,36 +283,42 @@ class Fold:
             return True
         if self._is_patient and store.count_groups("eval", event.version) < event.total:
             return False
-        keys = store.pending_keys("eval", event.version)
-        facts = [(key, store.pending_facts(key)) for key in keys]
+        keys = store.waiting_keys("eval", event.version)
+        facts = [(key, self._facts(key)) for key in keys]
         values = values_by_set(Placed(*store.source_and_task(key), fact) for key, fact in facts if fact)
         named = {where: {f"eval/{name}": value for name, value in by_name.items()} for where, by_name in values.items()}
         time = store.newest_time("eval", event.version)
         store.add_points(event.version, time, named)
         store.add_evaluation(event, sequence, time)
-        self._write_samples(
-            evaluation_file(event.version), [_row_key(row) for row in store.groups_of("eval", event.version)]
-        )
+        self._write_samples(evaluation_file(event.version), store.groups_of("eval", event.version))
         progress.evaluations.append(event)
         return True
 
     # ---- samples
-    def _write_samples(self, name: str, keys: Sequence[Key], advantages: dict[int, list[float]] | None = None) -> None:
-        write_part(self._store.folder, name, (row for key in keys if (row := self._sample(key, advantages or {}))))
-        self._store.drop_pending(keys)
+    def _write_samples(
+        self, name: str, groups: Sequence[sqlite3.Row], advantages: Mapping[int, Sequence[float]] | None = None
+    ) -> None:
+        self._write_part(name, groups, advantages or {})
+        keys = [_row_key(group) for group in groups]
+        self._store.drop_waiting(keys)
+        self._near.drop(keys)
 
-    def _sample(self, key: Key, advantages: dict[int, list[float]]) -> dict[str, Any] | None:
-        group, body = self._store.group(key), self._store.pending_body(key)
-        if group is None:
-            return None
-        scored = decode(body) if body else None
-        return sample_row(dict(group), scored if isinstance(scored, Scored) else None, advantages.get(key.ordinal))
+    def _write_part(self, name: str, groups: Sequence[sqlite3.Row], advantages: Mapping[int, Sequence[float]]) -> None:
+        write_part(
+            self._store.folder,
+            name,
+            (Sample(dict(group), self._record(_row_key(group)), advantages.get(group["ordinal"])) for group in groups),
+        )
+
+    def _record(self, key: Key) -> Scored | None:
+        near = self._near.get(key)
+        return near.scored if near is not None else self._store.waiting_record(key)
 
     def write_rest(self) -> None:
         """The groups that no step has consumed, in a file of their own; they stay here, for a job that goes on."""
-        keys = self._store.unconsumed()
-        if keys:
-            write_part(self._store.folder, REST_FILE, (row for key in keys if (row := self._sample(key, {}))))
+        groups = self._store.unconsumed()
+        if groups:
+            self._write_part(REST_FILE, groups, {})
 
     def reopen(self) -> None:
         """Before reading on: the job is not on file, and steps may yet consume the groups of the rest."""
@@ -272,5 +327,5 @@ class Fold:
         (self._store.folder / FOLDER / REST_FILE).unlink(missing_ok=True)
 
 
-def _row_key(row: Any) -> Key:
+def _row_key(row: sqlite3.Row) -> Key:
     return Key(row["kind"], row["version"], row["ordinal"])

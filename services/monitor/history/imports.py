@@ -70,8 +70,8 @@ def take_back(folder: Path, place: Place) -> None:
         for statement, value in (
             ("DELETE FROM groups WHERE kind = 'train' AND ordinal >= ?", place.cursor),
             ("DELETE FROM groups WHERE kind = 'eval' AND version > ?", place.step),
-            ("DELETE FROM pending WHERE kind = 'train' AND ordinal >= ?", place.cursor),
-            ("DELETE FROM pending WHERE kind = 'eval' AND version > ?", place.step),
+            ("DELETE FROM waiting WHERE kind = 'train' AND ordinal >= ?", place.cursor),
+            ("DELETE FROM waiting WHERE kind = 'eval' AND version > ?", place.step),
             ("DELETE FROM points WHERE step > ?", place.step),
             ("DELETE FROM steps WHERE step > ?", place.step),
             ("DELETE FROM evaluations WHERE version > ?", place.step),

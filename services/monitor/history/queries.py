@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from services.monitor.history.schema import ENGINE, open_for_reading
 from services.monitor.history.series import Where
+from services.monitor.history.shelf import Spot, read_spot
 
 ENGINES_SHOWN = 64
 """Replicas come and go for as long as a job lives."""
@@ -30,7 +31,7 @@ def reading(folder: Path) -> Iterator["Reader | None"]:
         yield None
         return
     try:
-        yield Reader(connection)
+        yield Reader(connection, folder)
     finally:
         connection.close()
 
@@ -38,8 +39,8 @@ def reading(folder: Path) -> Iterator["Reader | None"]:
 class Reader:
     """Questions to a store. Not thread-safe."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._db = connection
+    def __init__(self, connection: sqlite3.Connection, folder: Path) -> None:
+        self._db, self._folder = connection, folder
 
     def meta(self, key: str) -> str | None:
         row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
@@ -165,11 +166,11 @@ class Reader:
         )
         return [dict(row) for row in self._db.execute(query, wanted | {"limit": limit})]
 
-    def pending_body(self, kind: str, version: int, ordinal: int) -> bytes | None:
+    def waiting_body(self, kind: str, version: int, ordinal: int) -> bytes | None:
         """The record of a group whose step is not done."""
-        query = "SELECT body FROM pending WHERE kind = ? AND version = ? AND ordinal = ?"
+        query = "SELECT file, offset, length FROM waiting WHERE kind = ? AND version = ? AND ordinal = ?"
         row = self._db.execute(query, (kind, version, ordinal)).fetchone()
-        return row["body"] if row else None
+        return read_spot(self._folder, Spot(*row)) if row else None
 
     def points(self, name: str, where: Where, limit: int = 2**53) -> list[tuple[int, float, float]]:
         """(step, time, value) of one series, in order of step and time, thinned to `limit` points."""

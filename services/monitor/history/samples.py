@@ -5,78 +5,50 @@ between writes the same file again. So no group is doubled or lost.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from services.monitor.history.facts import is_correct
-from services.monitor.history.overlays import predicted_boxes, true_boxes
-from shared.messages import Completion, Reward, Scored, unpack_floats, unpack_ints
+from services.monitor.history.columns import SCHEMA, Sample, sample_table
 
 FOLDER = "samples"
+REST_FILE = "train-rest.parquet"
+"""Training groups that no step has consumed when the job ends."""
+GROUPS_TOGETHER = 64
+"""Rows of a row group: who looks at one group reads so many, of the columns that are asked for."""
 
-_BOXES = pa.list_(
-    pa.struct(
-        [("x1", pa.float64()), ("y1", pa.float64()), ("x2", pa.float64()), ("y2", pa.float64()), ("label", pa.string())]
-    )
-)
-_COMPLETION = pa.struct(
-    [
-        ("text", pa.string()),
-        ("tokens", pa.int32()),
-        ("finish", pa.string()),
-        ("versions", pa.list_(pa.struct([("version", pa.int64()), ("tokens", pa.int32())]))),
-        ("status", pa.string()),
-        ("reward", pa.float64()),  # null after a verifier error, like accuracy and format
-        ("accuracy", pa.float64()),
-        ("format", pa.float64()),
-        ("parts", pa.map_(pa.string(), pa.float64())),
-        ("error", pa.string()),
-        ("correct", pa.bool_()),
-        ("advantage", pa.float64()),  # null when masked, or not trained
-        ("boxes", _BOXES),  # fractions of the image
-        ("token_ids", pa.list_(pa.int32())),
-        ("log_probs", pa.list_(pa.float32())),
-    ]
-)
-SCHEMA = pa.schema(
-    [
-        ("kind", pa.string()),
-        ("ordinal", pa.int64()),
-        ("version", pa.int64()),  # evaluated version; null for training groups
-        ("step", pa.int64()),  # training step that consumed the group
-        ("state", pa.string()),  # scored, trained, void
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("source", pa.string()),
-        ("task", pa.string()),
-        ("sample_id", pa.string()),
-        ("sequence", pa.int64()),  # in the journal
-        ("staleness", pa.int64()),
-        ("oldest_version", pa.int64()),
-        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("images", pa.list_(pa.struct([("digest", pa.string()), ("width", pa.int32()), ("height", pa.int32())]))),
-        ("image_grid", pa.list_(pa.list_(pa.int32()))),  # (t, h, w) in patches
-        ("patch_size", pa.int32()),
-        ("verifier", pa.string()),
-        ("answer", pa.string()),
-        ("ground_truth", pa.string()),
-        ("true_boxes", _BOXES),
-        ("prompt_tokens", pa.int32()),
-        ("replica", pa.string()),
-        ("scorer", pa.string()),
-        ("published_at", pa.float64()),  # seconds since the epoch, like the next four
-        ("started_at", pa.float64()),
-        ("finished_at", pa.float64()),
-        ("score_started_at", pa.float64()),
-        ("score_finished_at", pa.float64()),
-        ("completions", pa.list_(_COMPLETION)),
-    ]
-)
+
+def _leaves(field: pa.Field, above: str = "") -> Iterator[str]:
+    """The paths of a field's columns in a parquet file."""
+    path, kind = f"{above}{field.name}", field.type
+    if pa.types.is_struct(kind):
+        for child in kind:
+            yield from _leaves(child, f"{path}.")
+    elif pa.types.is_map(kind):
+        yield from (f"{path}.key_value.key", f"{path}.key_value.value")
+    elif pa.types.is_list(kind):
+        yield from _leaves(kind.value_field.with_name("element"), f"{path}.list.")
+    else:
+        yield path
+
+
+_COLUMNS = [path for field in SCHEMA for path in _leaves(field)]
+_NUMBERS = ("prompt_ids.list.element", "completions.list.element.token_ids.list.element")
+_LOG_PROBS = "completions.list.element.log_probs.list.element"
+_TEXTS = ("prompt.list.element.content", "completions.list.element.text")
+_ORDINAL = _COLUMNS.index("ordinal")
+SHOWN_COLUMNS = [path for path in _COLUMNS if path not in (*_NUMBERS, _LOG_PROBS)]
+"""All but one number a token: those are for programs."""
+_WRITING: dict[str, Any] = {
+    # Numbers of tokens hardly repeat: a dictionary of them, and zstd, would take longer than all the rest.
+    "compression": dict.fromkeys(_COLUMNS, "lz4") | dict.fromkeys(_TEXTS, "zstd") | dict.fromkeys(_NUMBERS, "none"),
+    "use_dictionary": [path for path in SHOWN_COLUMNS if path not in _TEXTS],
+    "column_encoding": dict.fromkeys(_NUMBERS, "DELTA_BINARY_PACKED") | {_LOG_PROBS: "BYTE_STREAM_SPLIT"},
+}
 
 
 def step_file(step: int) -> str:
@@ -87,68 +59,34 @@ def evaluation_file(version: int) -> str:
     return f"eval-{version:06d}.parquet"
 
 
-REST_FILE = "train-rest.parquet"
-"""Training groups that no step has consumed when the job ends."""
+def write_part(folder: Path, name: str, samples: Iterable[Sample]) -> None:
+    """Write `samples` to `folder`/samples/`name`, whole or not at all, on disk when it returns; raises OSError.
 
-
-def sample_row(group: Mapping[str, Any], scored: Scored | None, advantages: list[float] | None) -> dict[str, Any]:
-    """The row of one group: `group` from the store, `scored` its record (None: void before it was scored).
-
-    `advantages`: one a completion, NaN where masked.
+    Memory holds one row group at a time.
     """
-    shared = {name: group[name] for name in SCHEMA.names if name in group}
-    row = shared | {"version": group["version"] if group["version"] >= 0 else None}
-    return row | _scored_columns(scored, advantages) if scored is not None else row
-
-
-def _scored_columns(scored: Scored, advantages: list[float] | None) -> dict[str, Any]:
-    group, prompt = scored.group, scored.prompt
-    given = advantages if advantages is not None and len(advantages) == len(scored.rewards) else None
-    return {
-        "prompt": [{"role": turn.role, "content": turn.content} for turn in prompt.turns],
-        "images": [{"digest": i.blob.digest, "width": i.width, "height": i.height} for i in prompt.images],
-        "image_grid": [list(grid) for grid in group.image_grid_thw],
-        "patch_size": group.patch_size,
-        "verifier": prompt.reward.verifier,
-        "answer": prompt.reward.answer,
-        "ground_truth": prompt.reward.ground_truth,
-        "true_boxes": true_boxes(group),
-        "prompt_tokens": len(group.prompt_ids) // 4,
-        "completions": [
-            _completion(scored, completion, reward, given[index] if given else None)
-            for index, (completion, reward) in enumerate(zip(group.completions, scored.rewards, strict=True))
-        ],
-    }
-
-
-def _completion(scored: Scored, completion: Completion, reward: Reward, advantage: float | None) -> dict[str, Any]:
-    ok = reward.ok
-    return {
-        "text": completion.text,
-        "tokens": completion.num_tokens,
-        "finish": completion.finish,
-        "versions": [{"version": version, "tokens": tokens} for version, tokens in completion.versions],
-        "status": reward.status,
-        "reward": reward.final if ok else None,
-        "accuracy": reward.accuracy if ok else None,
-        "format": reward.format if ok else None,
-        "parts": list(reward.parts.items()),
-        "error": reward.error,
-        "correct": is_correct(scored.prompt.reward.verifier, reward),
-        "advantage": None if advantage is None or np.isnan(advantage) else advantage,
-        "boxes": predicted_boxes(scored.group, completion.text),
-        "token_ids": unpack_ints(completion.token_ids),
-        "log_probs": unpack_floats(completion.log_probs),
-    }
-
-
-def write_part(folder: Path, name: str, rows: Iterable[dict[str, Any]]) -> None:
-    """Write `rows` to `folder`/samples/`name`, whole or not at all, on disk when it returns; raises OSError."""
     target = folder / FOLDER / name
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".tmp")
+    left = iter(samples)
     with temporary.open("wb") as file:
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=SCHEMA), file, compression="zstd")
+        with pq.ParquetWriter(file, SCHEMA, **_WRITING) as writer:
+            while some := list(islice(left, GROUPS_TOGETHER)):
+                writer.write_table(sample_table(some))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(target)
+
+
+def read_part(folder: Path, name: str, ordinals: Sequence[int]) -> list[dict[str, Any]]:
+    """The rows of these groups in a file, without their tokens; none when there is no such file."""
+    path, wanted = folder / FOLDER / name, set(ordinals)
+    if not path.exists():
+        return []
+    found: list[dict[str, Any]] = []
+    with pq.ParquetFile(path) as file:
+        for number in range(file.num_row_groups):
+            held = file.metadata.row_group(number).column(_ORDINAL).statistics
+            if any(held.min <= ordinal <= held.max for ordinal in wanted):
+                rows = file.read_row_group(number, columns=SHOWN_COLUMNS).to_pylist()
+                found += [row for row in rows if row["ordinal"] in wanted]
+    return found

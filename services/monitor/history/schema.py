@@ -51,10 +51,11 @@ CREATE TABLE IF NOT EXISTS duplicates(
     kind TEXT, source TEXT, n INTEGER NOT NULL, PRIMARY KEY(kind, source)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sources(source TEXT PRIMARY KEY, task TEXT NOT NULL) WITHOUT ROWID;
 
--- A scored group until its step or its evaluation is done: then it lies in samples/*.parquet.
-CREATE TABLE IF NOT EXISTS pending(
-    kind TEXT, version INTEGER, ordinal INTEGER, facts BLOB NOT NULL, body BLOB NOT NULL,
-    PRIMARY KEY(kind, version, ordinal));
+-- A scored group until its step or its evaluation is done (then it lies in samples/*.parquet): where its record is.
+CREATE TABLE IF NOT EXISTS waiting(
+    kind TEXT, version INTEGER, ordinal INTEGER, facts BLOB NOT NULL, file INTEGER, offset INTEGER, length INTEGER,
+    PRIMARY KEY(kind, version, ordinal)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS waiting_by_file ON waiting(file);
 
 CREATE TABLE IF NOT EXISTS series(
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, source TEXT NOT NULL, task TEXT NOT NULL, UNIQUE(name, source, task));

@@ -5,7 +5,7 @@ lengths and 0 for ratios). Names, units and V-Triune's own names are declared in
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from services.monitor.history.components import AUDIT, alike, components
@@ -102,9 +102,8 @@ def _tally_group(tally: Tally, group: Placed) -> None:
     if group.staleness is not None:
         tally.mean("staleness", group.staleness)
         tally.maximum("staleness_max", group.staleness)
-    for answer in facts.answers:
-        _tally_answer(tally, answer)
-    judged = [answer for answer in facts.answers if answer.judged]
+    judged = [answer for answer in facts.answers if answer.final is not None]
+    _tally_answers(tally, facts.answers, judged)
     _tally_spread(tally, judged)
     for name, (own, everything) in components(judged, facts.weights).items():
         tally.mean(f"component/{name}", own, everything)
@@ -117,32 +116,44 @@ def _waits(facts: GroupFacts) -> Iterator[tuple[str, float]]:
     yield "wait/score", facts.score_s
 
 
-def _tally_answer(tally: Tally, answer: Answer) -> None:
-    tally.mean("response_length", answer.length)
-    tally.mean("truncation", answer.truncated)
-    tally.mean("error_rate", not answer.judged)
-    for word, count in answer.words.items():
-        tally.total(f"reflection_words/{word}", count)
-    if answer.final is None or answer.accuracy is None or answer.format is None:
+def _tally_answers(tally: Tally, answers: Sequence[Answer], judged: Sequence[Answer]) -> None:
+    """Sums over a group's answers first: a group is eight or more of them."""
+    tally.mean("response_length", sum(a.length for a in answers), len(answers))
+    tally.mean("truncation", sum(a.truncated for a in answers), len(answers))
+    tally.mean("error_rate", len(answers) - len(judged), len(answers))
+    for answer in answers:
+        for word, count in answer.words.items():
+            tally.total(f"reflection_words/{word}", count)
+    if not judged:
         return
-    tally.mean("reward", answer.final)
-    tally.mean("accuracy", answer.accuracy)
-    tally.mean("format", answer.format)
-    for name, value in answer.parts.items():
-        tally.mean(f"part/{name}", value)
-    if AUDIT in answer.parts:
-        tally.mean("audit/accuracy", answer.parts[AUDIT])
-        tally.mean("audit/gap", answer.accuracy - answer.parts[AUDIT])
-    tally.mean("correct", answer.correct)
-    reflects, kind = bool(answer.words), "correct" if answer.correct else "wrong"
-    tally.mean(f"response_length_{kind}", answer.length)
-    tally.mean(f"truncation_{kind}", answer.truncated)
-    tally.mean("reflection", reflects)
-    tally.mean(f"reflection_{kind}", reflects)
-    tally.mean("correct_with_reflection" if reflects else "correct_without_reflection", answer.correct)
+    tally.mean("reward", sum(a.final or 0.0 for a in judged), len(judged))
+    tally.mean("accuracy", sum(a.accuracy or 0.0 for a in judged), len(judged))
+    tally.mean("format", sum(a.format or 0.0 for a in judged), len(judged))
+    for answer in judged:
+        for name, value in answer.parts.items():
+            tally.mean(f"part/{name}", value)
+        if AUDIT in answer.parts:
+            tally.mean("audit/accuracy", answer.parts[AUDIT])
+            tally.mean("audit/gap", (answer.accuracy or 0.0) - answer.parts[AUDIT])
+    _tally_reflection(tally, judged)
 
 
-def _tally_spread(tally: Tally, judged: list[Answer]) -> None:
+def _tally_reflection(tally: Tally, judged: Sequence[Answer]) -> None:
+    """What right and wrong answers are like, and how right those are that look back."""
+    right = [a for a in judged if a.correct]
+    tally.mean("correct", len(right), len(judged))
+    tally.mean("reflection", sum(bool(a.words) for a in judged), len(judged))
+    for kind, some in (("correct", right), ("wrong", [a for a in judged if not a.correct])):
+        if some:
+            tally.mean(f"response_length_{kind}", sum(a.length for a in some), len(some))
+            tally.mean(f"truncation_{kind}", sum(a.truncated for a in some), len(some))
+            tally.mean(f"reflection_{kind}", sum(bool(a.words) for a in some), len(some))
+    for kind, some in (("with", [a for a in judged if a.words]), ("without", [a for a in judged if not a.words])):
+        if some:
+            tally.mean(f"correct_{kind}_reflection", sum(a.correct for a in some), len(some))
+
+
+def _tally_spread(tally: Tally, judged: Sequence[Answer]) -> None:
     """How much a group's rewards differ: without a difference a group teaches nothing."""
     if len(judged) < 2:
         return

@@ -8,7 +8,7 @@ import contextlib
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,10 +17,21 @@ import msgspec
 from services.monitor.history.facts import GroupFacts
 from services.monitor.history.schema import ENGINE, TRAIN_VERSION, open_for_writing
 from services.monitor.history.series import Where
-from shared.messages import EngineOpened, EvalDone, Kind, Scored, StepDone, Voided, encode
+from services.monitor.history.shelf import Shelf, Spot, read_spot
+from shared.messages import EngineOpened, EvalDone, Kind, Scored, StepDone, Voided, decode, encode
 
 _facts_decoder = msgspec.msgpack.Decoder(GroupFacts)
 _GROUP = "kind = ? AND version = ? AND ordinal = ?"
+_TRAINING = f"kind = 'train' AND version = {TRAIN_VERSION} AND ordinal IN (SELECT value FROM json_each(?))"
+
+
+class Arrived(NamedTuple):
+    """A scored group that is new here."""
+
+    key: "Key"
+    sequence: int
+    scored: Scored
+    facts: GroupFacts
 
 
 class Key(NamedTuple):
@@ -41,10 +52,13 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._db = open_for_writing(folder)
+        self._shelf = Shelf(folder)
+        self._dropped = True  # so that files of a writer that was killed go, too
         self._series: dict[tuple[str, Where], int] = {
             (row["name"], Where(row["source"], row["task"])): row["id"]
             for row in self._db.execute("SELECT * FROM series")
         }
+        self._sources: set[tuple[str, str]] = set()  # that are surely in the store
 
     def close(self) -> None:
         self._db.close()
@@ -62,8 +76,12 @@ class Store:
                 for key, number in self._series.items()
                 if self._one("SELECT 1 FROM series WHERE id = ?", number)
             }
+            self._sources.clear()
             raise
         self._db.execute("COMMIT")
+        if self._dropped:
+            self._dropped = False
+            self._shelf.keep({row["file"] for row in self._db.execute("SELECT DISTINCT file FROM waiting")})
 
     # ---- what was read of the streams, and small facts
     def sequence(self, stream: str) -> int:
@@ -97,14 +115,30 @@ class Store:
         row = self._one("SELECT SUM(n) AS n FROM counts WHERE kind = ? AND version = ?", kind, version)
         return int(row["n"] or 0) if row else 0
 
-    def has_all(self, ordinals: Iterable[int], *, void: bool = False) -> bool:
+    def has_all(self, ordinals: Sequence[int], *, void: bool = False) -> bool:
         """Whether each of the training groups has its record here; with `void`, one that gave it up."""
         state = "AND state = 'void'" if void else ""
-        query = f"SELECT 1 FROM groups WHERE {_GROUP} AND sequence IS NOT NULL {state}"
-        return all(self._one(query, "train", TRAIN_VERSION, ordinal) for ordinal in ordinals)
+        query = f"SELECT COUNT(*) AS n FROM groups WHERE {_TRAINING} AND sequence IS NOT NULL {state}"
+        row = self._one(query, json.dumps(ordinals))
+        return row is not None and row["n"] == len(ordinals)
 
-    def add_scored(self, key: Key, sequence: int, scored: Scored, facts: GroupFacts) -> None:
-        """A group whose record was not here yet, with what its sample will be made of."""
+    def training_groups(self, ordinals: Sequence[int]) -> dict[int, sqlite3.Row]:
+        """The rows of these training groups, by ordinal."""
+        query = f"SELECT * FROM groups WHERE {_TRAINING}"
+        return {row["ordinal"]: row for row in self._db.execute(query, (json.dumps(ordinals),))}
+
+    def mark_trained(self, step: int, staleness: Mapping[int, int]) -> None:
+        """Training groups by ordinal, with their staleness, were consumed by `step`."""
+        for ordinal in staleness.keys() - self.training_groups(list(staleness)).keys():
+            self.update_group(key_of("train", None, ordinal), state="trained")
+        self._db.executemany(
+            f"UPDATE groups SET state = 'trained', reason = '', step = ?, staleness = ? WHERE {_GROUP}",
+            [(step, age, "train", TRAIN_VERSION, ordinal) for ordinal, age in staleness.items()],
+        )
+
+    def add_scored(self, arrived: Arrived) -> None:
+        """A group whose record was not here yet."""
+        key, sequence, scored, facts = arrived
         prompt, group = scored.prompt, scored.group
         rewards = [answer.final for answer in facts.answers if answer.final is not None]
         self._upsert(
@@ -125,9 +159,7 @@ class Store:
             score_started_at=scored.started_at,
             score_finished_at=scored.finished_at,
         )
-        self._db.execute("INSERT OR IGNORE INTO sources VALUES(?, ?)", (prompt.source, prompt.task))
-        row = (*key, msgspec.msgpack.encode(facts), encode(scored))
-        self._db.execute("INSERT OR REPLACE INTO pending VALUES(?, ?, ?, ?, ?)", row)
+        self._add_source(prompt.source, prompt.task)
 
     def add_void(self, key: Key, sequence: int, void: Voided) -> None:
         self._upsert(
@@ -141,7 +173,7 @@ class Store:
             stage=void.stage,
             detail=void.detail[:500],
         )
-        self._db.execute("INSERT OR IGNORE INTO sources VALUES(?, ?)", (void.source, void.task))
+        self._add_source(void.source, void.task)
 
     def update_group(self, key: Key, **columns: object) -> None:
         """Set columns of a group, which is created (without a source) when its record has not come yet."""
@@ -159,22 +191,39 @@ class Store:
         row = self.group(key)
         return (row["source"], row["task"]) if row else ("", "")
 
+    def _add_source(self, source: str, task: str) -> None:
+        if (source, task) not in self._sources:
+            self._db.execute("INSERT OR IGNORE INTO sources VALUES(?, ?)", (source, task))
+            self._sources.add((source, task))
+
     # ---- groups that wait for their step
-    def pending_facts(self, key: Key) -> GroupFacts | None:
-        row = self._one(f"SELECT facts FROM pending WHERE {_GROUP}", *key)
+    def put_waiting(self, groups: Sequence[Arrived]) -> None:
+        """What the samples of these groups will be made of."""
+        spots = self._shelf.put([encode(group.scored) for group in groups])
+        rows = [
+            (*group.key, msgspec.msgpack.encode(group.facts), *spot) for group, spot in zip(groups, spots, strict=True)
+        ]
+        self._db.executemany("INSERT OR REPLACE INTO waiting VALUES(?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def waiting_facts(self, key: Key) -> GroupFacts | None:
+        row = self._one(f"SELECT facts FROM waiting WHERE {_GROUP}", *key)
         return _facts_decoder.decode(row["facts"]) if row else None
 
-    def pending_body(self, key: Key) -> bytes | None:
-        row = self._one(f"SELECT body FROM pending WHERE {_GROUP}", *key)
-        return row["body"] if row else None
+    def waiting_record(self, key: Key) -> Scored | None:
+        """The record of a group; None when it was void before it was scored."""
+        row = self._one(f"SELECT file, offset, length FROM waiting WHERE {_GROUP}", *key)
+        body = read_spot(self.folder, Spot(*row)) if row else None
+        record = decode(body) if body else None
+        return record if isinstance(record, Scored) else None
 
-    def pending_keys(self, kind: Kind, version: int | None = None) -> list[Key]:
+    def waiting_keys(self, kind: Kind, version: int | None = None) -> list[Key]:
         """In order of version and ordinal; of one version, if it is given."""
-        query = "SELECT version, ordinal FROM pending WHERE kind = ? AND (? IS NULL OR version = ?) ORDER BY 1, 2"
+        query = "SELECT version, ordinal FROM waiting WHERE kind = ? AND (? IS NULL OR version = ?) ORDER BY 1, 2"
         return [Key(kind, *row) for row in self._db.execute(query, (kind, version, version))]
 
-    def drop_pending(self, keys: Iterable[Key]) -> None:
-        self._db.executemany(f"DELETE FROM pending WHERE {_GROUP}", keys)
+    def drop_waiting(self, keys: Iterable[Key]) -> None:
+        self._db.executemany(f"DELETE FROM waiting WHERE {_GROUP}", keys)
+        self._dropped = True
 
     # ---- series
     def add_points(self, step: int, time: float, values: Mapping[Where, Mapping[str, float]]) -> None:
@@ -231,10 +280,9 @@ class Store:
         query = "SELECT * FROM groups WHERE kind = ? AND version = ? ORDER BY ordinal"
         return list(self._db.execute(query, (kind, version)))
 
-    def unconsumed(self) -> list[Key]:
+    def unconsumed(self) -> list[sqlite3.Row]:
         """Training groups that no step has consumed, in order."""
-        query = "SELECT ordinal FROM groups WHERE kind = 'train' AND step IS NULL ORDER BY ordinal"
-        return [Key("train", TRAIN_VERSION, row["ordinal"]) for row in self._db.execute(query)]
+        return list(self._db.execute("SELECT * FROM groups WHERE kind = 'train' AND step IS NULL ORDER BY ordinal"))
 
     def queued_staleness(self) -> dict[str, float]:
         """How many versions behind the newest the scored groups are that wait for their step; nothing without any."""
