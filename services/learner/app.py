@@ -18,6 +18,7 @@ from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.lease import while_leading
 from shared.jobs.record import IllegalMove, JobStore
 from shared.jobs.spec import JobSpec
+from shared.models.hf.host_images import host_images
 from shared.runtime.logging import set_up_logging
 from shared.runtime.settings import read_settings
 from shared.service import Ports, Service, Status, run
@@ -35,7 +36,8 @@ def build(ports: Ports, config: LearnerConfig | None = None, ranks: Ranks | None
         if ranks is not None and ranks.broken:
             raise RankLost("the ranks are not together any more; expected a new start of all of them")
         status.state = "loading"
-        ingest = await asyncio.to_thread(GroupIngest, job.spec)
+        kept = host_images(ports.settings.images, job.id, job.spec.data.prepared_gib)
+        ingest = await asyncio.to_thread(GroupIngest, job.spec, kept)
         engine = make_engine(job.spec, ingest, ranks)
         await Training(job, ports, ingest, engine, config, status, metrics).run()
 

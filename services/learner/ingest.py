@@ -13,7 +13,7 @@ from shared.messages import Scored, unpack_floats, unpack_ints
 from shared.models.family import PreparedImage
 from shared.models.hf.forward import positions_of
 from shared.models.hf.loading import open_inputs
-from shared.models.inputs import Inputs, PixelLimits
+from shared.models.inputs import Inputs, Kept, PixelLimits
 
 GIB = 1024**3
 
@@ -21,10 +21,10 @@ GIB = 1024**3
 class GroupIngest:
     """See `services.learner.engine.Ingest`, which this implements; `pixels` holds what it has prepared of images."""
 
-    def __init__(self, spec: JobSpec) -> None:
+    def __init__(self, spec: JobSpec, kept: Kept | None = None) -> None:
         """Raises BadJob when the job's model cannot be loaded or is of no known family."""
         limits = PixelLimits(spec.data.min_image_pixels, spec.data.max_image_pixels)
-        self.inputs = open_inputs(spec.model, pixels=limits, banned_tokens=spec.sampling.banned_tokens)
+        self.inputs = open_inputs(spec.model, pixels=limits, banned_tokens=spec.sampling.banned_tokens, kept=kept)
         self.pixels = PixelCache(self.inputs, limit_bytes=int(spec.learner.pixel_memory_gib * GIB))
         self._positions = positions_of(self.inputs)
         self._settings = spec.algorithm

@@ -9,14 +9,16 @@ from services.rollout.metrics import RolloutMetrics
 from services.rollout.replica import Replica
 from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.spec import JobSpec
+from shared.models.hf.host_images import host_images
+from shared.models.inputs import Kept
 from shared.service import Ports, Service, Status, run
 
 
-async def open_engine(spec: JobSpec, config: RolloutConfig) -> Engine:
+async def open_engine(spec: JobSpec, config: RolloutConfig, kept: Kept | None = None) -> Engine:
     """The engine that the job names, with its model loaded; raises UserError when it can't be had."""
     limits = PromptLimits(spec.data.min_image_pixels, spec.data.max_image_pixels, spec.data.max_prompt_tokens)
     if engine_of(spec) == "vllm":
-        return await open_vllm(spec, limits)
+        return await open_vllm(spec, limits, kept)
     from services.rollout.engines.batching import BatchingEngine
     from services.rollout.engines.hf import HfEngine
 
@@ -26,12 +28,13 @@ async def open_engine(spec: JobSpec, config: RolloutConfig) -> Engine:
         dtype=spec.rollout.dtype,
         limits=limits,
         banned_tokens=spec.sampling.banned_tokens,
+        kept=kept,
     )
     room = spec.rollout.groups_in_flight * spec.algorithm.samples_per_prompt
     return BatchingEngine(opened, room, config.grace_s)
 
 
-async def open_vllm(spec: JobSpec, limits: PromptLimits) -> Engine:
+async def open_vllm(spec: JobSpec, limits: PromptLimits, kept: Kept | None) -> Engine:
     """Only here is anything of vLLM's environment imported; raises UserError when it is not installed."""
     import torch
 
@@ -41,7 +44,7 @@ async def open_vllm(spec: JobSpec, limits: PromptLimits) -> Engine:
     launch.set_environment(on_gpu=torch.cuda.is_available())
     from services.rollout.engines.vllm.engine import VllmEngine
 
-    return await VllmEngine.open(spec, limits)
+    return await VllmEngine.open(spec, limits, kept)
 
 
 def engine_of(spec: JobSpec) -> str:
@@ -59,7 +62,9 @@ def build(ports: Ports, config: RolloutConfig | None = None) -> Service:
     status, metrics = Status(state="idle", ready=True), RolloutMetrics()
 
     async def work(job: ActiveJob) -> None:
-        await Replica(job, ports, partial(open_engine, config=config), config, status, metrics).run()
+        kept = host_images(ports.settings.images, job.id, job.spec.data.prepared_gib)
+        opening = partial(open_engine, config=config, kept=kept)
+        await Replica(job, ports, opening, config, status, metrics).run()
 
     async def follow() -> None:
         await follow_active(ports.jobs, work, service="rollout", crashes=ports.crashes)

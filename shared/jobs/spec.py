@@ -46,6 +46,14 @@ class Data(Section, frozen=True, kw_only=True):
         float,
         Meta(ge=0.0, le=1.0, description="sources are drawn by weight · rows^this; below 1 small ones come more often"),
     ] = 1.0
+    prepared_gib: Annotated[
+        float,
+        Meta(
+            ge=0.0,
+            le=10**6,
+            description="large images, prepared, kept on each host's disk for rollout and learner together; 0: none",
+        ),
+    ] = 4.0
     cot_prompts: Annotated[
         bool, Meta(description="append a sentence of the prompt pool to mathverify rows, as V-Triune does")
     ] = True

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
+import blake3
 import numpy as np
 from jinja2 import TemplateError
 from numpy.typing import NDArray
@@ -51,6 +52,13 @@ class PreparedPrompt:
         return [image.grid for image in self.images]
 
 
+class Kept(Protocol):
+    """Prepared images that other processes of this host have made, by the name of the encoded one."""
+
+    def get(self, name: str) -> PreparedImage | None: ...
+    def put(self, name: str, image: PreparedImage) -> None: ...
+
+
 class Inputs:
     """What a job's model takes and gives: prompts, images, end tokens, banned tokens. Without weights."""
 
@@ -62,9 +70,14 @@ class Inputs:
         *,
         pixels: PixelLimits = ANY_SIZE,
         banned_tokens: Sequence[str] = (),
+        kept: Kept | None = None,
     ) -> None:
-        """`banned_tokens`: texts of more tokens that may not be sampled; raises BadJob when one is no token."""
+        """`banned_tokens`: texts of more tokens that may not be sampled; raises BadJob when one is no token.
+
+        `kept`: of this model and these bounds; None: every image is prepared here.
+        """
         self.family, self.parts, self.pixels = family, parts, pixels
+        self._kept = kept
         config, tokenizer = parts.config, parts.tokenizer
         self.tokenizer = tokenizer
         self.vocab_size = int(config.get_text_config().vocab_size)
@@ -94,6 +107,16 @@ class Inputs:
 
     def image(self, data: bytes, *, alone: bool) -> PreparedImage:
         """The encoded image in `data`, scaled to the job's bounds and processed; raises BadSample."""
+        if self._kept is None:
+            return self._prepared(data, alone)
+        name = self.image_key(blake3.blake3(data).hexdigest(), alone=alone)
+        found = self._kept.get(name)
+        if found is None:
+            found = self._prepared(data, alone)
+            self._kept.put(name, found)
+        return found
+
+    def _prepared(self, data: bytes, alone: bool) -> PreparedImage:
         picture = decode_image(data, min_pixels=self.pixels.least, max_pixels=self.pixels.most)
         with _refusing(*picture.size):
             return self.family.prepare(picture, self.parts, alone=alone)

@@ -82,6 +82,11 @@ class Settings:
         return self._host_files / "weights"
 
     @property
+    def images(self) -> Path:
+        """Folder of this host's prepared images."""
+        return self._host_files / "images"
+
+    @property
     def crashes(self) -> Path:
         """Folder of what crashed processes of this host have left."""
         return self._host_files / "crashes"

@@ -24,7 +24,7 @@ from shared.messages import Completion, Prompt, pack_floats, pack_ints
 from shared.models.hf import selfcheck
 from shared.models.hf.forward import image_arguments, position_ids, positions_of
 from shared.models.hf.loading import open_inputs, open_model
-from shared.models.inputs import Inputs, PixelLimits
+from shared.models.inputs import Inputs, Kept, PixelLimits
 
 _PREFILL_TOKENS = 16384
 """Prompt tokens, padding included, that are prefilled together: bounds the memory of a batch of long prompts."""
@@ -46,11 +46,19 @@ class HfEngine:
         self.self_check = float("nan")
 
     @classmethod
-    def open(cls, name: str, *, dtype: str, limits: PromptLimits, banned_tokens: Sequence[str] = ()) -> "HfEngine":
+    def open(
+        cls,
+        name: str,
+        *,
+        dtype: str,
+        limits: PromptLimits,
+        banned_tokens: Sequence[str] = (),
+        kept: Kept | None = None,
+    ) -> "HfEngine":
         """The engine of a model folder or hub id, on the GPU if there is one; raises BadJob when it can't load."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         pixels = PixelLimits(limits.min_image_pixels, limits.max_image_pixels)
-        inputs = open_inputs(name, pixels=pixels, banned_tokens=banned_tokens)
+        inputs = open_inputs(name, pixels=pixels, banned_tokens=banned_tokens, kept=kept)
         model = open_model(name, dtype=getattr(torch, dtype))
         engine = cls(model.to(device), inputs, limits.max_prompt_tokens)
         engine.self_check = engine._check()

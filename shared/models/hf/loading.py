@@ -22,7 +22,7 @@ from transformers.utils import cached_file, logging
 from shared.errors import BadJob
 from shared.models.catalog import family_of
 from shared.models.family import Parts
-from shared.models.inputs import ANY_SIZE, Inputs, PixelLimits
+from shared.models.inputs import ANY_SIZE, Inputs, Kept, PixelLimits
 
 PROCESSOR_FILES = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json",
@@ -30,7 +30,13 @@ PROCESSOR_FILES = (
 )  # fmt: skip
 
 
-def open_inputs(source: str | Path, *, pixels: PixelLimits = ANY_SIZE, banned_tokens: Sequence[str] = ()) -> Inputs:
+def open_inputs(
+    source: str | Path,
+    *,
+    pixels: PixelLimits = ANY_SIZE,
+    banned_tokens: Sequence[str] = (),
+    kept: Kept | None = None,
+) -> Inputs:
     """Tokenizer, image processor and configurations of `source`; raises BadJob: it can't be loaded, or isn't known."""
     with _one_sentence(source):
         config = AutoConfig.from_pretrained(source)
@@ -45,6 +51,7 @@ def open_inputs(source: str | Path, *, pixels: PixelLimits = ANY_SIZE, banned_to
             _generation_config(source, config),
             pixels=pixels,
             banned_tokens=banned_tokens,
+            kept=kept,
         )
 
 

@@ -29,7 +29,7 @@ from shared.errors import BadSample, Corrupt, Unavailable, UserError
 from shared.jobs.spec import JobSpec
 from shared.messages import Completion, Prompt, Sampling, pack_floats, pack_ints
 from shared.models.hf.loading import open_inputs
-from shared.models.inputs import Inputs, PixelLimits
+from shared.models.inputs import Inputs, Kept, PixelLimits
 from shared.samples.images import decode_image
 
 Result = TypeVar("Result")
@@ -66,11 +66,11 @@ class VllmEngine:
         self.facts: Facts = {"engine": "vllm"}
 
     @classmethod
-    async def open(cls, spec: JobSpec, limits: PromptLimits) -> "VllmEngine":
+    async def open(cls, spec: JobSpec, limits: PromptLimits, kept: Kept | None = None) -> "VllmEngine":
         """The engine of the job's model; raises UserError when it can't be had."""
         pixels = PixelLimits(limits.min_image_pixels, limits.max_image_pixels)
         banned_tokens = spec.sampling.banned_tokens
-        inputs = await asyncio.to_thread(open_inputs, spec.model, pixels=pixels, banned_tokens=banned_tokens)
+        inputs = await asyncio.to_thread(open_inputs, spec.model, pixels=pixels, banned_tokens=banned_tokens, kept=kept)
         beside = Beside("vllm")
         try:
             llm = await beside.run(_start(launch.arguments(spec, inputs.banned, on_gpu=torch.cuda.is_available())))
