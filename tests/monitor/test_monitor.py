@@ -148,7 +148,7 @@ async def test_changes_that_cannot_hold_are_refused(stage: Stage) -> None:
     await stage.announce(job, runs.step_done(43, [0]))
     for change, sentence in (
         ({"total_steps": 3}, "the job has made 43 steps"),
-        ({"sources.sums.weight": 0}, "every weight would be 0"),
+        ({"sources.sums.weight": 0}, "every weight is 0"),
     ):
         refused = await stage.http.patch(f"/v1/jobs/{job}", json=change)
         assert refused.status_code == 422

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor.api.changes import read_changes, step_mistakes, weight_mistakes, with_changes
+from services.monitor.api.changes import read_changes, step_mistakes, weights_left, with_changes
 from services.monitor.api.journal import journal_mistakes, left_over_bytes
 from services.monitor.api.submission import parse_document, read_submission
 from shared.bus.memory import MemoryBus
@@ -107,8 +107,8 @@ def test_steps_that_were_made_are_not_taken_back() -> None:
 
 def test_a_mixture_of_nothing_is_refused_whichever_change_makes_it() -> None:
     both = {"sources.a.weight": 0.0, "sources.b.weight": 0.0}
-    assert "every weight would be 0" in weight_mistakes(changed(**both), ["a", "b"])[0]
-    assert weight_mistakes(changed(**both), ["a", "b", "c"]) == []  # c keeps its weight of 1
+    assert "every weight is 0 from step 7 on" in weights_left(changed(**both), ["a", "b"], 7)[0]
+    assert weights_left(changed(**both), ["a", "b", "c"], 7) == []  # c keeps its weight of 1
 
 
 async def test_what_failed_jobs_hold_of_the_journal_counts_as_taken() -> None:

@@ -12,6 +12,7 @@ from services.monitor.history.advice import Settings
 from shared.errors import BadJob
 from shared.jobs.record import Change, JobRecord
 from shared.jobs.spec import JobSpec
+from shared.jobs.weights import planned_weights, weight_mistakes
 
 _WHOLE = {"max_staleness": 0, "total_steps": 1}
 """Keys whose values are whole numbers, with the smallest one."""
@@ -97,17 +98,12 @@ def step_mistakes(record: JobRecord, step: int) -> list[str]:
     return [f"total_steps is {wanted}, but the job has made {step} steps; expected at least {step}"]
 
 
-def weight_mistakes(record: JobRecord, sources: Iterable[str]) -> list[str]:
-    """Whether no source of the training files is left to train on."""
-    spec = record.spec
-
-    def weight(name: str) -> float:
-        default = spec.sources[name].weight if name in spec.sources else 1.0
-        return newest(record, f"sources.{name}.weight", default)
-
-    if any(weight(name) for name in sources):
-        return []
-    return ["sources: every weight would be 0; expected at least one source to be trained on"]
+def weights_left(record: JobRecord, sources: Iterable[str], step: int) -> list[str]:
+    """Whether from `step` on no source of the training files is left to train on."""
+    keys = {name: f"sources.{name}.weight" for name in sources}
+    changed = {change.key for change in record.changes}
+    asked = {name: float(newest(record, key, 1.0)) for name, key in keys.items() if key in changed}
+    return weight_mistakes(planned_weights(record.spec, keys, asked=asked, since=step))
 
 
 def settings_now(record: JobRecord) -> Settings:

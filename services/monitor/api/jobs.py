@@ -16,7 +16,7 @@ from services.monitor.api.changes import (
     newest,
     read_changes,
     step_mistakes,
-    weight_mistakes,
+    weights_left,
     with_changes,
 )
 from services.monitor.api.journal import journal_mistakes, left_over_bytes
@@ -137,14 +137,15 @@ class JobRoutes:
     async def _cannot_hold(self, record: JobRecord, keys: set[str]) -> list[str]:
         """Why the changes of `keys`, already in `record`, cannot hold."""
         mistakes: list[str] = []
+        done = await self._desk.bus.last_event(record.id, "step")
+        step = done[0].step if done and isinstance(done[0], StepDone) else 0
         if "total_steps" in keys:
-            done = await self._desk.bus.last_event(record.id, "step")
-            mistakes += step_mistakes(record, done[0].step if done and isinstance(done[0], StepDone) else 0)
+            mistakes += step_mistakes(record, step)
         if "max_staleness" in keys:
             mistakes += await self._journal_mistakes(changed_spec(record), besides=record.id)
         if any(key not in ("total_steps", "max_staleness") and newest(record, key, 1.0) == 0 for key in keys):
             sources = await asyncio.to_thread(training_sources, record.spec, self._roots)
-            mistakes += weight_mistakes(record, sources)
+            mistakes += weights_left(record, sources, step)
         return mistakes
 
     async def _journal_mistakes(self, spec: JobSpec, besides: str = "") -> list[str]:

@@ -14,6 +14,7 @@ from services.monitor.history.report import write_whole
 from shared.errors import BadData, BadJob
 from shared.jobs.record import JobRecord, JobStore
 from shared.jobs.spec import JobSpec, parse_job, parse_toml, write_toml
+from shared.jobs.weights import planned_weights, weight_mistakes
 from shared.models.catalog import family_in
 from shared.models.memory import DEVICES, GIB, estimate, largest_shape, misfit, read_architecture
 from shared.runtime.http import is_loopback
@@ -148,9 +149,7 @@ def _source_mistakes(spec: JobSpec, files: list[DataFile]) -> Iterator[str]:
         if name not in known:
             near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
             yield f"sources.{name}: the training files have no source {name!r}; the nearest one is {near!r}"
-    weights = [spec.sources[name].weight if name in spec.sources else 1.0 for name in known]
-    if not any(weights):
-        yield "sources: every weight is 0; expected at least one source to be trained on"
+    yield from weight_mistakes(planned_weights(spec, known))
 
 
 def training_sources(spec: JobSpec, roots: Roots) -> list[str]:
