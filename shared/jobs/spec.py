@@ -346,6 +346,13 @@ class MonitorSettings(Section, frozen=True, kw_only=True):
         list[Literal["tensorboard", "wandb"]],
         Meta(description="also write to these, under V-Triune's names; extras `tensorboard` and `wandb`"),
     ] = []
+    gpus: Annotated[
+        float,
+        Meta(ge=0, le=1e6, description="GPUs that the run holds, all services together: GPU-hours a step; 0: not told"),
+    ] = 0.0
+    gpu_hour_price: Annotated[
+        float, Meta(ge=0, le=1e6, description="price of one GPU-hour, in any currency: money a step; 0: not told")
+    ] = 0.0
 
 
 class JobSpec(Section, frozen=True, kw_only=True):

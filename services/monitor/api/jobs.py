@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import re
 import sqlite3
 import time
@@ -33,9 +34,10 @@ from services.monitor.control import Control
 from services.monitor.handlers import Desk
 from services.monitor.history.fold import FINAL
 from services.monitor.history.imports import read_run, take_back
+from services.monitor.history.labels import Label, read_label
 from services.monitor.history.queries import reading
 from services.monitor.history.report import build_report, read_report
-from shared.errors import BadJob, Unavailable
+from shared.errors import BadJob, Corrupt, Unavailable
 from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, UnknownJob, abandoned
 from shared.jobs.spec import JobSpec, derived
 from shared.messages import JOB_ID_PATTERN, StepDone
@@ -252,8 +254,8 @@ def _want_checkpoint(record: JobRecord) -> JobRecord:
     return msgspec.structs.replace(record, checkpoint_wanted=record.checkpoint_wanted + 1)
 
 
-def _fields(record: JobRecord, step: int) -> dict[str, Any]:
-    return {
+def _fields(desk: Desk, record: JobRecord, step: int) -> dict[str, Any]:
+    return dataclasses.asdict(_label(desk, record)) | {
         "job_id": record.id,
         "state": record.state,
         "name": record.spec.name,
@@ -267,11 +269,18 @@ def _fields(record: JobRecord, step: int) -> dict[str, Any]:
     }
 
 
+def _label(desk: Desk, record: JobRecord) -> Label:
+    try:
+        return read_label(desk.runs / record.id)
+    except Corrupt as damage:
+        return Label(title=str(damage))
+
+
 def _summary(desk: Desk, record: JobRecord) -> JobSummary:
     step = 0
     with contextlib.suppress(sqlite3.DatabaseError), reading(desk.runs / record.id) as reader:
         step = reader.last_step() if reader else 0
-    return JobSummary(**_fields(record, step))
+    return JobSummary(**_fields(desk, record, step))
 
 
 def _details(desk: Desk, record: JobRecord, ordinal: int, error: str) -> JobDetails:
@@ -284,7 +293,7 @@ def _details(desk: Desk, record: JobRecord, ordinal: int, error: str) -> JobDeta
         report, on_file = build_report(record, None, ordinal), False
         error = error or f"the store in {folder} cannot be read: {damage}"
     return JobDetails(
-        **_fields(record, report["steps"]),
+        **_fields(desk, record, report["steps"]),
         spec=msgspec.to_builtins(record.spec),
         changes=[_change(change) for change in record.changes],
         report=report,

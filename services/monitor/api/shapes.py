@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from services.monitor.history.spans import StepCost
+
 
 class Mistakes(BaseModel):
     """Why a request was refused."""
@@ -41,6 +43,9 @@ class JobSummary(JobState):
     created_at: float
     started_at: float | None
     ended_at: float | None
+    title: str = Field(description="what people call the run; empty: nothing")
+    tags: list[str]
+    hidden: bool = Field(description="people do not want to see it in lists")
     step: int = Field(description="training steps done")
     total_steps: int
     max_staleness: int
@@ -163,6 +168,15 @@ class Findings(BaseModel):
 
     job_id: str
     findings: list[FindingShown]
+
+
+class StepCosts(BaseModel):
+    """What the newest steps took, newest first; GPUs and their price as the job file says."""
+
+    job_id: str
+    gpus: float
+    gpu_hour_price: float
+    steps: list[StepCost]
 
 
 class ReplicaShown(BaseModel):

@@ -14,6 +14,9 @@ from services.monitor.history.shelf import Spot, read_spot
 
 ENGINES_SHOWN = 64
 """Replicas come and go for as long as a job lives."""
+_STAMPS = "kind, replica, scorer, started_at, finished_at, score_started_at, score_finished_at"
+Rewards = dict[str, dict[int, float]]
+"""By source and ordinal."""
 
 
 class Interval(NamedTuple):
@@ -228,6 +231,43 @@ class Reader:
         )
         for replica, rows in itertools.groupby(self._db.execute(query), key=lambda row: row["replica"]):
             yield replica, (Interval(row["started_at"], row["finished_at"]) for row in rows)
+
+    def newest_stamp(self) -> float:
+        """The latest end of a step or of a group's scoring; 0 when there is none."""
+        query = (
+            "SELECT MAX((SELECT COALESCE(MAX(finished_at), 0) FROM steps), (SELECT COALESCE(MAX(score_finished_at), 0) "
+            "FROM (SELECT score_finished_at FROM groups ORDER BY id DESC LIMIT 1000))) AS at"
+        )
+        return float(self._db.execute(query).fetchone()["at"])
+
+    def newest_times(self, since: float, limit: int) -> list[dict[str, Any]]:
+        """Kind, replicas and stamps of the newest `limit` groups, as far as they were scored after `since`."""
+        query = (
+            f"SELECT * FROM (SELECT {_STAMPS} FROM groups ORDER BY id DESC LIMIT ?) "
+            "WHERE started_at IS NOT NULL AND score_finished_at > ?"
+        )
+        return [dict(row) for row in self._db.execute(query, (limit, since))]
+
+    def times_of_step(self, step: int) -> list[dict[str, Any]]:
+        """Kind, replicas and stamps of the groups that a step consumed, as far as they were generated."""
+        query = f"SELECT {_STAMPS} FROM groups WHERE kind = 'train' AND step = ? AND started_at IS NOT NULL"
+        return [dict(row) for row in self._db.execute(query, (step,))]
+
+    def steps_since(self, since: float) -> list[dict[str, Any]]:
+        """Steps that ended after `since`, in order, with their `timing`."""
+        query = "SELECT finished_at, timing FROM steps WHERE finished_at > ? ORDER BY step"
+        return [dict(row) | {"timing": json.loads(row["timing"])} for row in self._db.execute(query, (since,))]
+
+    def held_out_rewards(self, version: int) -> Rewards:
+        """The mean reward of each held-out group at a version; groups without a verdict are left out."""
+        query = (
+            "SELECT source, ordinal, reward FROM groups WHERE kind = 'eval' AND version = ? AND state != 'void' "
+            "AND reward IS NOT NULL ORDER BY ordinal"
+        )
+        found: Rewards = {}
+        for row in self._db.execute(query, (version,)):
+            found.setdefault(row["source"], {})[row["ordinal"]] = row["reward"]
+        return found
 
     def _intervals(self, start: str, end: str, kind: str) -> Iterator[Interval]:
         query = f"SELECT {start}, {end} FROM groups WHERE kind = ? AND {start} IS NOT NULL ORDER BY {start}"

@@ -1,0 +1,171 @@
+"""What every replica did in a stretch of time, and what each step took of each service: from stamps alone."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.monitor.history.queries import Interval, Reader, reading
+from services.monitor.history.timing import covered, length
+
+SPANS_IN_A_LANE = 400
+"""Spans closer together than a lane's width divided by so many are drawn as one."""
+NEWEST_GROUPS = 20_000
+"""A timeline is made of so many of the newest groups at most."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One kind of work of one replica: spans (start, end) in seconds since the epoch, and the share that they cover."""
+
+    service: str
+    replica: str
+    work: str  # generate, evaluate, score, update, publish, wait
+    busy: float
+    spans: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """A stretch of a run; `sentence` says which service the others wait for, empty where nothing is known."""
+
+    start: float
+    end: float
+    lanes: list[Lane]
+    sentence: str
+
+
+def timeline(folder: Path, seconds: float, until: float | None) -> Timeline:
+    """The `seconds` before `until`; None: before the last stamp of the run."""
+    with reading(folder) as reader:
+        end = until if until is not None else (reader.newest_stamp() if reader else 0.0)
+        start = end - seconds
+        if reader is None:
+            return Timeline(start, end, [], "")
+        spans = _spans(reader, start, end)
+    lanes = [_lane(key, intervals, start, end) for key, intervals in sorted(spans.items(), key=_order)]
+    return Timeline(start, end, lanes, _sentence(lanes))
+
+
+_Spans = dict[tuple[str, str, str], list[Interval]]
+_ORDER = ("generate", "evaluate", "score", "update", "publish", "wait")
+
+
+def _order(item: tuple[tuple[str, str, str], Any]) -> tuple[int, str]:
+    (_, replica, work), _ = item
+    return _ORDER.index(work), replica
+
+
+def _spans(reader: Reader, start: float, end: float) -> _Spans:
+    found: _Spans = {}
+
+    def add(service: str, replica: str, work: str, begin: float, stop: float) -> None:
+        if stop > start and begin < end:
+            found.setdefault((service, replica, work), []).append(Interval(max(begin, start), min(stop, end)))
+
+    for group in reader.newest_times(start, NEWEST_GROUPS):
+        work = "generate" if group["kind"] == "train" else "evaluate"
+        add("rollout", group["replica"], work, group["started_at"], group["finished_at"])
+        add("reward", group["scorer"], "score", group["score_started_at"], group["score_finished_at"])
+    for step in reader.steps_since(start):
+        done, timing = step["finished_at"], step["timing"]
+        published = done - timing.get("store_s", 0.0)
+        began = published - timing.get("step_s", 0.0)
+        add("learner", "learner", "publish", published, done)
+        add("learner", "learner", "update", began, published)
+        add("learner", "learner", "wait", began - timing.get("wait_s", 0.0), began)
+    return found
+
+
+def _lane(key: tuple[str, str, str], intervals: list[Interval], start: float, end: float) -> Lane:
+    service, replica, work = key
+    gap = (end - start) / SPANS_IN_A_LANE
+    exact = covered(sorted(intervals))
+    drawn = covered(Interval(one.start, one.end + gap) for one in exact)
+    return Lane(
+        service,
+        replica,
+        work,
+        length(exact) / (end - start),
+        [(one.start, max(one.start, one.end - gap)) for one in drawn],
+    )
+
+
+_NAMES = {"generate": "generation", "evaluate": "evaluation", "score": "scoring", "update": "the update"}
+
+
+def _sentence(lanes: Sequence[Lane]) -> str:
+    """Which work the learner waits for, or that it is the learner that the others wait for."""
+    busy = {work: max((lane.busy for lane in lanes if lane.work == work), default=0.0) for work in _NAMES}
+    if not any(busy.values()):
+        return ""
+    work = max(busy, key=lambda name: busy[name])
+    waits = max((lane.busy for lane in lanes if lane.work == "wait"), default=0.0)
+    rest = f"; the learner waits {waits:.0%} of it" if work != "update" else ""
+    return f"{_NAMES[work]} is busy {busy[work]:.0%} of the time, more than anything else{rest}"
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one step took. Seconds of generation and scoring are summed over replicas, each counted once at a time.
+
+    `wall_s` runs from the end of the step before (null for the first one). `gpu_hours` = wall × `monitor.gpus`,
+    `money` = `gpu_hours` × `monitor.gpu_hour_price`; null where they are 0.
+    """
+
+    step: int
+    groups: int
+    tokens: float
+    wall_s: float | None
+    generation_s: float
+    scoring_s: float
+    update_s: float
+    publish_s: float
+    wait_s: float
+    gpu_hours: float | None
+    money: float | None
+
+
+def step_costs(folder: Path, limit: int, *, gpus: float, price: float) -> list[StepCost]:
+    """The newest `limit` steps, newest first."""
+    with reading(folder) as reader:
+        if reader is None:
+            return []
+        first = max(0, reader.last_step() - limit)
+        steps = reader.steps(after=max(0, first - 1))
+        ends = {step["step"]: step["finished_at"] for step in steps}
+        costs = []
+        for step in steps:
+            if step["step"] <= first:
+                continue
+            before = ends.get(step["step"] - 1)
+            wall = step["finished_at"] - before if before is not None else None
+            costs.append(_cost(reader, step, wall, gpus=gpus, price=price))
+    return costs[::-1]
+
+
+def _cost(reader: Reader, step: dict[str, Any], wall: float | None, *, gpus: float, price: float) -> StepCost:
+    generated: dict[str, list[Interval]] = {}
+    scored: dict[str, list[Interval]] = {}
+    for group in reader.times_of_step(step["step"]):
+        generated.setdefault(group["replica"], []).append(Interval(group["started_at"], group["finished_at"]))
+        scored.setdefault(group["scorer"], []).append(Interval(group["score_started_at"], group["score_finished_at"]))
+    hours = wall * gpus / 3600 if wall is not None and gpus > 0 else None
+    timing = step["timing"]
+    return StepCost(
+        step=step["step"],
+        groups=step["groups"],
+        tokens=step["metrics"].get("tokens", 0.0),
+        wall_s=wall,
+        generation_s=_busy(generated.values()),
+        scoring_s=_busy(scored.values()),
+        update_s=timing.get("step_s", 0.0),
+        publish_s=timing.get("store_s", 0.0),
+        wait_s=timing.get("wait_s", 0.0),
+        gpu_hours=hours,
+        money=hours * price if hours is not None and price > 0 else None,
+    )
+
+
+def _busy(replicas: Iterable[list[Interval]]) -> float:
+    return sum(length(covered(sorted(intervals))) for intervals in replicas)
