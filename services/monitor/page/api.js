@@ -43,9 +43,9 @@ function askForToken() {
 
 const json = async (answer) => (await answer).json();
 
-/** A query string; an empty text is a value of its own (all sources), nothing is not. */
+/** A query string; an empty text is a value of its own (all sources), nothing is not; a list names its key each time. */
 function query(values) {
-  const given = Object.entries(values).filter(([, value]) => value !== null && value !== undefined);
+  const given = Object.entries(values).flatMap(([key, value]) => [value].flat().map((one) => [key, one])).filter(([, value]) => value !== null && value !== undefined);
   return given.length ? `?${new URLSearchParams(given)}` : "";
 }
 
@@ -56,7 +56,14 @@ export const moveJob = (job, verb) => json(call("POST", `/v1/jobs/${job}/${verb}
 export const changeJob = (job, changes) => json(call("PATCH", `/v1/jobs/${job}`, JSON.stringify(changes)));
 export const metrics = (job, wanted) => json(call("GET", `/v1/jobs/${job}/metrics${query(wanted)}`));
 export const samples = (job, wanted) => json(call("GET", `/v1/jobs/${job}/samples${query(wanted)}`));
-export const voids = (job) => json(call("GET", `/v1/jobs/${job}/voids?limit=300`));
+export const validateJob = (toml) => json(call("POST", "/v1/jobs:validate", toml, "application/toml"));
+export const voids = (job, wanted) => json(call("GET", `/v1/jobs/${job}/voids${query(wanted)}`));
+export const deadLetters = (job) => json(call("GET", `/v1/jobs/${job}/dead-letters`));
+export const timeline = (job, wanted) => json(call("GET", `/v1/jobs/${job}/timeline${query(wanted)}`));
+export const costs = (job, limit) => json(call("GET", `/v1/jobs/${job}/costs${query({ limit })}`));
+export const label = (job, change) => json(call("PATCH", `/v1/jobs/${job}/label`, JSON.stringify(change)));
+export const comparison = (jobs) => json(call("GET", `/v1/comparison${query({ job: jobs })}`));
+export const prose = (texts) => json(call("POST", "/v1/prose", JSON.stringify({ texts })));
 export const findings = (job) => json(call("GET", `/v1/jobs/${job}/diagnostics`));
 export const catalog = () => json(call("GET", "/v1/series"));
 export const services = () => json(call("GET", "/v1/services"));

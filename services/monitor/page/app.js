@@ -1,13 +1,20 @@
 // The page: which job and which view are chosen (they stand in the address), and when to ask again.
 
 import * as api from "./api.js";
+import { Compare } from "./compare.js";
 import { Curves } from "./curves.js";
-import { h, show } from "./dom.js";
-import { drawHead, drawJobs } from "./jobs.js";
+import { failed, h, hint, show } from "./dom.js";
+import { drawFindings } from "./findings.js";
+import { drawHead } from "./head.js";
+import { drawJobs } from "./jobs.js";
 import { Samples } from "./samples.js";
-import { drawFindings, drawServices, drawSources, drawVoids } from "./tables.js";
+import { drawServices } from "./services.js";
+import { drawSources } from "./sources.js";
+import { Times } from "./times.js";
+import { Voids } from "./voids.js";
 
-const VIEWS = ["curves", "samples", "sources", "void", "services"];
+const VIEWS = ["curves", "samples", "sources", "time", "void", "compare", "services"];
+const POLLED = ["services", "void", "sources", "time"];
 const LIVE = ["queued", "running", "paused", "stopping"];
 const POLL_MS = 3000, SETTLE_MS = 700;
 const byId = (id) => document.getElementById(id);
@@ -22,6 +29,7 @@ function readAddress() {
   address.job = job || null;
   address.view = VIEWS.includes(view) ? view : "curves";
   address.filter = Object.fromEntries(new URLSearchParams(query || ""));
+  if (address.filter.with !== undefined) state.compared = new Set(address.filter.with.split(",").filter((other) => other && other !== job));
 }
 
 function go(job, view = address.view, filter = {}) {
@@ -31,6 +39,9 @@ function go(job, view = address.view, filter = {}) {
   if (next === location.hash) arrive();
   else location.hash = next;
 }
+
+/** What a view's address says besides its name: the runs that are compared with the job. */
+const own = (view) => (view === "compare" && state.compared.size ? { with: [...state.compared].join(",") } : {});
 
 /** Tell an error at the top of the page; without one, take it away. */
 function tell(error) {
@@ -51,19 +62,37 @@ async function guarded(work) {
 }
 
 function build() {
-  const tabs = h("div", { class: "tabs", role: "tablist" }, VIEWS.map((view) => h("button", { role: "tab", id: `tab-${view}`, onclick: () => go(address.job, view) }, view)));
-  parts.views = Object.fromEntries(VIEWS.map((view) => [view, h("section", { id: `view-${view}`, role: "tabpanel", hidden: true })]));
+  const views = Object.fromEntries(VIEWS.map((view) => [view, h("section", { id: `view-${view}`, role: "tabpanel", "aria-labelledby": `tab-${view}`, hidden: true })]));
+  const tabs = h("div", { class: "tabs", role: "tablist", "aria-label": "views" }, VIEWS.map((view) => h("button", { role: "tab", id: `tab-${view}`, "aria-controls": `view-${view}`, onclick: () => go(address.job, view, own(view)) }, view)));
+  tabs.addEventListener("keydown", walkTabs);
+  parts.views = views;
   parts.findings = h("div", { id: "findings" });
-  show(byId("main"), parts.findings, tabs, Object.values(parts.views));
-  parts.curves = new Curves(parts.views.curves, parts.catalog, (name, step, source) =>
-    go(address.job, "samples", name.startsWith("eval/") ? { kind: "eval", version: step, source } : { kind: "train", step, source }));
-  parts.samples = new Samples(parts.views.samples, (filter) => go(address.job, "samples", filter));
+  const empty = h("div", { id: "empty", hidden: true }, hint("No job is chosen. Submit one with “new job”, or with ", h("code", {}, "triune job submit FILE"), "; its curves, samples and findings appear here."));
+  show(byId("main"), parts.findings, tabs, empty, h("div", { id: "broken", hidden: true }), Object.values(views));
+  const open = (filter) => go(address.job, "samples", filter);
+  parts.curves = new Curves(views.curves, parts.catalog, (name, step, source) =>
+    open(name.startsWith("eval/") ? { kind: "eval", version: step, source } : { kind: "train", step, source }));
+  parts.samples = new Samples(views.samples, open);
+  parts.times = new Times(views.time);
+  parts.voids = new Voids(views.void, open);
+  parts.compare = new Compare(views.compare, parts.catalog);
+}
+
+/** Left and right choose the tab beside, as in every list of tabs. */
+function walkTabs(event) {
+  const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!by) return;
+  event.preventDefault();
+  const view = VIEWS[(VIEWS.indexOf(address.view) + by + VIEWS.length) % VIEWS.length];
+  byId(`tab-${view}`).focus();
+  go(address.job, view, own(view));
 }
 
 async function loadJobs() {
   state.jobs = (await api.listJobs()).jobs;
   if (!address.job && state.jobs.length) {
-    const chosen = state.jobs.find((job) => job.state === "running") || state.jobs.at(-1);
+    const seen = state.jobs.filter((job) => !job.hidden);
+    const chosen = seen.find((job) => job.state === "running") || seen.at(-1) || state.jobs.at(-1);
     history.replaceState(null, "", `#/${chosen.job_id}/${address.view}`);
     readAddress();
   }
@@ -71,15 +100,24 @@ async function loadJobs() {
     jobs: state.jobs,
     selected: address.job,
     compared: state.compared,
-    selectJob: (job) => { state.compared.delete(job); go(job); },
-    compare: (job, wanted) => { if (wanted) state.compared.add(job); else state.compared.delete(job); guarded(loadView); },
+    selectJob: (job) => { state.compared.delete(job); go(job, address.view, own(address.view)); },
+    compare,
+    label: (job, change) => act(() => api.label(job, change)),
     submit: (job) => go(job, "curves"),
   });
+}
+
+function compare(job, wanted) {
+  if (wanted) state.compared.add(job);
+  else state.compared.delete(job);
+  if (address.view === "compare") history.replaceState(null, "", `#/${address.job}/compare?with=${[...state.compared].join(",")}`);
+  guarded(loadView);
 }
 
 async function loadHead() {
   if (!address.job) {
     drawHead(byId("header"), null, {});
+    show(parts.findings);
     return;
   }
   const job = address.job;
@@ -87,34 +125,55 @@ async function loadHead() {
   if (job !== address.job) return;
   state.details = details;
   const focused = byId("header").contains(document.activeElement) && document.activeElement.tagName === "INPUT";
-  if (!focused) drawHead(byId("header"), details, { act: (verb) => act(() => api.moveJob(job, verb)), change: (changes) => act(() => api.changeJob(job, changes)) });
+  if (!focused) drawHead(byId("header"), details, { act: (verb) => act(() => api.moveJob(job, verb)), change: changeJob });
   drawFindings(parts.findings, findings, {
     open: (finding) => go(job, "samples", finding.source ? { source: finding.source, kind: "train", step: finding.step } : {}),
-    change: LIVE.includes(details.state) ? (changes) => act(() => api.changeJob(job, changes)) : null,
+    change: LIVE.includes(details.state) ? changeJob : null,
   });
 }
 
+const changeJob = (changes) => act(() => api.changeJob(address.job, changes));
+
 async function act(work) {
   document.activeElement?.blur();
-  await guarded(async () => { await work(); await loadJobs(); await loadHead(); });
+  await guarded(async () => { await work(); await loadJobs(); await loadHead(); if (address.view === "sources") await loadView(); });
 }
 
+const LOADERS = {
+  curves: async (job) => {
+    state.drawnStep = state.details?.step;
+    await parts.curves.load([job, ...state.compared]);
+  },
+  samples: (job) => parts.samples.load(job, address.filter, Object.keys(state.details?.report.sources || {})),
+  sources: () => drawSources(parts.views.sources, state.details, { open: (filter) => go(address.job, "samples", filter), change: LIVE.includes(state.details.state) ? changeJob : null }),
+  time: async () => parts.times.load(state.details, LIVE.includes(state.details.state) ? await api.services() : null),
+  void: (job) => parts.voids.load(job),
+  compare: (job) => parts.compare.load([job, ...state.compared], new Map(state.jobs.map((one) => [one.job_id, one.title]))),
+  services: async () => drawServices(parts.views.services, await api.services()),
+};
+
 async function loadView() {
-  const { job, view, filter } = address;
+  const { job, view } = address;
   for (const name of VIEWS) {
     parts.views[name].hidden = name !== view;
     byId(`tab-${name}`).setAttribute("aria-selected", String(name === view));
+    byId(`tab-${name}`).tabIndex = name === view ? 0 : -1;
   }
-  if (view === "services") drawServices(parts.views.services, await api.services());
-  if (!job) return;
-  const open = (wanted) => go(job, "samples", wanted);
-  if (view === "curves") {
-    state.drawnStep = state.details?.step;
-    await parts.curves.load([job, ...state.compared]);
+  byId("empty").hidden = Boolean(job) || view === "services";
+  if (!job && view !== "services") {
+    parts.views[view].hidden = true;
+    return;
   }
-  if (view === "samples") await parts.samples.load(job, filter, Object.keys(state.details?.report.sources || {}));
-  if (view === "sources" && state.details) drawSources(parts.views.sources, state.details, open);
-  if (view === "void") drawVoids(parts.views.void, (await api.voids(job)).voids, open);
+  try {
+    if (view === "services" || state.details?.job_id === job) await LOADERS[view](job);
+    byId("broken").hidden = true;
+  } catch (error) {
+    if (address.view === view && error.status) {
+      show(byId("broken"), failed(error));
+      byId("broken").hidden = false;
+    }
+    throw error;
+  }
 }
 
 /** Follow the job's stream: a step draws the curves again, at most every `SETTLE_MS`. */
@@ -143,8 +202,9 @@ async function poll() {
   if (!document.hidden) await guarded(async () => {
     await loadJobs();
     await loadHead();
-    const moved = address.view === "curves" && state.details?.step !== state.drawnStep; // a notice may have been lost
-    if (moved || ["services", "void", "sources"].includes(address.view)) await loadView();
+    const moved = ["curves", "compare"].includes(address.view) && state.details?.step !== state.drawnStep; // a notice may have been lost
+    if (moved) state.drawnStep = state.details?.step;
+    if (moved || POLLED.includes(address.view)) await loadView();
     const live = state.details && LIVE.includes(state.details.state);
     if (live && address.job) followJob(address.job);
   });
@@ -155,10 +215,11 @@ async function start() {
   try {
     parts.catalog = (await api.catalog()).series;
   } catch (error) {
-    tell(error);
+    tell(error.status ? error : new Error("the monitor does not answer; trying again"));
     setTimeout(start, POLL_MS);
     return;
   }
+  tell(null);
   build();
   window.addEventListener("hashchange", arrive);
   await arrive();

@@ -19,12 +19,51 @@ export function boxedImage(job, sample, index) {
   const setBoxes = (predicted) => {
     const truth = index === 0 ? sample.true_boxes || [] : [];
     const answered = index === 0 ? predicted : [];
-    overlay.replaceChildren(...truth.map((box) => rectangle(box, "true")), ...answered.map((box) => rectangle(box, "predicted")));
+    overlay.replaceChildren(...truth.map((box) => rectangle(box, "true")), ...answered.map((box, index) => rectangle(box, "predicted", index)));
     labels.replaceChildren(...truth.map((box) => label(box, "true", box.label)), ...answered.map((box) => label(box, "predicted", named(box, truth))));
   };
   setBoxes([]);
   const legend = sample.true_boxes?.length ? h("figcaption", { class: "faint" }, h("span", { class: "key-true" }, "true"), " ", h("span", { class: "key-predicted" }, "answered, with its IoU")) : null;
-  return { element: h("figure", { class: "picture" }, frame, legend, note), setBoxes };
+  const light = (place, isLit) => overlay.querySelectorAll(".predicted").forEach((box) => box.classList.toggle("lit", isLit && box.dataset.place === String(place)));
+  return { element: h("figure", { class: "picture" }, frame, legend, note), setBoxes, light, overlay };
+}
+
+const CORNERS = /\[\s*-?\d+(?:\.\d+)?(?:\s*,\s*-?\d+(?:\.\d+)?){3}\s*\]/g;
+
+/** Tie the first `count` boxes that `text` names to their rectangles: each lights up when the other is pointed at. */
+export function linkBoxes(text, count, picture) {
+  const mark = () => {
+    const marks = markCorners(text, count);
+    marks.forEach((element, place) => {
+      for (const [name, isLit] of [["pointerenter", true], ["pointerleave", false], ["focus", true], ["blur", false]]) element.addEventListener(name, () => picture.light(place, isLit));
+    });
+  };
+  const point = (isLit) => (event) => {
+    const place = event.target.dataset?.place;
+    if (place !== undefined && text.closest(".completion")?.classList.contains("chosen")) text.querySelectorAll(`mark[data-place="${place}"]`).forEach((one) => one.classList.toggle("lit", isLit));
+  };
+  picture.overlay.addEventListener("pointerover", point(true));
+  picture.overlay.addEventListener("pointerout", point(false));
+  text.addEventListener("rendered", mark);
+  mark();
+}
+
+/** The places in a text that name four corners, as marks; in order, and those that are marked already. */
+function markCorners(text, count) {
+  const walker = document.createTreeWalker(text, NodeFilter.SHOW_TEXT), nodes = [];
+  while (walker.nextNode()) if (!walker.currentNode.parentElement.closest("mark")) nodes.push(walker.currentNode);
+  for (const node of nodes) {
+    const pieces = [];
+    let end = 0;
+    for (const found of node.data.matchAll(CORNERS)) {
+      pieces.push(node.data.slice(end, found.index), h("mark", { tabindex: 0 }, found[0]));
+      end = found.index + found[0].length;
+    }
+    if (pieces.length) node.replaceWith(...pieces, node.data.slice(end));
+  }
+  const marks = [...text.querySelectorAll("mark")].slice(0, count);
+  marks.forEach((element, place) => { element.dataset.place = place; });
+  return marks;
 }
 
 /** An answered box's label with the IoU of the true box that it meets best. */
@@ -49,7 +88,8 @@ function label(box, kind, text) {
   return element;
 }
 
-function rectangle(box, kind) {
+/** A box as a rectangle of the overlay; `number` is its place among the answered ones. */
+export function rectangle(box, kind, number = null) {
   const place = { x: box.x1, y: box.y1, width: Math.max(0, box.x2 - box.x1), height: Math.max(0, box.y2 - box.y1) };
-  return svg("rect", { class: `box ${kind}`, ...place, "data-label": box.label }, svg("title", {}, `${kind}: ${box.label}`));
+  return svg("rect", { class: `box ${kind}`, ...place, "data-label": box.label, "data-place": number }, svg("title", {}, `${kind}: ${box.label}`));
 }

@@ -1,8 +1,8 @@
 // Live curves per source or task, and other runs beside them.
 
 import * as api from "./api.js";
-import { chart, swatch } from "./chart.js";
-import { duration, h, select, show } from "./dom.js";
+import { chart } from "./chart.js";
+import { duration, h, loading, select, show, swatch } from "./dom.js";
 
 const SECTIONS = {
   main: ["reward", "eval/reward", "accuracy", "format", "response_length", "staleness", "zero_variance", "error_rate", "void"],
@@ -17,11 +17,12 @@ const SECTIONS = {
   speed: ["throughput/*", "timing/*", "wait/*", "queue/*", "in_flight", "weights/bytes"],
 };
 const OVERALL = /^(learner|timing|throughput|queue|weights)\/|^in_flight$|^staleness_in_/;
+const COLOURS = 12;
 const DASHES = ["", "6 3", "2 3", "8 3 2 3"];
 const MAX_POINTS = 600;
-const LOOKING_MS = 5000; // while the pointer is on a chart, it is not drawn anew more often
+const LOOKING_MS = 5000; // while somebody looks at a chart, it is not drawn anew more often
 
-export const settings = { section: "main", by: "source", axis: "step", weight: 0.8, hidden: new Set() };
+export const settings = { section: "main", by: "source", axis: "step", weight: 0.8, isLog: false, hidden: new Set() };
 
 /** The view of curves: `jobs` are ids, the first one is the selected job, the others are compared with it. */
 export class Curves {
@@ -29,8 +30,8 @@ export class Curves {
     this.openSamples = openSamples;
     this.catalog = new Map(catalog.map((info) => [info.name, info]));
     this.controls = h("div", { class: "controls" });
-    this.legend = h("div", { class: "legend" });
-    this.grid = h("div", { class: "charts", id: "charts" });
+    this.legend = h("div", { class: "legend", role: "group", "aria-label": "lines" });
+    this.grid = h("div", { class: "charts", id: "charts" }, loading());
     this.jobs = [];
     this.series = [];
     this.drawnAt = 0;
@@ -47,7 +48,8 @@ export class Curves {
     const answers = await Promise.all(jobs.flatMap((job) => wanted.map((name) => this.fetch(job, name))));
     if (this.turn !== turn) return; // something else was asked for meanwhile
     this.series = answers.flat();
-    const wait = this.grid.matches(":hover") ? LOOKING_MS - (Date.now() - this.drawnAt) : 0;
+    const isLookedAt = this.grid.matches(":hover") || this.grid.contains(document.activeElement);
+    const wait = isLookedAt ? LOOKING_MS - (Date.now() - this.drawnAt) : 0;
     clearTimeout(this.later);
     if (wait > 0) this.later = setTimeout(() => this.draw(), wait);
     else this.draw();
@@ -66,24 +68,27 @@ export class Curves {
       this.drawnAt = 0;
       this.load(this.jobs);
     };
+    const weight = h("output", {}, String(settings.weight));
     show(this.controls,
       select("show", Object.keys(SECTIONS), settings.section, again((value) => { settings.section = value; })),
       select("by", [["source", "source"], ["task", "task"], ["all", "all together"]], settings.by, (value) => { settings.by = value; this.draw(); }),
       select("axis", [["step", "step"], ["time", "time"]], settings.axis, (value) => { settings.axis = value; this.draw(); }),
-      h("label", { class: "field" }, h("span", {}, "smoothing"),
+      select("scale", [["", "linear"], ["log", "logarithmic"]], settings.isLog ? "log" : "", (value) => { settings.isLog = value === "log"; this.draw(); }),
+      h("label", { class: "field" }, h("span", {}, "smoothing ", weight),
         h("input", { type: "range", min: 0, max: 0.98, step: 0.02, value: settings.weight, "aria-label": "smoothing",
-          oninput: (event) => { settings.weight = Number(event.target.value); this.draw(); } })));
+          oninput: (event) => { settings.weight = Number(event.target.value); weight.value = event.target.value; this.draw(); } })));
   }
 
   draw() {
     this.drawnAt = Date.now();
+    const focused = document.activeElement?.closest?.("figure")?.dataset.series;
     const names = [...new Set(this.series.map((series) => series.name))];
-    const sets = [...new Set(this.series.filter((series) => this.isWanted(series)).map(setOf))].sort();
-    const colours = new Map(sets.map((name, index) => [name, `var(--line-${index % 12})`]));
-    show(this.legend, sets.filter(Boolean).map((name) => this.legendEntry(name, colours.get(name))),
-      this.jobs.length > 1 ? this.jobs.map((job, index) => h("span", { class: "run" }, `${"━┅┉╍"[index % 4]} ${job}`)) : null);
+    this.looks = looksOf([...new Set(this.series.filter((series) => this.isWanted(series)).map(setOf))].sort(), this.jobs.length > 1);
+    show(this.legend, [...this.looks.keys()].filter(Boolean).map((name) => this.legendEntry(name)),
+      this.jobs.length > 1 ? this.jobs.map((job, index) => h("span", { class: "run" }, swatch("var(--ink)", DASHES[index % DASHES.length]), job)) : null);
     const start = Math.min(...this.series.flatMap((series) => series.points.slice(0, 1).map((point) => point.time)));
-    show(this.grid, this.order(names).map((name) => this.chart(name, colours, start)));
+    show(this.grid, this.order(names).map((name) => this.chart(name, start)));
+    if (focused) this.grid.querySelector(`figure[data-series="${CSS.escape(focused)}"] svg[tabindex]`)?.focus({ preventScroll: true });
   }
 
   order(names) {
@@ -91,12 +96,13 @@ export class Curves {
     return [...new Set([...wanted, ...names.sort()])];
   }
 
-  legendEntry(name, colour) {
+  legendEntry(name) {
     const toggle = () => {
       if (!settings.hidden.delete(name)) settings.hidden.add(name);
       this.draw();
     };
-    return h("button", { class: "key", "aria-pressed": String(!settings.hidden.has(name)), onclick: toggle }, swatch(colour), name);
+    const { colour, dash } = this.looks.get(name);
+    return h("button", { class: "key", "aria-pressed": String(!settings.hidden.has(name)), onclick: toggle }, swatch(colour, dash), name);
   }
 
   isWanted(series) {
@@ -105,16 +111,17 @@ export class Curves {
     return settings.by === "source" ? series.source !== "" : series.task !== "";
   }
 
-  chart(name, colours, start) {
+  chart(name, start) {
     const byTime = settings.axis === "time";
     const lines = this.series
       .filter((series) => series.name === name && this.isWanted(series) && !settings.hidden.has(setOf(series)))
       .map((series) => {
         const first = series.job === this.jobs[0] ? start : series.points[0]?.time;
+        const looks = this.looks.get(setOf(series));
         return {
           name: this.jobs.length > 1 ? `${setOf(series) || "all"} · ${series.job}` : setOf(series) || "all",
-          colour: setOf(series) ? colours.get(setOf(series)) : "var(--ink)",
-          dash: DASHES[this.jobs.indexOf(series.job) % DASHES.length],
+          colour: setOf(series) ? looks.colour : "var(--ink)",
+          dash: this.jobs.length > 1 ? DASHES[this.jobs.indexOf(series.job) % DASHES.length] : looks.dash,
           points: series.points.map((point) => [byTime ? point.time - first : point.step, point.value, point.step]),
         };
       });
@@ -125,8 +132,9 @@ export class Curves {
       unit: info?.unit,
       lines,
       weight: name.startsWith("eval/") ? 0 : settings.weight,
+      isLog: settings.isLog,
       xText: byTime ? duration : (value) => (Number.isInteger(value) ? String(value) : ""),
-      clicked: (step, line) => this.openSamples(name, step, settings.by === "source" ? line.split(" · ")[0] : ""),
+      clicked: (step, line) => this.openSamples(name, step, settings.by === "source" && !OVERALL.test(name) ? line.split(" · ")[0] : ""),
     });
   }
 
@@ -137,3 +145,8 @@ export class Curves {
 }
 
 const setOf = (series) => series.source || series.task;
+
+/** A colour for each name; past the last colour they begin again, dashed. Dashes that tell runs apart are not used twice. */
+function looksOf(names, dashesAreTaken) {
+  return new Map(names.map((name, index) => [name, { colour: `var(--line-${index % COLOURS})`, dash: dashesAreTaken ? "" : DASHES[Math.floor(index / COLOURS) % DASHES.length] }]));
+}

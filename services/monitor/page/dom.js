@@ -10,11 +10,6 @@ export function svg(tag, attributes = {}, ...children) {
   return fill(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 }
 
-/** A MathML element. */
-export function mathml(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS("http://www.w3.org/1998/Math/MathML", tag), attributes, children);
-}
-
 function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
@@ -38,6 +33,10 @@ export function number(value, digits = 3) {
   return Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : Number(value.toPrecision(digits)).toString();
 }
 
+/** A piece of a line in its colour and dashes. */
+export const swatch = (colour, dash = "") => svg("svg", { class: "swatch", viewBox: "0 0 16 10", "aria-hidden": "true" },
+  svg("line", { x1: 0, x2: 16, y1: 5, y2: 5, stroke: colour, "stroke-width": 3, "stroke-dasharray": dash || null }));
+
 /** Seconds for people. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
@@ -56,3 +55,15 @@ export function select(label, options, value, onchange) {
     }));
   return h("label", { class: "field" }, h("span", {}, label), box);
 }
+
+/** What a view says in place of its content: nothing yet, loading, or why it failed. */
+export const hint = (...text) => h("p", { class: "hint" }, text);
+export const loading = () => h("p", { class: "hint", role: "status" }, "loading …");
+export const failed = (error) => h("p", { class: "hint void", role: "alert" }, `this cannot be shown: ${error.mistakes?.join(" · ") || error.message}`);
+
+/** A table that scrolls sideways where it has to; `numeric` columns are the cells of class `n`. */
+export const table = (names, rows, caption = null) => h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption || names.filter(Boolean).join(", ") },
+  h("table", {}, caption ? h("caption", {}, caption) : null, h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)));
+
+/** A cell with a number. */
+export const cell = (value) => h("td", { class: "n" }, typeof value === "number" || value === null || value === undefined ? number(value) : value);

@@ -5,10 +5,13 @@ import { h, number } from "./dom.js";
 /** A row to choose a group by; a void one shows its reason in place of dots. */
 export function dots(sample, choose) {
   const name = `${sample.source} #${sample.ordinal}, ${whereOf(sample)}`;
-  return h("div", { class: `group ${sample.state}`, role: "option", "aria-label": `${name}: ${summary(sample)}`, onclick: choose },
+  return h("div", { class: `group ${sample.state}`, role: "option", id: `group-${keyOf(sample)}`, "data-key": keyOf(sample), "aria-selected": "false", "aria-label": `${name}: ${summary(sample)}`, onclick: choose },
     h("span", { class: "name" }, `${sample.source} #${sample.ordinal}`), h("small", { class: "faint" }, whereOf(sample)),
     sample.state === "void" ? h("span", { class: "reason" }, sample.reason || "void") : h("span", { class: "dots" }, (sample.completions || []).map(dot)));
 }
+
+/** What names a group within a job. */
+export const keyOf = (sample) => `${sample.kind}-${sample.version ?? ""}-${sample.ordinal}`;
 
 /** Where a group belongs: a training step, an evaluated version, or no step yet. */
 export function whereOf(sample) {
