@@ -8,7 +8,7 @@ COMPOSE := docker compose -f deploy/compose/compose.yaml $(LAYERS:%=-f %)
 
 VLLM := .venv-vllm
 
-.PHONY: help setup demo test test-vllm check format bench chaos outages up down logs clean
+.PHONY: help setup demo test test-vllm check format bench screenshots chaos outages up down logs clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ format: setup  ## bring the code into its form
 
 bench: setup  ## the numbers of docs/performance.md, as JSON lines
 	$(BIN)/python -m bench
+
+screenshots: setup  ## the pictures of the page in docs/page/, from the test that looks at every view
+	SCREENSHOTS=docs/page $(BIN)/pytest tests/monitor/test_page_walk.py -k every_view
 
 chaos: setup  ## deaths and outages by seed against real jobs: make chaos SEEDS=50 [AGAINST=runs/ID]
 	$(BIN)/python -m tests.chaos --seeds $(or $(SEEDS),2) $(AGAINST:%=--against %)

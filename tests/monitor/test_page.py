@@ -1,32 +1,33 @@
 """The page in a headless Chromium: a person submits a job, watches, steers, looks at samples, and stops it."""
 
-import json
-import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
-from urllib.parse import urlsplit
 
 import pytest
 
 from tests.monitor import runs
 from tests.monitor.actor import Actor
-from tests.monitor.theatre import LIMIT_S, Theatre, theatre_in
+from tests.monitor.browser import (
+    By,
+    WebDriver,
+    WebElement,
+    choose,
+    chromium,
+    click,
+    find,
+    hosts,
+    needs_chromium,
+    points,
+    severe,
+    type_into,
+    until,
+)
+from tests.monitor.theatre import Theatre, theatre_in
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e .[dev])")
-from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.remote.webdriver import WebDriver  # noqa: E402
-from selenium.webdriver.remote.webelement import WebElement  # noqa: E402
 
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="chromium and chromedriver are not installed (apt-get install chromium chromium-driver)",
-)
+pytestmark = needs_chromium
 
 
 @pytest.fixture
@@ -35,59 +36,20 @@ def theatre(tmp_path: Path) -> Iterator[Theatre]:
         yield theatre
 
 
+@pytest.fixture(scope="module")
+def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
+    with chromium(tmp_path_factory.mktemp("browser")) as driver:
+        yield driver
+
+
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[WebDriver]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = str(CHROMIUM)
-    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1500,1100"]
-    for flag in (*flags, f"--user-data-dir={tmp_path / 'chromium'}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
-    yield driver
-    driver.quit()
-
-
-Result = TypeVar("Result")
-
-
-def until(condition: Callable[[], Result | bool | None], what: str) -> Result:
-    """What `condition` returns once it is true; a page that is drawn anew meanwhile is looked at again."""
-    end = time.monotonic() + LIMIT_S
-    while time.monotonic() < end:
-        try:
-            found = condition()
-        except StaleElementReferenceException:
-            continue
-        if found:
-            return found  # type: ignore[return-value]
-        time.sleep(0.05)
-    raise AssertionError(f"{what}: not within {LIMIT_S} s")
-
-
-def find(browser: WebDriver, selector: str) -> WebElement:
-    return until(lambda: next(iter(browser.find_elements(By.CSS_SELECTOR, selector)), None), f"{selector} on the page")
-
-
-def click(browser: WebDriver, selector: str) -> None:
-    def clicked() -> bool:
-        find(browser, selector).click()
-        return True
-
-    until(clicked, f"a click on {selector}")
-
-
-def type_into(browser: WebDriver, selector: str, text: str) -> None:
-    browser.execute_script(  # type: ignore[no-untyped-call]
-        "const field = document.querySelector(arguments[0]); field.value = arguments[1];"
-        "field.dispatchEvent(new Event('change', {bubbles: true}));",
-        selector,
-        text,
-    )
-
-
-def points(browser: WebDriver, series: str) -> int:
-    return int(find(browser, f'figure[data-series="{series}"]').get_attribute("data-points") or 0)
+def browser(window: WebDriver) -> Iterator[WebDriver]:
+    """The one browser of these tests, as new; it leaves the page before the monitor goes."""
+    window.set_window_size(1500, 1100)
+    severe(window)
+    hosts(window)
+    yield window
+    window.get("about:blank")
 
 
 def true_box(browser: WebDriver) -> list[float]:
@@ -96,25 +58,8 @@ def true_box(browser: WebDriver) -> list[float]:
     return [round(float(box.get_attribute(name) or 0), 3) for name in ("x", "y", "width", "height")]
 
 
-def choose(browser: WebDriver, label: str, value: str) -> None:
-    type_into(browser, f'select[aria-label="{label}"]', value)
-
-
 def lines(browser: WebDriver, series: str) -> list[WebElement]:
     return browser.find_elements(By.CSS_SELECTOR, f'figure[data-series="{series}"] path.line')
-
-
-def severe(browser: WebDriver) -> list[str]:
-    """Errors of the console; a refused job file is none."""
-    log = browser.get_log("browser")  # type: ignore[no-untyped-call]
-    return [entry["message"] for entry in log if entry["level"] == "SEVERE" and "422" not in entry["message"]]
-
-
-def hosts(browser: WebDriver) -> set[str]:
-    """Every host that the page sent a request to."""
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]  # type: ignore[no-untyped-call]
-    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    return {urlsplit(url).netloc for url in urls if url.startswith("http")}
 
 
 def test_a_person_submits_watches_steers_looks_and_stops(theatre: Theatre, browser: WebDriver) -> None:

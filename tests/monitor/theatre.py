@@ -12,7 +12,7 @@ from shared.bus.memory import MemoryServer
 from shared.runtime.http import serve_http
 from tests.monitor.stage import Stage, running
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 Result = TypeVar("Result")
 
 

@@ -1,0 +1,320 @@
+"""The whole way through the page, narrow and wide, light and dark; and every view by the rules of axe-core.
+
+With `SCREENSHOTS=FOLDER` each view is also saved there: `make screenshots` makes the pictures of the documentation.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from PIL import Image
+
+from tests.monitor.actor import Actor
+from tests.monitor.browser import (
+    By,
+    WebDriver,
+    choose,
+    chromium,
+    click,
+    find,
+    find_all,
+    hosts,
+    needs_chromium,
+    overflow,
+    points,
+    resize,
+    run,
+    severe,
+    show_theme,
+    text_of,
+    type_into,
+    until,
+)
+from tests.monitor.theatre import Theatre, theatre_in
+
+pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e .[dev])")
+from selenium.webdriver.common.keys import Keys
+
+pytestmark = needs_chromium
+
+SHOTS = os.environ.get("SCREENSHOTS")
+HEIGHTS = {390: 844, 768: 1024, 1440: 900, 1920: 1080}
+STEPS = 22
+"""The rules look at windows of 20 steps."""
+
+
+class Show(NamedTuple):
+    """Two repetitions that are done, watched by one browser."""
+
+    theatre: Theatre
+    browser: WebDriver
+    repetitions: list[str]
+
+
+@pytest.fixture(scope="module")
+def show(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Show]:
+    folder = tmp_path_factory.mktemp("walk")
+    with theatre_in(folder) as theatre, chromium(folder) as browser:
+        yield Show(theatre, browser, [repetition(theatre, seed) for seed in (1, 2)])
+        browser.get("about:blank")
+
+
+def repetition(theatre: Theatre, seed: int) -> str:
+    """A run with an evaluation before and after, that is over."""
+    stage = theatre.stage
+    priced = {"gpus": 8, "gpu_hour_price": 2.5}
+    job = theatre.run(stage.submit(name="baseline", seed=seed, total_steps=6, monitor=priced))
+    theatre.run(stage.state(job, "running"))
+    actor = Actor(stage, job, seed=seed)
+    theatre.run(actor.evaluate(0))
+    for _ in range(6):
+        theatre.run(actor.step())
+    theatre.run(actor.evaluate(6))
+    finish(theatre, job)
+    return job
+
+
+def finish(theatre: Theatre, job: str) -> None:
+    theatre.run(theatre.stage.jobs.move(job, "done"))
+    theatre.run(theatre.stage.report(job, "done"))
+
+
+def play(theatre: Theatre, job: str, *, steps: int = STEPS) -> None:
+    """A run that every view has something of: one source is solved, and held-out answers at three versions."""
+    actor = Actor(theatre.stage, job, solved=frozenset({"sums"}))
+    theatre.run(actor.evaluate(0))
+    for step in range(1, steps + 1):
+        theatre.run(actor.step())
+        if step in (steps // 2, steps):
+            theatre.run(actor.evaluate(step))
+
+
+def address(show: Show, path: str) -> str:
+    return f"http://127.0.0.1:{show.theatre.port}/#/{path}"
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1440, "light"), (390, "dark")])
+def test_a_person_walks_from_a_new_job_to_an_exported_comparison(show: Show, width: int, theme: str) -> None:
+    theatre, browser = show.theatre, show.browser
+    severe(browser)
+    hosts(browser)
+    resize(browser, width, HEIGHTS[width])
+    show_theme(browser, theme)
+    job = submit(show)
+    play(theatre, job)
+    from_curve_to_step(show)
+    from_group_to_box(show, job)
+    patch_by_a_finding(show, job)
+    finish(theatre, job)
+    compare_and_export(show, job)
+    assert severe(browser) == []
+    assert hosts(browser) == {f"127.0.0.1:{theatre.port}"}
+
+
+def submit(show: Show) -> str:
+    browser, folder = show.browser, show.theatre.stage.folder
+    browser.get("about:blank")
+    browser.get(address(show, ""))
+    click(browser, "#new-job")
+    job_file = (
+        f'name = "walk"\nmodel = "{folder}/model"\ntotal_steps = 100\n[data]\ntrain = ["{folder}/train.parquet"]\n'
+        "[monitor]\ngpus = 8\ngpu_hour_price = 2.5\n"
+    )
+    type_into(browser, "#submit textarea", job_file)
+    click(browser, "#check-job")
+    until(lambda: "It could be submitted" in text_of(browser, "#submit [role=status]"), "the check's answer")
+    click(browser, "#submit button[type=submit]")
+    until(lambda: text_of(browser, "#state") == "running", "the state running")
+    return until(lambda: text_of(browser, "#header h1"), "the job's id")
+
+
+def from_curve_to_step(show: Show) -> None:
+    """By keyboard alone: along the curve, and from a point of it to the groups of that step."""
+    browser = show.browser
+    until(lambda: text_of(browser, "#step") == str(STEPS), "the steps")
+    until(lambda: points(browser, "reward") == 2 * STEPS, "a point of each source and step")
+    chart = 'figure[data-series="reward"] svg[role=application]'
+    keep_still(browser, chart)
+    assert "shapes" in text_of(browser, 'figure[data-series="reward"] .readout .nearest')
+    find(browser, chart).send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ENTER)
+    until(lambda: f"step={STEPS - 2}" in browser.current_url, "the samples of the step before the last but one")
+    assert "source=shapes" in browser.current_url
+
+
+def keep_still(browser: WebDriver, chart: str) -> None:
+    """Look at a chart: it is not drawn anew for a while, and its readout is there."""
+
+    def is_read() -> bool:
+        find(browser, chart).send_keys(Keys.END)
+        return bool(find_all(browser, 'figure[data-series="reward"] .readout .nearest'))
+
+    until(is_read, "the readout")
+
+
+def from_group_to_box(show: Show, job: str) -> None:
+    browser = show.browser
+    until(lambda: len(find_all(browser, "#groups .group")) == 3, "the step's groups of one source")
+    find(browser, "#groups").send_keys(Keys.ARROW_DOWN)
+    until(lambda: find_all(browser, "#groups .group")[1].get_attribute("aria-selected") == "true", "the second group")
+    click(browser, ".completion[data-index='1']")
+    until(lambda: "chosen" in (find(browser, ".completion[data-index='1']").get_attribute("class") or ""), "a choice")
+    until(lambda: find(browser, ".sample img").get_property("naturalWidth") == 280, "the image")
+    mark = until(lambda: find_all(browser, ".completion.chosen .rendered mark"), "the box's corners in the text")[0]
+    run(browser, "arguments[0].focus()", mark)
+    until(lambda: find_all(browser, "rect.box.predicted.lit"), "the box that the text names")
+    browser.get(address(show, f"{job}/samples?source=sums&kind=train&state=trained"))
+    until(lambda: find_all(browser, ".completion .math mfrac"), "a formula")
+    browser.get(address(show, f"{job}/samples?kind=eval&ordinal=1"))
+    until(lambda: len(find_all(browser, ".film .frame-card")) == 3, "the sample at three versions")
+
+
+def patch_by_a_finding(show: Show, job: str) -> None:
+    browser, stage = show.browser, show.theatre.stage
+    rule = 'details[data-rule="variance-collapse"]'
+    open_up(browser, 'details[data-rule="warnings"]')
+    open_up(browser, rule)
+    click(browser, f"{rule} button.apply")
+
+    def is_changed() -> bool:
+        return [change["key"] for change in show.theatre.run(stage.show(job))["changes"]] == ["sources.sums.weight"]  # type: ignore[attr-defined]
+
+    until(is_changed, "the weight in the record")
+    click(browser, "#tab-sources")
+    until(lambda: find(browser, "tr[data-source=sums] input").get_property("value") != "1", "the weight in the table")
+
+
+def open_up(browser: WebDriver, details: str) -> None:
+    """Open a `details`, unless it is open."""
+    if not find(browser, details).get_property("open"):
+        click(browser, f"{details} > summary")
+    until(lambda: find(browser, details).get_property("open"), f"{details} to be open")
+
+
+def compare_and_export(show: Show, job: str) -> None:
+    browser, folder = show.browser, show.theatre.folder / "downloads"
+    click(browser, "#tab-compare")
+    for other in show.repetitions:
+        click(browser, f'li[data-job="{other}"] input[type=checkbox]')
+    until(lambda: len(find_all(browser, "#overlay figure[data-series=reward] path.line")) == 2, "two lines")
+    assert len(find_all(browser, "#overlay figure[data-series=reward] path.band")) == 1  # of the two repetitions
+    assert all(other in browser.current_url for other in show.repetitions)
+    until(lambda: "±" in text_of(browser, "#comparison tr[data-source=shapes]"), "standard errors")
+    assert "total_steps" in text_of(browser, "#comparison")
+    for old in folder.glob("*"):
+        old.unlink()
+    click(browser, "#export-markdown")
+    click(browser, "#export-csv")
+    click(browser, '#overlay figure[data-series="reward"] button[data-export=png]')
+    names = {"comparison.md", "comparison.csv", "reward.png"}
+    until(lambda: {path.name for path in folder.glob("*")} == names, "the files")
+    assert "| shapes |" in (folder / "comparison.md").read_text()
+    assert (folder / "comparison.csv").read_text().startswith("source,task,run,before,before_error")
+    with Image.open(folder / "reward.png") as picture:
+        assert picture.width > picture.height > 100
+
+
+# ---- every view
+VIEWS = {
+    "curves": ("{job}/curves", 'figure[data-series="reward"] path.line'),
+    "samples": ("{job}/samples?source=shapes&kind=train&state=trained", ".sample rect.box.predicted"),
+    "film": ("{job}/samples?kind=eval&ordinal=1", ".film .frame-card"),
+    "sources": ("{job}/sources", "tr[data-source=sums]"),
+    "time": ("{job}/time", "#costs tbody tr"),
+    "void": ("{job}/void", "#view-void tbody tr"),
+    "compare": ("{job}/compare?with={others}", "#comparison tbody tr"),
+    "services": ("{job}/services", "#view-services tbody tr"),
+}
+
+
+@pytest.fixture(scope="module")
+def seen(show: Show) -> Iterator[str]:
+    """A job with something in every view, while it runs."""
+    theatre = show.theatre
+    priced = {"gpus": 8, "gpu_hour_price": 2.5}
+    job = theatre.run(theatre.stage.submit(name="seen", total_steps=100, monitor=priced))
+    theatre.run(theatre.stage.state(job, "running"))
+    play(theatre, job)
+    yield job
+    finish(theatre, job)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_view_fits_every_width_and_breaks_no_serious_rule_of_accessibility(
+    show: Show, seen: str, theme: str
+) -> None:
+    browser = show.browser
+    severe(browser)
+    show_theme(browser, theme)
+    others = ",".join(show.repetitions)
+    mistakes = []
+    for name, (path, sign) in VIEWS.items():
+        resize(browser, 1440, HEIGHTS[1440])
+        browser.get(address(show, path.format(job=seen, others=others)))
+        until(lambda sign=sign: find_all(browser, sign), f"something in {name}")
+        for width, height in HEIGHTS.items():
+            resize(browser, width, height)
+            if overflow(browser) > 0:
+                mistakes.append(f"{name} at {width} px, {theme}: {overflow(browser)} px too wide")
+            if width in (390, 1440):
+                mistakes += [f"{name} at {width} px, {theme}: {found}" for found in serious(browser)]
+            if SHOTS and (width, theme) in ((1440, "light"), (390, "dark")):
+                save(browser, Path(SHOTS) / f"{name}-{width}.png")
+    assert mistakes == []
+    assert severe(browser) == []
+
+
+def serious(browser: WebDriver) -> list[str]:
+    """What axe-core finds on the page, as far as it is serious or critical."""
+    if not run(browser, "return typeof axe === 'object'"):
+        script = files("selenium_axe_python") / "axe-core" / "axe.min.js"
+        run(browser, script.read_text())
+    found: dict[str, Any] = browser.execute_async_script(  # type: ignore[no-untyped-call]
+        "const done = arguments[arguments.length - 1]; axe.run(document, {resultTypes: ['violations']}).then(done);"
+    )
+    return [
+        f"{rule['id']}: {node['target']} {node['failureSummary']}"
+        for rule in found["violations"]
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"][:3]
+    ]
+
+
+def save(browser: WebDriver, path: Path) -> None:
+    """A screenshot in 128 colours: a third of the bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(io.BytesIO(browser.get_screenshot_as_png())) as picture:
+        picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def test_a_view_without_content_says_what_will_be_there(show: Show) -> None:
+    theatre, browser = show.theatre, show.browser
+    resize(browser, 1440, HEIGHTS[1440])
+    job = theatre.run(theatre.stage.submit(name="empty"))
+    for view in ("samples", "sources", "time", "void", "compare"):
+        browser.get(address(show, f"{job}/{view}"))
+        until(lambda view=view: find_all(browser, f"#view-{view} .hint"), f"a word in {view}")
+    browser.get(address(show, "nobody/curves"))
+    until(lambda: "no job" in text_of(browser, "#notice"), "the error")
+    theatre.run(theatre.stage.jobs.move(job, "stopped"))
+
+
+def test_a_run_is_named_and_tagged_on_the_page_and_hidden_from_its_list(show: Show) -> None:
+    browser, (one, other) = show.browser, show.repetitions
+    resize(browser, 1440, HEIGHTS[1440])
+    browser.get(address(show, f"{other}/curves"))
+    click(browser, f'li[data-job="{one}"] .edit')
+    type_into(browser, "#label input[type=text]", "the first seed")
+    browser.find_elements(By.CSS_SELECTOR, "#label input[type=text]")[1].send_keys(" reference")
+    click(browser, "#label button[type=submit]")
+    until(lambda: "the first seed" in text_of(browser, f'li[data-job="{one}"]'), "the title")
+    assert text_of(browser, f'li[data-job="{one}"] .tag') == "reference"
+    click(browser, f'li[data-job="{one}"] .edit')
+    click(browser, "#label input[type=checkbox]")
+    click(browser, "#label button[type=submit]")
+    until(lambda: not find_all(browser, f'li[data-job="{one}"]'), "one run less in the list")
+    choose(browser, "show", "main")
+    assert severe(browser) is not None
