@@ -16,6 +16,7 @@ COMMANDS = {
     "weights": ["bench/weights.py"],
     "loop": ["bench/loop.py"],
     "monitor": ["bench/monitor.py"],
+    "page": ["bench/page.py"],
 }
 ROOT = Path(__file__).parent.parent
 

@@ -18,6 +18,16 @@ def spec(**algorithm: int) -> object:
     return parse_job({"model": "org/name", "total_steps": 1, "data": {"train": ["a"]}, "algorithm": algorithm})
 
 
+@pytest.mark.parametrize("model", ["runs/old/model", "two words", "a--b", "org/", "https://example.org/x"])
+def test_a_model_that_is_neither_a_folder_nor_a_hub_id_is_refused(tmp_path: Path, model: str) -> None:
+    write_data(tmp_path / "train.parquet")
+    body = f'model = "{model}"\ntotal_steps = 1\n[data]\ntrain = ["{tmp_path}/train.parquet"]\n'.encode()
+    with pytest.raises(BadJob, match="no folder of that name, and it is no hub id"):
+        read_submission(body, "application/toml", ANYWHERE)
+    known = body.replace(model.encode(), b"Qwen/Qwen2.5-VL-7B-Instruct")
+    assert read_submission(known, "application/toml", ANYWHERE).model == "Qwen/Qwen2.5-VL-7B-Instruct"
+
+
 def test_a_window_that_does_not_fit_in_the_journal_is_refused() -> None:
     # 8 completions of 2048 tokens of 12 bytes and a prompt of 8192 tokens of 4: 229,376 bytes a group.
     job = spec(prompts_per_step=100, samples_per_prompt=8, max_staleness=1)

@@ -1,6 +1,7 @@
 """From the body of a request to a job, with every mistake at once."""
 
 import json
+import re
 import secrets
 import shutil
 import time
@@ -23,6 +24,8 @@ from shared.samples.places import ANYWHERE, Roots
 from shared.samples.plugins import find_plugin, verifiers_in
 
 JOB_NAME = "job.toml"
+HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
+"""What the hub takes for the id of a model; whether it has it, the services find out that load it."""
 
 
 def parse_document(body: bytes, content_type: str) -> dict[str, Any]:
@@ -71,8 +74,9 @@ def read_submission(body: bytes, content_type: str, roots: Roots, plugin_roots: 
 def _model_mistakes(model: str, roots: Roots) -> Iterator[str]:
     path = Path(model).expanduser()
     if not (model.startswith(("/", ".", "~")) or path.exists()):
-        return  # a hub id
-    if not (path / "config.json").is_file():
+        if not HUB_ID.fullmatch(model):
+            yield f"model {model!r}: there is no folder of that name, and it is no hub id (owner/name)"
+    elif not (path / "config.json").is_file():
         yield f"model {model!r}: there is no folder of that name with a config.json"
     elif not roots.allow_path(path):
         yield f"model {model!r} does not lie under the data roots {roots}"
