@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from services.monitor.history.fold import Batch, Fold
-from services.monitor.history.spans import step_costs, timeline
+from services.monitor.history.queries import Interval
+from services.monitor.history.spans import merged, step_costs, timeline
 from services.monitor.history.store import Store
 from shared.bus.port import JournalEntry
 from shared.messages import Scored
@@ -30,6 +31,12 @@ def folder(tmp_path: Path) -> Path:
     Fold(store).apply(Batch(train=entries, events=done))  # type: ignore[arg-type]
     store.close()
     return tmp_path
+
+
+def test_intervals_that_touch_overlap_or_lie_close_are_one() -> None:
+    parts = [Interval(8, 9), Interval(0, 2), Interval(1, 3), Interval(3, 4), Interval(6, 6)]
+    assert merged(parts) == [Interval(0, 4), Interval(8, 9)]
+    assert merged(parts, gap=4) == [Interval(0, 9)]
 
 
 def test_a_timeline_has_a_lane_for_each_kind_of_work_of_each_replica(folder: Path) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from services.monitor.history.queries import Interval, Reader, reading
-from services.monitor.history.timing import covered, length
 
 SPANS_IN_A_LANE = 400
 """Spans closer together than a lane's width divided by so many are drawn as one."""
@@ -78,17 +77,25 @@ def _spans(reader: Reader, start: float, end: float) -> _Spans:
 
 
 def _lane(key: tuple[str, str, str], intervals: list[Interval], start: float, end: float) -> Lane:
-    service, replica, work = key
-    gap = (end - start) / SPANS_IN_A_LANE
-    exact = covered(sorted(intervals))
-    drawn = covered(Interval(one.start, one.end + gap) for one in exact)
-    return Lane(
-        service,
-        replica,
-        work,
-        length(exact) / (end - start),
-        [(one.start, max(one.start, one.end - gap)) for one in drawn],
-    )
+    drawn = merged(intervals, gap=(end - start) / SPANS_IN_A_LANE)
+    return Lane(*key, _seconds(merged(intervals)) / (end - start), [(one.start, one.end) for one in drawn])
+
+
+def merged(intervals: Iterable[Interval], gap: float = 0.0) -> list[Interval]:
+    """Intervals as disjoint ones in order; two with at most `gap` seconds between them are one, empty ones are none."""
+    union: list[Interval] = []
+    for start, end in sorted(intervals):
+        if end <= start:
+            continue
+        if union and start <= union[-1].end + gap:
+            union[-1] = Interval(union[-1].start, max(union[-1].end, end))
+        else:
+            union.append(Interval(start, end))
+    return union
+
+
+def _seconds(intervals: Iterable[Interval]) -> float:
+    return sum(one.end - one.start for one in intervals)
 
 
 _NAMES = {"generate": "generation", "evaluate": "evaluation", "score": "scoring", "update": "the update"}
@@ -168,4 +175,4 @@ def _cost(reader: Reader, step: dict[str, Any], wall: float | None, *, gpus: flo
 
 
 def _busy(replicas: Iterable[list[Interval]]) -> float:
-    return sum(length(covered(sorted(intervals))) for intervals in replicas)
+    return sum(_seconds(merged(intervals)) for intervals in replicas)
