@@ -14,7 +14,6 @@ from shared.errors import BlobMissing, Unavailable
 from shared.messages import BlobRef
 from shared.runtime.retry import BLOB_STORE, Retry
 from shared.staleness import staleness, window_end
-from tests.fakes import eventually
 
 NOWHERE = BlobRef(digest="", size=0)
 
@@ -195,13 +194,15 @@ async def test_staleness_never_passes_its_bound_in_a_thousand_random_schedules(i
 
 
 class AwayWeights(Weights):
-    """The blob store is away, then shows its blobs late, as a shared file system may."""
+    """The blob store is away, then shows its blobs late, as a shared one may; `said` is the state at each try."""
 
-    def __init__(self, *errors: Exception) -> None:
+    def __init__(self, retry: Retry, *errors: Exception) -> None:
         super().__init__()
-        self.errors = list(errors)
+        self.retry, self.errors = retry, list(errors)
+        self.said: list[str] = []
 
     def at(self, target: Target) -> WeightsAt:
+        self.said.append(self.retry.waiting_for)
         if self.errors:
             raise self.errors.pop(0)
         return super().at(target)
@@ -210,25 +211,16 @@ class AwayWeights(Weights):
 async def test_weights_in_a_blob_store_that_is_away_are_waited_for_and_the_state_says_so() -> None:
     announced, retry = Announced(), Retry(longest_pause_s=0.01)
     away = [Unavailable("the store is away") for _ in range(5)]
-    weights = AwayWeights(*away, BlobMissing("not there yet"))
+    weights = AwayWeights(retry, *away, BlobMissing("not there yet"))
     engine = TokenEngine(random.Random(0), Traits(room=8, in_flight_updates=False))
-    said: list[str] = []
-
-    async def loaded(*_: object) -> None:
-        said.append(retry.waiting_for)
-
-    gate = Gate(engine, announced, weights, "drain", 5.0, loaded, retry)  # type: ignore[arg-type]
+    gate = Gate(engine, announced, weights, "drain", 5.0, told, retry)  # type: ignore[arg-type]
     steering = asyncio.ensure_future(gate.steer())
     announced.newest = Target(1, NOWHERE)
-    announced.news.ring()
-
-    async def is_waiting() -> bool:
-        return retry.waiting_for == BLOB_STORE
-
-    await eventually(is_waiting)
-    async with asyncio.timeout(5.0):
+    async with asyncio.timeout(60.0):
         async with gate.enter(Want(0, 1, at_least=1)) as is_in:
             assert is_in
-    assert (gate.version, weights.errors, said) == (1, [], [""])
+    assert gate.version == 1
+    assert weights.said == ["", *[BLOB_STORE] * 6]
+    assert retry.waiting_for == ""
     steering.cancel()
     await asyncio.wait({steering})
