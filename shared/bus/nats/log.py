@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from shared.runtime.logging import get_logger
 
 _FORGET_S = 3600.0
 """The server removes the consumer of a reader that was silent for so long; the reader makes another."""
+_LOOK_S = 1.0
+"""A reader that gets nothing looks this often whether its consumer is still there."""
 _AWAY_S = 0.2
 """Pause after a try that found the server away."""
 
@@ -37,6 +40,7 @@ class OrderedReader:
         self._name = ""
         self._puller: Puller | None = None
         self._delivered = 0  # by the present consumer
+        self._looked_at = -math.inf
 
     async def fetch(self, limit: int, wait_s: float) -> list[Any]:
         """At most `limit` messages as soon as there is one; none after `wait_s`. Call `advance` past each one used."""
@@ -55,7 +59,7 @@ class OrderedReader:
         try:
             puller = self._puller or await self.open(max(wait_s, ANSWER_S))
             found = await puller.pull(limit, wait_s)
-            if not found and not await self._exists():
+            if not found and time.monotonic() > self._looked_at + _LOOK_S and not await self._exists():
                 await self.close()
         except Unavailable:
             if self._link.client.is_closed:
@@ -102,7 +106,7 @@ class OrderedReader:
         return self._puller
 
     async def _exists(self) -> bool:
-        streams = self._link.streams
+        streams, self._looked_at = self._link.streams, time.monotonic()
         try:
             await self._link.call(
                 f"look at {self._name}", lambda: streams.consumer_info(self._stream, self._name), ANSWER_S
@@ -164,15 +168,19 @@ class NatsJournalReader:
 
     async def fetch(self, max_messages: int, wait_s: float) -> Sequence[JournalEntry]:
         raws = await self._reader.fetch(max_messages, wait_s)
+        if not raws:
+            return []
+        entries, _ = await asyncio.gather(self._entries(raws), self._check_purges())
+        self._reader.advance(sequences(raws[-1])[0])
+        return entries
+
+    async def _entries(self, raws: Sequence[Any]) -> list[JournalEntry]:
         entries: list[JournalEntry] = []
-        if raws:
-            await self._check_purges()
         for raw in raws:
             sequence, _, _ = sequences(raw)
             record = await self._record(raw, sequence)
             if record is not None:
                 entries.append(JournalEntry(sequence, record, trace_of(raw)))
-            self._reader.advance(sequence)
         return entries
 
     async def ack(self, sequence: int) -> None:
@@ -195,8 +203,10 @@ class NatsJournalReader:
             return void_of(raw, error)
 
     async def _check_purges(self) -> None:
-        for name in self._names:
-            purged = await read_number(self._link, purged_key(self._stream, self._job, name))
+        keys = [purged_key(self._stream, self._job, name) for name in self._names]
+        for name, purged in zip(
+            self._names, await asyncio.gather(*(read_number(self._link, key) for key in keys)), strict=True
+        ):
             if self._reader.next < purged:
                 raise Corrupt(
                     f"the log {self._stream}.{self._job}.{name} was purged below sequence {purged}, "

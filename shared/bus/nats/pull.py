@@ -79,7 +79,7 @@ class Puller:
                 self._hand.append(message)
 
     async def _ask(self, limit: int, linger_s: float) -> None:
-        """Take what is there now, else the first message within `linger_s` and what came with it."""
+        """Take what is there now, else the first message within `linger_s`; what came with it is there at the next."""
         if not self._link.client.is_connected:
             await asyncio.sleep(min(_PAUSE_S, linger_s))
             return
@@ -87,8 +87,6 @@ class Puller:
             await self._request(limit, 0.0)
         if not self._hand and linger_s > 0:
             await self._request(1, linger_s)
-            if self._hand and limit > 1:
-                await self._request(limit - 1, 0.0)
 
     async def _request(self, batch: int, linger_s: float) -> None:
         """One request into `_hand`: ends when the batch is full, with the server's status, or past its time."""
