@@ -8,7 +8,7 @@ pieces, so that memory is bounded by a few of them whatever the model's size.
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -25,6 +25,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 _AHEAD = 4
 """Pieces in work or waiting for their turn."""
+_SMALL_BYTES = 2 << 20
+"""Tensors that are together smaller are worked on in place: handing pieces to threads would take longer."""
 _ZSTD = pa.Codec("zstd", compression_level=1)
 
 
@@ -54,7 +56,7 @@ def encode(
 
     entries: list[TensorEntry] = []
     hasher, pieces, start, written = blake3(), [], 0, 0
-    for item, (after, delta) in _in_order(pool, work, _places(specs, places)):
+    for item, (after, delta) in _in_order(_worker(pool, specs), work, _places(specs, places)):
         hasher.update(after)
         writer.write(delta)
         written += len(delta)
@@ -96,7 +98,7 @@ def decode(
             bits = _xor(bits, _decompress(frame, place))
         write(place.offset, bits)
 
-    for _ in _in_order(pool, work, map(frames, _places(specs, places))):
+    for _ in _in_order(_worker(pool, specs), work, map(frames, _places(specs, places))):
         pass
 
 
@@ -109,7 +111,20 @@ def digests(specs: Sequence[TensorSpec], places: Mapping[str, int], read: Read, 
             hasher.update(read(place.offset, place.length))
         return hasher.hexdigest()
 
-    return dict(zip((spec.name for spec in specs), pool.map(digest, specs), strict=True))
+    return dict(zip((spec.name for spec in specs), _worker(pool, specs).map(digest, specs), strict=True))
+
+
+class _InPlace(Executor):
+    """Work is done by whoever submits it."""
+
+    def submit(self, work: Callable[..., Result], /, *arguments: Any, **options: Any) -> Future[Result]:
+        done: Future[Result] = Future()
+        done.set_result(work(*arguments, **options))
+        return done
+
+
+def _worker(pool: Executor, specs: Iterable[TensorSpec]) -> Executor:
+    return pool if sum(spec.nbytes for spec in specs) > _SMALL_BYTES else _InPlace()
 
 
 class _Place(msgspec.Struct, frozen=True):

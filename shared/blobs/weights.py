@@ -26,6 +26,9 @@ KEPT_FILES = 2
 DELTA_SHARE = 0.5
 """A delta larger than this share of the trained tensors is not worth it: the version is an anchor."""
 
+_LONGEST_PAUSE = 15
+"""After deltas that were too large, so many versions are published whole at most before the next try."""
+
 
 @dataclass(frozen=True)
 class WeightsAt:
@@ -83,6 +86,7 @@ class WeightsStore:
         self._blobs, self._files = blobs, HostFiles(folder)
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "weights")
         self._joiner = Joiner(blobs, self._files, self._pool)
+        self._pause, self._untried = 0, 0  # versions without a try at a delta: after the last too large one, and left
 
     # ---------------------------------------------------------------- replicas
 
@@ -189,14 +193,19 @@ class WeightsStore:
     ) -> tuple[BlobRef, tuple[TensorEntry, ...]] | None:
         if in_file_order([entry.spec for entry in base.manifest.trained]) != snapshot.specs:
             return None
+        if self._untried > 0:
+            self._untried -= 1
+            return None
         writer = self._blobs.writer()
         try:
             entries = deltas.encode(
                 snapshot.specs, snapshot.places, snapshot.read, base.held[-1].read, writer, self._pool,
                 limit=int(DELTA_SHARE * snapshot.nbytes), blob=blob,
             )  # fmt: skip
+            self._pause = 0
             return writer.commit(), tuple(entries)
-        except deltas.TooLarge:
+        except deltas.TooLarge:  # most likely of the next versions, too: float32 at a high rate changes every weight
+            self._pause = self._untried = min(2 * self._pause + 1, _LONGEST_PAUSE)
             return None
         finally:
             writer.abort()

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import random
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,6 +13,7 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shared.blobs import deltas
 from shared.blobs import manifest as manifests
 from shared.blobs.manifest import PIECE, TensorEntry, TensorSpec, tensors_digest
 from shared.blobs.snapshot import Snapshot
@@ -363,3 +365,37 @@ def _tear(rng: random.Random, path: Path) -> None:
     if data and rng.random() < 0.5:
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     path.write_bytes(data if rng.random() < 0.5 else data[: len(data) // 2])
+
+
+def test_threads_make_the_same_blobs_as_work_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def published(folder: str) -> list[BlobRef]:
+        host, tensors = Host(tmp_path / folder), drawn(0)
+        refs = [host.publish(0, tensors).at.ref, host.publish(1, moved(tensors, 1)).at.ref]
+        assert same(read(Host(tmp_path / folder, "far").store.materialise(refs[1])), moved(tensors, 1))
+        return refs
+
+    in_place = published("in-place")
+    monkeypatch.setattr(deltas, "_SMALL_BYTES", 0)
+    assert published("threads") == in_place
+
+
+def test_after_deltas_that_are_too_large_fewer_and_fewer_are_tried(
+    learner: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    encode = deltas.encode
+
+    def counted(*arguments: Any, **options: Any) -> list[TensorEntry]:
+        tried.append(version)
+        return encode(*arguments, **options)
+
+    monkeypatch.setattr(deltas, "encode", counted)
+    for version in range(8):
+        assert learner.publish(version, drawn(version)).is_anchor
+    assert tried == [1, 3, 7], "pauses of 1 and 3 versions"
+    for version in range(8, 16):
+        learner.publish(version, last := moved(drawn(7), version))
+    assert tried[3:] == [15], "and of 7"
+    version = 16
+    assert not learner.publish(version, moved(last, version)).is_anchor
+    assert tried[4:] == [16], "a small one is followed by the next"
