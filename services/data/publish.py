@@ -8,6 +8,7 @@ import msgspec
 
 from services.data.mixing.order import Draft
 from shared.bus.port import Bus
+from shared.errors import one_error
 from shared.messages import Prompt, Voided, WeightsPublished, message_id
 from shared.runtime.telemetry import group_span
 
@@ -24,12 +25,21 @@ def admitted(draft: Draft, weights: WeightsPublished, prompts_per_step: int) -> 
     return draft, step, weights.total_steps
 
 
+_AT_ONCE = 4
+"""So many leave together: who generates begins with them while the next ones are encoded."""
+
+
 async def publish_lot(bus: Bus, lot: Sequence[tuple[Draft, int, int]]) -> None:
     """Publish prompts (and, for unusable rows, voids) with their step and total steps; returns when all are stored.
 
     Raises Unavailable past the bus's limit.
     """
-    await asyncio.gather(*(_publish(bus, draft, step, total_steps) for draft, step, total_steps in lot))
+    with one_error():
+        async with asyncio.TaskGroup() as group:
+            for place, (draft, step, total_steps) in enumerate(lot, 1):
+                group.create_task(_publish(bus, draft, step, total_steps))
+                if place % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
 
 
 async def _publish(bus: Bus, draft: Draft, step: int, total_steps: int) -> None:
