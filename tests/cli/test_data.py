@@ -35,6 +35,20 @@ def test_one_line_a_bad_row_or_file_and_exit_code_two(tmp_path: Path) -> None:
     assert "3 rows in 1 readable files: 2 problems" in result.stderr
 
 
+def test_a_truth_that_its_own_verifier_cannot_read_is_a_bad_row(tmp_path: Path) -> None:
+    rows = [math_row(0), math_row(1, verifier="table", ground_truth="no table"), math_row(2, ground_truth="1 and 2")]
+    good = write(tmp_path / "rows.parquet", rows)
+    result = run.invoke(app, ["check", str(good), "--workers", "1"])
+    assert result.exit_code == 2 and result.stdout.startswith(f"{good}: row 1: ")
+    assert "no table" in result.stdout and len(result.stdout.splitlines()) == 1
+    job = tmp_path / "job.toml"
+    job.write_text(f'model = "m"\ntotal_steps = 1\n[data]\ntrain = ["{good}"]\n[reward]\ndialect = "v-triune"\n')
+    result = run.invoke(app, ["check", "--job", str(job), "--no-tokens", "--workers", "1"])
+    assert [line.split(": ")[1] for line in result.stdout.splitlines()] == ["row 1", "row 2"]
+    assert "scores 0 against itself by verifier 'mathverify'" in result.stdout
+    assert run.invoke(app, ["check", str(good), "--fast", "--workers", "1"]).exit_code == 0
+
+
 def test_json_lines_hold_file_row_and_reason(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.parquet", [broken_row(0)])
     result = run.invoke(app, ["check", str(path), "--json"])

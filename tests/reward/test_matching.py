@@ -1,17 +1,23 @@
 """The maths of boxes: symmetry, permutation, duplication, monotony, and numbers worked by hand."""
 
+import contextlib
+import io
 import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from services.reward.boxes.geometry import iou
+from services.reward.boxes.geometry import iou, predicted_relative
 from services.reward.boxes.matching import Matching
 from services.reward.verdict import Context
 from services.reward.verifiers import detection
+from services.reward.vtriune import to_sample
 from shared.messages import RewardSpec
-from shared.samples.boxes import Box
+from shared.samples.boxes import Box, parse_boxes
+from tests.reward.cases import cases
 
 SIDES = st.tuples(*[st.integers(0, 1000)] * 4).map(
     lambda c: (min(c[0], c[2]), min(c[1], c[3]), max(c[0], c[2]), max(c[1], c[3]))
@@ -114,3 +120,56 @@ def test_coco_average_precision_worked_by_hand() -> None:
     assert Matching(predictions, truths).average_precisions() == pytest.approx([51 / 101] * 10)
     # Labels that the truths do not have play no part.
     assert Matching([*predictions, Box((0, 0, 10, 10), "b")], truths).average_precisions()[0] == pytest.approx(51 / 101)
+
+
+def _coco(predictions: list[Box], truths: list[Box]) -> tuple[float, float, float]:
+    """AP, AP50 and AP75 by pycocotools: one image, a score of 1 for all, the truths' labels as categories."""
+    labels = sorted({truth.label for truth in truths})
+
+    def rows(boxes: list[Box]) -> list[dict[str, object]]:
+        found: list[dict[str, object]] = []
+        for number, ((x1, y1, x2, y2), label) in enumerate(boxes, start=1):
+            if label in labels:
+                box = [x1, y1, x2 - x1, y2 - y1]
+                row = {"id": number, "image_id": 0, "category_id": labels.index(label), "bbox": box, "iscrowd": 0}
+                found.append(row | {"area": box[2] * box[3], "score": 1.0})
+        return found
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        categories = [{"id": place, "name": label} for place, label in enumerate(labels)]
+        coco.dataset = {"images": [{"id": 0}], "annotations": rows(truths), "categories": categories}
+        coco.createIndex()
+        if not rows(predictions):
+            return 0.0, 0.0, 0.0
+        evaluation = COCOeval(coco, coco.loadRes(rows(predictions)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return tuple(float(value) for value in evaluation.stats[:3])
+
+
+def _own(predictions: list[Box], truths: list[Box]) -> tuple[float, float, float]:
+    found = Matching(predictions, truths).average_precisions()
+    return sum(found) / len(found), found[0], found[5]
+
+
+def test_average_precision_is_pycocotools_on_every_golden_that_has_one() -> None:
+    compared = 0
+    for case in cases():
+        if case.payload.reward_verifier != "detection" or case.is_error:
+            continue
+        sample = to_sample(case.payload, case.threshold, 10.0)
+        written, truths = parse_boxes(sample.completion), parse_boxes(sample.spec.ground_truth)
+        if not written or not truths:
+            continue
+        pixels = sample.spec.params.get("det_verifier_normalized")
+        predictions = predicted_relative(written, sample.context, coordinates="auto", pixels=pixels)
+        assert _own(predictions, truths) == pytest.approx(_coco(predictions, truths), abs=1e-9), case.id
+        compared += 1
+    assert compared >= 40
+
+
+@given(BOXES, BOXES)
+def test_average_precision_is_pycocotools_on_drawn_boxes(predictions: list[Box], truths: list[Box]) -> None:
+    assert _own(predictions, truths) == pytest.approx(_coco(predictions, truths), abs=1e-9)

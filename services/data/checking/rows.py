@@ -9,9 +9,11 @@ from services.data.checking.facts import Facts, Tally
 from services.data.reading.images import beside
 from services.data.reading.sample import LoadImage, Sample, identify, read_row
 from shared.errors import BadData, BadSample, Unavailable
+from shared.messages import RewardSpec
 from shared.samples.files import DataFile, Problem, read_group
 from shared.samples.images import skim_image
 from shared.samples.places import ANYWHERE, Roots
+from shared.samples.verifiers import SELF_JUDGED
 
 Weigh = Callable[[Sample], int]
 """Prompt tokens of a sample, images included; raises BadSample for one that the model's own code refuses."""
@@ -37,6 +39,8 @@ class GroupReport:
     problems: list[Problem] = field(default_factory=list)
     tallies: dict[str, Tally] = field(default_factory=dict)
     images: list[tuple[int, bytes, int | None]] = field(default_factory=list)
+    truths: list[tuple[int, RewardSpec]] = field(default_factory=list)
+    """Row and truth of what its verifier must still judge: nothing here runs one."""
 
 
 def check_group(
@@ -85,6 +89,9 @@ def _check_row(
         report.problems.append(Problem(str(file.place), number, str(error)))
         return
     tally.add(Facts.of(sample, tokens))
+    if sample.verifier in SELF_JUDGED:
+        spec = RewardSpec(verifier=sample.verifier, answer="", ground_truth=sample.ground_truth, params=sample.params)
+        report.truths.append((number, spec))
     for index, image in enumerate(sample.images):
         seen = difference_hash(pictures[index]) if depth.decode else None
         report.images.append((number, blake2b(image.data, digest_size=16).digest(), seen))

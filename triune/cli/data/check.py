@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from services.data.checking.run import Checked
     from shared.jobs.spec import JobSpec
     from shared.samples.files import DataFile, Problem
+    from triune.cli.data.truths import Truths
 
 _SHOWN = 10
 """Sets of duplicates that are printed in full."""
@@ -31,7 +33,9 @@ def check(
     tokens: Annotated[
         bool, typer.Option("--tokens/--no-tokens", help="with --job: count prompt tokens, too long ones are bad rows")
     ] = True,
-    fast: Annotated[bool, typer.Option("--fast", help="read headers of images alone, decode none")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="read headers of images alone, decode none, and judge no truth")
+    ] = False,
     sample: Annotated[int | None, typer.Option(min=1, help="look at so many rows, drawn from all")] = None,
     seed: Annotated[int, typer.Option(min=0, help="another seed draws other rows for --sample")] = 0,
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one a core if not given")] = None,
@@ -39,7 +43,8 @@ def check(
 ) -> None:
     """Look at every row and image of data files; one line for each bad file or row, exit code 2 if there is any.
 
-    Ends with what each source holds (sizes, lengths, boxes), and with images that are there twice, which are no fault.
+    A ground truth must be right by its own verifier. Ends with what each source holds (sizes, lengths, boxes), and with
+    images that are there twice, which are no fault.
     """
     with exit_codes():
         from functools import partial
@@ -56,20 +61,34 @@ def check(
         for problem in problems:
             _tell(problem, as_json=as_json)
         tasks, checked, bad = plan(files, sample=sample, seed=seed), Checked(), len(problems)
-        with progress(quiet=as_json) as bars:
+        with progress(quiet=as_json) as bars, _truths(spec, fast=fast) as truths:
             total = sum(file.rows for file in files)
             bar = bars.add_task("checking", total=min(sample or total, total))
             depth = Depth(decode=not fast, verifiers=_verifiers(spec))
             for task, report in check_files(files, tasks, depth, workers=workers, make_weigh=make_weigh):
                 checked.add(task.file, report)
-                bad += len(report.problems)
+                found = report.problems
+                if truths is not None:
+                    found = [*found, *truths.problems(str(files[task.file].place), report.truths)]
+                bad += len(found)
                 bars.advance(bar, report.looked_at)
-                for problem in report.problems:
+                for problem in sorted(found, key=lambda one: -1 if one.row is None else one.row):
                     _tell(problem, as_json=as_json)
         summary = _summary(files, checked, bad)
         out.print(json.dumps(summary)) if as_json else _print(summary)
         if bad:
             raise typer.Exit(BAD_INPUT)
+
+
+def _truths(spec: "JobSpec | None", *, fast: bool) -> "AbstractContextManager[Truths | None]":
+    """Where truths are judged by their verifiers; None with --fast."""
+    if fast:
+        return nullcontext()
+    import msgspec
+
+    from triune.cli.data.truths import Truths
+
+    return Truths(msgspec.to_builtins(spec.reward) if spec is not None else {})
 
 
 def _patterns(paths: list[str], spec: "JobSpec | None") -> list[str]:
