@@ -1,6 +1,7 @@
 """`python -m tests.chaos.queue --jobs 20`: jobs queued at once end by themselves, in order, as one JSON line.
 
-Three steps each, the staleness bound drawn from 0, 1 and 2; one in four is stopped or shortened while it runs.
+Three steps each, the staleness bound drawn from 0, 1 and 2. One in four has more of them, and is stopped or shortened
+while it runs.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import random
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from shared.jobs.record import ENDED
 from tests.chaos.schedule import Schedule
 from tests.chaos.system import PROMPTS_PER_STEP, System, running
 
-STEPS = 3
+STEPS, LONG = 3, 500
+"""Of most jobs, and of one that is to be stopped or shortened: so many that it surely runs when it is asked."""
 LIMIT_S = 300.0
 """Of one job."""
 
@@ -40,32 +43,47 @@ async def queue(system: System, count: int, rng: random.Random) -> dict[str, Any
     """Submit all jobs, then only wait (and stop or shorten those whose turn it is for that)."""
     began, jobs, wishes = time.monotonic(), [], {}
     for place in range(count):
-        job = await system.submit(Schedule(place, 1, rng.choice((0, 1, 2)), poison=False, steps=STEPS, faults=()))
+        is_wished = place % 4 == 3
+        steps = LONG if is_wished else STEPS
+        job = await system.submit(Schedule(place, 1, rng.choice((0, 1, 2)), poison=False, steps=steps, faults=()))
         jobs.append(job)
-        if place % 4 == 3:
-            wishes[job] = rng.choice(("stop", "shorten"))
-    ended = await _ended_in_order(system, jobs, wishes)
+        if is_wished:
+            wishes[job] = "stop" if place % 8 == 3 else "shorten"
+    asked = dict.fromkeys(jobs, Asked(STEPS))
+    ended = await _ended_in_order(system, jobs, wishes, asked)
     broken = [] if ended == jobs else [f"the jobs ended in the order {ended}, expected {jobs}"]
     reports = [system.report(job) for job in ended]
-    broken += [sentence for report in reports if (sentence := _wrong(report))]
+    broken += [sentence for report in reports if (sentence := _wrong(report, asked[report["job_id"]]))]
     states = [report["state"] for report in reports]
     return {
         "broken": broken,
         "jobs": count,
         "states": {state: states.count(state) for state in sorted(set(states))},
+        "shortened": sum(one.is_changed and one.steps is not None for one in asked.values()),
         "steps": sum(report["steps"] for report in reports),
         "wall_s": round(time.monotonic() - began, 1),
     }
 
 
-async def _ended_in_order(system: System, jobs: list[str], wishes: dict[str, str]) -> list[str]:
+@dataclass(frozen=True)
+class Asked:
+    """How many steps a job was to make in the end; None: it was stopped, and may have made any number."""
+
+    steps: int | None
+    is_changed: bool = False
+
+
+async def _ended_in_order(
+    system: System, jobs: list[str], wishes: dict[str, str], asked: dict[str, Asked]
+) -> list[str]:
     """The jobs in the order in which they ended; those that have not when none ended for `LIMIT_S` are missing."""
     ended: dict[str, float] = {}
     moved_at = time.monotonic()
     while len(ended) < len(jobs) and time.monotonic() - moved_at < LIMIT_S:
         for job in [job for job in jobs if job not in ended][:2]:  # the one that runs, and the next
-            if system.seen[job].versions and job in wishes:  # it runs: its first version is told
-                await _ask(system, job, wishes.pop(job))
+            if system.seen[job].step and job in wishes and (taken := await _ask(system, job, wishes[job])):
+                asked[job] = taken
+                del wishes[job]
             details = await system.show(job)
             if details is not None and details["state"] in ENDED and details["on_file"]:
                 ended[job] = details["ended_at"]
@@ -74,24 +92,31 @@ async def _ended_in_order(system: System, jobs: list[str], wishes: dict[str, str
     return sorted(ended, key=ended.__getitem__)
 
 
-def _wrong(report: dict[str, Any]) -> str:
-    """A sentence when the job failed or its sums do not agree, else nothing."""
-    groups, job, state = report["groups"], report["job_id"], report["state"]
-    is_whole = state != "done" or PROMPTS_PER_STEP <= groups["trained"] <= STEPS * PROMPTS_PER_STEP
-    if state != "failed" and is_whole and groups["published"] == groups["trained"] + groups["void"]:
+def _wrong(report: dict[str, Any], asked: Asked) -> str:
+    """A sentence when the job has not become what was asked of it, or its sums do not agree; else nothing."""
+    groups, job, state, steps = report["groups"], report["job_id"], report["state"], report["steps"]
+    if asked.steps is None:
+        is_right = state == "stopped" and 0 < steps < LONG
+    else:
+        is_right = state == "done" and steps == asked.steps and groups["trained"] == steps * PROMPTS_PER_STEP
+    if is_right and groups["published"] == groups["trained"] + groups["void"]:
         return ""
-    return f"{job} is {state} with {groups}: {report['error']}"
+    return f"{job} is {state} after {steps} steps with {groups}, expected {asked}: {report['error']}"
 
 
-async def _ask(system: System, job: str, wish: str) -> None:
-    """Stop or shorten a running job; one that has just reached its end refuses it, which is fine."""
+async def _ask(system: System, job: str, wish: str) -> Asked | None:
+    """Stop a running job, or shorten it to a few more steps; None when that was not taken, and is to be asked again."""
+    steps = system.seen[job].step + STEPS
     try:
         if wish == "stop":
-            await system.client.post(f"/v1/jobs/{job}/stop")
+            answer = await system.client.post(f"/v1/jobs/{job}/stop")
         else:
-            await system.client.patch(f"/v1/jobs/{job}", json={"total_steps": STEPS - 1})
+            answer = await system.client.patch(f"/v1/jobs/{job}", json={"total_steps": steps})
     except httpx.TransportError:
-        return
+        return None
+    if not answer.is_success:
+        return None
+    return Asked(None if wish == "stop" else steps, is_changed=True)
 
 
 if __name__ == "__main__":
