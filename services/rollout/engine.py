@@ -85,11 +85,6 @@ class PreparedPrompt:
         return [image.grid for image in self.images]
 
 
-def never() -> bool:
-    """A `stop` that never says so."""
-    return False
-
-
 class Engine(Protocol):
     """One model on one device. Coroutines of the service's loop: an engine that blocks owns a thread."""
 

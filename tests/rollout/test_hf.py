@@ -1,5 +1,6 @@
 """The hf engine against the model's own forward pass: the same log-probs, whatever else is in the batch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from services.rollout.engine import PreparedPrompt
+from services.rollout.engines import decode
 from services.rollout.engines.hf import HfEngine
 from shared.errors import Corrupt, UserError
 from shared.messages import Completion, unpack_floats, unpack_ints
@@ -21,15 +23,20 @@ def prepared(engine: HfEngine, width: int = 84, shade: int = 0, **how: Any) -> P
 
 
 def naive_log_probs(engine: HfEngine, prompt: PreparedPrompt, completion: Completion, temperature: float) -> np.ndarray:
-    """Log-probs of one completion by one plain forward pass over prompt and completion, image included."""
-    model, answer = engine.model, unpack_ints(completion.token_ids)
-    ids = np.concatenate([prompt.ids, answer])
+    """Log-probs (T,) of one completion by one plain forward pass over prompt and completion, image included."""
+    answer = unpack_ints(completion.token_ids).astype(np.int64)
+    return np.take_along_axis(naive_log_softmax(engine, prompt, answer, temperature), answer[:, None], 1)[:, 0]
+
+
+def naive_log_softmax(engine: HfEngine, prompt: PreparedPrompt, answer: np.ndarray, temperature: float) -> np.ndarray:
+    """(T, V), where the tokens (T,) of `answer` were sampled."""
+    model = engine.model
+    ids = np.concatenate([prompt.ids, answer.astype(prompt.ids.dtype)])
     with torch.no_grad():
         arguments = plain_arguments(engine.inputs, ids, prompt.images, model.device)
         logits = model(**arguments).logits[0, len(prompt.ids) - 1 : -1]
     logits[:, engine.inputs.banned] = -torch.inf
-    log_probs = torch.log_softmax(logits / temperature, dim=-1)
-    return log_probs.gather(1, torch.from_numpy(answer.astype(np.int64))[:, None])[:, 0].numpy()
+    return torch.log_softmax(logits / temperature, dim=-1).numpy()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -58,6 +65,74 @@ def test_a_group_does_not_depend_on_the_others_in_the_batch(engine: HfEngine) ->
     together = dict(engine.generate([other, one]))[1]
     assert [c.token_ids for c in alone] == [c.token_ids for c in together]
     assert len({c.token_ids for c in alone}) > 1
+
+
+class Late:
+    """Gives each group once the one before has made so many tokens; drops `unwanted` after as many."""
+
+    def __init__(self, prompts: Sequence[PreparedPrompt], tokens: int, unwanted: Sequence[int] = ()) -> None:
+        self._left, self._every, self._unwanted, self._looks = list(prompts), tokens, list(unwanted), 0
+
+    def take(self, busy: int) -> Sequence[PreparedPrompt]:
+        if not self._left or (busy and self._looks < self._every):
+            return ()
+        self._looks = 0
+        return [self._left.pop(0)]
+
+    def cancelled(self) -> Sequence[int]:
+        self._looks += 1
+        if self._looks < self._every or self._left:
+            return ()
+        unwanted, self._unwanted = self._unwanted, []
+        return unwanted
+
+
+def late_cases(engine: HfEngine) -> list[PreparedPrompt]:
+    """Longer and shorter prompts and completions than those that they join, with and without an image."""
+    return [
+        prepared(engine, seed=5, tokens=60),
+        prepared(engine, 168, 40, text="<image>Where?", seed=6, tokens=40, n=2),
+        engine.prepare(make_prompt("How many?", seed=7, tokens=50, n=3), []),
+        prepared(engine, 252, 90, text="<image>How many blue squares are there? Where?", seed=8, tokens=9),
+        prepared(engine, 84, text="<image>Where?", seed=9, temperature=0.0, n=1),
+    ]
+
+
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_a_group_is_the_same_when_it_joins_others_that_are_being_generated(
+    engine: HfEngine, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    monkeypatch.setattr(decode, "_LOOK_EVERY", 1)
+    prompts = late_cases(engine)
+    joined = dict(engine.stream(Late(prompts, tokens)))
+    assert sorted(joined) == list(range(len(prompts)))
+    for number, prompt in enumerate(prompts):
+        alone = dict(engine.generate([prompt]))[0]
+        for one, other in zip(joined[number], alone, strict=True):
+            same_but_for_rounding(engine, prompt, one, other)
+
+
+def same_but_for_rounding(engine: HfEngine, prompt: PreparedPrompt, one: Completion, other: Completion) -> None:
+    """Equal log-probs and tokens, up to one that was drawn on the border of two."""
+    ids, others = unpack_ints(one.token_ids).tolist(), unpack_ints(other.token_ids).tolist()
+    count = next((at for at, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b), len(ids))
+    found, expected = unpack_floats(one.log_probs)[:count], unpack_floats(other.log_probs)[:count]
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    if count < len(ids):
+        first, last = sorted((ids[count], others[count]))
+        probs = np.exp(naive_log_softmax(engine, prompt, np.array(ids), prompt.sampling.temperature)[count])
+        assert probs[first + 1 : last].sum() < 1e-5, "no neighbours"
+    expected = naive_log_probs(engine, prompt, one, prompt.sampling.temperature or 1.0)
+    np.testing.assert_allclose(unpack_floats(one.log_probs), expected, atol=2e-5)
+
+
+def test_a_cancelled_group_is_dropped_and_the_others_go_on(engine: HfEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "_LOOK_EVERY", 1)
+    prompts = late_cases(engine)[:3]
+    made = dict(engine.stream(Late(prompts, 2, unwanted=[0])))
+    assert sorted(made) == [1, 2]
+    for one, other in zip(made[2], dict(engine.generate(prompts[2:]))[0], strict=True):
+        same_but_for_rounding(engine, prompts[2], one, other)
 
 
 def test_greedy_takes_the_most_probable_token_that_is_not_banned(engine: HfEngine) -> None:

@@ -1,41 +1,41 @@
-"""A blocking engine as a stream: groups that come together are one batch in a thread of its own.
+"""A blocking engine as a stream: groups that come join those that are being generated, in a thread of its own.
 
 Prompts are prepared in a pool beside it, so that decoding never waits for an image.
 """
 
 import asyncio
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from services.rollout.engine import Facts, Loaded, Prepared, PreparedPrompt, Traits, UpdateMode
+from services.rollout.engines.feed import Feed
 from shared.blobs.weights import WeightsAt
 from shared.errors import TriuneError, Unavailable
 from shared.messages import Completion, Prompt
 
 _LINGER_S = 0.02
-"""A batch that is not full waits so long for the next group: a full one costs little more than one group."""
+"""An idle engine waits so long for the next group: many prompts computed together cost little more than one."""
 _PREPARERS = min(4, os.cpu_count() or 1)
 
 
 class BlockingEngine(Protocol):
-    """One model on one device. `generate` and `load` come from one thread; `prepare` from several, beside them."""
+    """One model on one device. `stream` and `load` come from one thread; `prepare` from several, beside them."""
 
     @property
     def facts(self) -> Facts: ...
     @property
     def patch_size(self) -> int: ...
     def prepare(self, prompt: Prompt, images: Sequence[bytes]) -> PreparedPrompt: ...
-    def generate(
-        self, prompts: Sequence[PreparedPrompt], stop: Callable[[], bool]
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        """Sample all groups together; yields (index into `prompts`, its n completions) as soon as a group is whole.
+    def stream(self, feed: Feed) -> Iterator[tuple[int, list[Completion]]]:
+        """Sample the groups of `feed` as they come; yields (a group's number, its n completions) once it is whole.
 
-        Asks `stop` at every token; ends early, with the groups that are not whole missing, once it is true.
+        Returns when none is left and none is to begin.
         """
         ...
 
@@ -55,9 +55,91 @@ class _Group:
         self.let_go = asyncio.Event()
         """The thread does not work on it any more."""
 
+    def tell(self, work: Callable[[], None]) -> None:
+        """From the engine's thread."""
+        self.loop.call_soon_threadsafe(work)
+
+    def finish(self, completions: list[Completion]) -> None:
+        if not self.done.done():
+            self.done.set_result(completions)
+
+    def fail(self, error: TriuneError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class _Queue:
+    """`services.rollout.engines.feed.Feed` of the groups that wait; shared by the service's loop and the thread."""
+
+    def __init__(self, room: int) -> None:
+        self._room, self._lock = room, threading.Lock()
+        self._waiting: list[_Group] = []
+        self._open: dict[int, _Group] = {}
+        self._loads = self._taken = 0
+
+    def put(self, group: _Group) -> None:
+        with self._lock:
+            self._waiting.append(group)
+
+    def withdraw(self, group: _Group) -> bool:
+        """Whether it had not begun: it will not now."""
+        with self._lock:
+            if group not in self._waiting:
+                return False
+            self._waiting.remove(group)
+            return True
+
+    @property
+    def rows(self) -> int:
+        """Completions that wait."""
+        with self._lock:
+            return sum(group.prepared.sampling.n for group in self._waiting)
+
+    def take(self, busy: int) -> Sequence[PreparedPrompt]:
+        """The first ones that fit, one at least where nothing is busy; none while weights wait to be loaded."""
+        taken: list[PreparedPrompt] = []
+        with self._lock:
+            while self._waiting and not self._loads:
+                n = self._waiting[0].prepared.sampling.n
+                if busy and busy + n > self._room:
+                    break
+                self._open[self._taken] = group = self._waiting.pop(0)
+                self._taken, busy = self._taken + 1, busy + n
+                taken.append(group.prepared)
+        return taken
+
+    def cancelled(self) -> Sequence[int]:
+        numbers = [number for number, group in self._open.items() if group.is_cancelled]
+        for number in numbers:
+            group = self._open.pop(number)
+            group.tell(group.let_go.set)
+        return numbers
+
+    def finish(self, number: int, completions: list[Completion]) -> None:
+        group = self._open.pop(number)
+        group.tell(partial(group.finish, completions))
+        group.tell(group.let_go.set)
+
+    def begin(self) -> None:
+        """Groups are numbered from 0 again."""
+        self._taken = 0
+
+    def end(self, error: TriuneError | None = None) -> None:
+        """The thread works on no group any more; `error`: why some are not whole."""
+        while self._open:
+            _, group = self._open.popitem()
+            group.tell(group.let_go.set)
+            if error is not None:
+                group.tell(partial(group.fail, error))
+
+    def hold(self, change: int) -> None:
+        """One more load waits (1), or one less (-1)."""
+        with self._lock:
+            self._loads += change
+
 
 class BatchingEngine:
-    """See `services.rollout.engine.Engine`; `room` completions make a batch."""
+    """See `services.rollout.engine.Engine`; `room` completions are generated at once."""
 
     def __init__(self, engine: BlockingEngine, room: int, grace_s: float) -> None:
         """`grace_s`: how long the thread may take to let go of a cancelled group."""
@@ -65,9 +147,9 @@ class BatchingEngine:
         self.traits = Traits(room=room, in_flight_updates=False)
         self._thread = ThreadPoolExecutor(1, "engine")
         self._pool = ThreadPoolExecutor(_PREPARERS, "prepare")
-        self._waiting: list[_Group] = []
+        self._queue = _Queue(room)
         self._arrival = asyncio.Event()
-        self._batches: asyncio.Task[None] | None = None
+        self._decoding: asyncio.Task[None] | None = None
 
     @property
     def facts(self) -> Facts:
@@ -84,21 +166,24 @@ class BatchingEngine:
     async def generate(self, prepared: Prepared, *, key: str) -> list[Completion]:
         assert isinstance(prepared, PreparedPrompt), key
         group = _Group(prepared)
-        self._waiting.append(group)
+        self._queue.put(group)
         self._arrival.set()
-        if self._batches is None:
-            self._batches = asyncio.create_task(self._run_batches())
+        if self._decoding is None:
+            self._decoding = asyncio.create_task(self._keep_decoding())
+        either: set[asyncio.Future[Any]] = {group.done, self._decoding}
         try:
-            return await group.done
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             await self._abort(group)
             raise
+        if not group.done.done():
+            self._decoding.result()  # raises: a fault of the engine is every group's
+        return group.done.result()
 
     async def _abort(self, group: _Group) -> None:
         """Return when the thread has let go of `group`; raises Unavailable when it does not."""
-        group.is_cancelled = True
-        if group in self._waiting:
-            self._waiting.remove(group)
+        group.is_cancelled = group.done.cancel()
+        if self._queue.withdraw(group):
             return
         try:
             async with asyncio.timeout(self._grace_s):
@@ -109,64 +194,47 @@ class BatchingEngine:
     async def load(self, at: WeightsAt, *, mode: UpdateMode = "drain") -> Loaded:
         assert mode == "drain"
         began = time.monotonic()
-        await asyncio.get_running_loop().run_in_executor(self._thread, partial(self._engine.load, at))
+        self._queue.hold(1)
+        await asyncio.get_running_loop().run_in_executor(self._thread, partial(self._load, at))
         return Loaded(at.version, time.monotonic() - began, 0)
 
+    def _load(self, at: WeightsAt) -> None:
+        try:
+            self._engine.load(at)
+        finally:
+            self._queue.hold(-1)
+
     async def aclose(self) -> None:
-        if self._batches is not None:
-            self._batches.cancel()
-            await asyncio.wait({self._batches})
+        if self._decoding is not None:
+            self._decoding.cancel()
+            await asyncio.wait({self._decoding})
         for pool in (self._thread, self._pool):
             pool.shutdown(wait=False, cancel_futures=True)
 
-    async def _run_batches(self) -> None:
+    async def _keep_decoding(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            batch = await self._next_batch()
-            try:
-                await loop.run_in_executor(self._thread, partial(self._decode, batch))
-            except TriuneError as error:
-                for group in batch:
-                    if not group.done.done():
-                        group.done.set_exception(error)
+            await self._arrivals()
+            await loop.run_in_executor(self._thread, self._decode)
 
-    async def _next_batch(self) -> list[_Group]:
-        """Groups whose completions fit together, one at least."""
-        while not self._full():
+    async def _arrivals(self) -> None:
+        """Return once there are groups for all the room, or for a moment no more have come."""
+        while self._queue.rows < self.traits.room:
             self._arrival.clear()
             try:
-                async with asyncio.timeout(_LINGER_S if self._waiting else None):
+                async with asyncio.timeout(_LINGER_S if self._queue.rows else None):
                     await self._arrival.wait()
             except TimeoutError:
-                break
-        batch: list[_Group] = []
-        rows = 0
-        while self._waiting and (not batch or rows + self._waiting[0].prepared.sampling.n <= self.traits.room):
-            batch.append(self._waiting.pop(0))
-            rows += batch[-1].prepared.sampling.n
-        return batch
+                return
 
-    def _full(self) -> bool:
-        return sum(group.prepared.sampling.n for group in self._waiting) >= self.traits.room
-
-    def _decode(self, batch: Sequence[_Group]) -> None:
-        """In the engine's thread."""
-        loop = batch[0].loop
-
-        def stop() -> bool:
-            for group in batch:
-                if group.is_cancelled:
-                    loop.call_soon_threadsafe(group.let_go.set)
-            return all(group.is_cancelled for group in batch)
-
+    def _decode(self) -> None:
+        """In the engine's thread, until there is nothing to do."""
+        self._queue.begin()
+        failed: TriuneError | None = None
         try:
-            for index, completions in self._engine.generate([group.prepared for group in batch], stop):
-                loop.call_soon_threadsafe(_finish, batch[index], completions)
+            for number, completions in self._engine.stream(self._queue):
+                self._queue.finish(number, completions)
+        except TriuneError as error:
+            failed = error
         finally:
-            for group in batch:
-                loop.call_soon_threadsafe(group.let_go.set)
-
-
-def _finish(group: _Group, completions: list[Completion]) -> None:
-    if not group.done.done():
-        group.done.set_result(completions)
+            self._queue.end(failed)

@@ -5,7 +5,7 @@ those of all other groups.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from services.rollout.engine import Facts, PreparedPrompt, PromptLimits, never
+from services.rollout.engine import Facts, PreparedPrompt, PromptLimits
 from services.rollout.engines.decode import DecodeLoop, Sampled, Start
+from services.rollout.engines.feed import AllAtOnce, Feed
 from services.rollout.engines.kv import GrowingCache
 from services.rollout.prepare import prepare
 from shared.blobs.weights import WeightsAt
@@ -101,17 +102,15 @@ class HfEngine:
                 own[name].copy_(file.get_tensor(name))
         self.version = at.version
 
-    def generate(
-        self, prompts: Sequence[PreparedPrompt], stop: Callable[[], bool] = never
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index].ids))
-        batch = [prompts[index] for index in order]
+    def generate(self, prompts: Sequence[PreparedPrompt]) -> Iterator[tuple[int, list[Completion]]]:
+        """Sample all groups together; yields (index into `prompts`, its n completions) as soon as a group is whole."""
+        return self.stream(AllAtOnce(prompts))
+
+    def stream(self, feed: Feed) -> Iterator[tuple[int, list[Completion]]]:
+        loop = DecodeLoop(self.model, self._prefill, self._banned, self._ends, self.inputs.family.mrope)
         with torch.inference_mode():
-            loop = DecodeLoop(
-                self.model, batch, self._prefill(batch), self._banned, self._ends, self.inputs.family.mrope
-            )
-            for sampled in loop.run(stop):
-                yield order[sampled.group], self._completions(sampled)
+            for sampled in loop.run(feed):
+                yield sampled.group, self._completions(sampled)
 
     def _prefill(self, prompts: Sequence[PreparedPrompt]) -> Start:
         """Compute all prompts (rising in length) chunk by chunk."""

@@ -33,8 +33,20 @@ class KeysValues:
             torch.nn.functional.pad(buffer, (0, 0, 0, room - buffer.shape[2])) for buffer in (self.keys, self.values)
         )
 
-    def keep(self, index: Tensor) -> None:
-        self.keys, self.values = self.keys[index], self.values[index]
+    def keep(self, index: Tensor, start: int) -> None:
+        self.keys, self.values = self.keys[index, :, start:], self.values[index, :, start:]
+
+    def join(self, other: "KeysValues", ends: tuple[int, int], length: int, room: int) -> None:
+        """Put the rows of `other` below these; what ended at `ends`, here and there, ends at `length` now."""
+
+        def joined(one: Tensor, two: Tensor) -> Tensor:
+            _, heads, _, dim = one.shape
+            buffer = one.new_zeros(len(one) + len(two), heads, room, dim)
+            for rows, part, end in ((slice(len(one)), one, ends[0]), (slice(len(one), None), two, ends[1])):
+                buffer[rows, :, length - end : length] = part[:, :, :end]
+            return buffer
+
+        self.keys, self.values = joined(self.keys, other.keys), joined(self.values, other.values)
 
 
 class States:
@@ -50,13 +62,21 @@ class States:
             for name in ("conv_states", "recurrent_states")
         )
 
-    def keep(self, index: Tensor) -> None:
+    def keep(self, index: Tensor, start: int) -> None:
         for states in (self.conv_states, self.recurrent_states):
             states[0] = states[0][index]
 
+    def join(self, other: "States") -> None:
+        """Put the rows of `other` below these."""
+        for states, others in (
+            (self.conv_states, other.conv_states),
+            (self.recurrent_states, other.recurrent_states),
+        ):
+            states[0] = torch.cat([states[0], others[0]])
+
 
 class GrowingCache:
-    """The `past_key_values` of a decode loop, rows dropped when done.
+    """The `past_key_values` of a decode loop; rows come and go, and all end at `length`.
 
     Stands in for transformers' caches: layers call `update` or read their `layers[i]`, what makes masks calls the
     `get_` methods.
@@ -103,10 +123,23 @@ class GrowingCache:
                 if isinstance(layer, KeysValues):
                     layer.grow(self._room)
 
-    def keep(self, index: Tensor) -> None:
-        """Drop all rows but those in `index`, which become rows 0, 1, …"""
+    def keep(self, index: Tensor, start: int = 0) -> None:
+        """Drop all rows but those in `index`, which become rows 0, 1, …, and the first `start` positions of all."""
+        self.length, self._room, self._limit = self.length - start, self._room - start, self._limit - start
         for layer in self.layers:
-            layer.keep(index)
+            layer.keep(index, start)
+
+    def join(self, other: "GrowingCache") -> None:
+        """Put the rows of `other` below these; the shorter ones are padded on the left."""
+        ends = (self.length, other.length)
+        left = max(self._limit - self.length, other._limit - other.length)
+        self.length = max(ends)
+        self._room, self._limit = self.length + min(left, _FIRST_ROOM), self.length + left
+        for layer, new in zip(self.layers, other.layers, strict=True):
+            if isinstance(layer, KeysValues) and isinstance(new, KeysValues):
+                layer.join(new, ends, self.length, self._room)
+            elif isinstance(layer, States) and isinstance(new, States):
+                layer.join(new)
 
     is_compileable = False
 
