@@ -3,7 +3,8 @@
 peft puts them in; what leaves the learner is merged, under the names of the model without adapters.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,6 +37,19 @@ def add_adapters(model: nn.Module, settings: Learner, is_trained: Callable[[str]
         raise BadJob([f"learner.lora_targets {settings.lora_targets} name no layer of the components that are trained"])
     config = LoraConfig(r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=targets)
     inject_adapter_in_model(config, model, ADAPTER)
+
+
+@contextmanager
+def switched_off(model: nn.Module) -> Iterator[None]:
+    """The model computes what it did before adapters were put in; they are read all the same, as ZeRO-3 expects."""
+    layers = adapted(model).values()
+    for layer in layers:
+        layer.set_scale(ADAPTER, 0.0)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.set_scale(ADAPTER, 1.0)
 
 
 def adapted(model: nn.Module) -> dict[str, Any]:

@@ -164,6 +164,8 @@ def estimate(spec: JobSpec, architecture: Architecture, shape: Shape, *, device:
     gradients = trained * (4 if not zero else size) // (ranks if stage >= 2 else 1)
     held = {"masters": masters, "moments": moments}
     on_device = {"parameters": parameters, "gradients": gradients}
+    if spec.algorithm.kl_coefficient and not learner.lora_rank:
+        on_device["first weights"] = sum(architecture.weights.values()) * size  # whole on every rank
     if learner.optimizer_state == "cpu" and device == "cuda":
         host = held
     else:

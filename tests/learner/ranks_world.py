@@ -31,17 +31,36 @@ SHAPES = [
     {"sizes": [], "text": 3, "lengths": [5, 7], "rewards": [0.0, 1.0]},
 ]
 ALL = 5
+VISION = ["vit", "connector"]
+KINDS: dict[str, dict[str, dict[str, object]]] = {
+    "frozen": {"optimizer": {"freeze": VISION}},
+    "trained": {"optimizer": {"freeze": []}},
+    "lora": {"optimizer": {"freeze": VISION}, "learner": {"lora_rank": 4}},
+    "kl": {"optimizer": {"freeze": VISION}, "algorithm": {"kl_coefficient": 0.5}},
+    "loraKl": {
+        "optimizer": {"freeze": VISION},
+        "learner": {"lora_rank": 4},
+        "algorithm": {"kl_coefficient": 0.5},
+    },
+    "offload": {"optimizer": {"freeze": VISION}, "learner": {"optimizer_state": "cpu"}},
+    "offloadAll": {"optimizer": {"freeze": VISION}, "learner": {"optimizer_state": "cpu", "offload_parameters": True}},
+}
 
 
-def spec_of(model: str, *, freeze: list[str], updates: int = 1, **learner: object) -> JobSpec:
+def spec_of(model: str, name: str, **learner: object) -> JobSpec:
+    """The job of `name`: `<kind>-<stage>-<dtype>[-<updates>]`."""
+    kind, stage, dtype, *updates = name.split("-")
+    tables = KINDS[kind]
+    common = {"updates_per_step": int(updates[0]) if updates else 1, "prompts_per_step": 6}
+    placed = {"tokens_per_batch": 40, "engine": "deepspeed", "zero_stage": int(stage), "dtype": dtype}
     return parse_job(
         {
             "model": model,
             "total_steps": 10,
             "data": {"train": ["unused"]},
-            "algorithm": {"updates_per_step": updates, "prompts_per_step": 6},
-            "optimizer": {"learning_rate": 1e-3, "freeze": freeze},
-            "learner": {"tokens_per_batch": 40, "engine": "deepspeed", **learner},
+            "algorithm": common | tables.get("algorithm", {}),
+            "optimizer": {"learning_rate": 1e-3} | tables["optimizer"],
+            "learner": placed | tables.get("learner", {}) | learner,
         }
     )
 
@@ -80,11 +99,8 @@ class FailsOnce:
 
 
 def train(crew: Crew, model: str, out: Path, name: str) -> list[dict[str, float]]:
-    """`name` is `<freeze>-<stage>-<dtype>[-<updates>]`; its checkpoint is left in `out`/<name>."""
-    freeze, stage, dtype, *updates = name.split("-")
-    frozen = {"frozen": ["vit", "connector"], "trained": []}[freeze]
-    learner = {"zero_stage": int(stage), "dtype": dtype}
-    spec = spec_of(model, freeze=frozen, updates=int(updates[0]) if updates else 1, **learner)
+    """The job of `name`; its checkpoint is left in `out`/<name>."""
+    spec = spec_of(model, name)
     crew.open(spec, None)
     metrics = steps(crew, spec, range(1, 4))
     folder = out / name
@@ -99,9 +115,7 @@ def train(crew: Crew, model: str, out: Path, name: str) -> list[dict[str, float]
 def resume(crew: Crew, model: str, out: Path, name: str) -> list[dict[str, float]]:
     """`resume-<name>-<label>`: continue from the checkpoint of `name`."""
     name, _, label = name.removeprefix("resume-").rpartition("-")
-    freeze, stage, dtype, *_ = name.split("-")
-    frozen = {"frozen": ["vit", "connector"], "trained": []}[freeze]
-    spec = spec_of(model, freeze=frozen, zero_stage=int(stage), dtype=dtype)
+    spec = spec_of(model, name)
     crew.open(spec, out / name)
     metrics = steps(crew, spec, range(4, ALL + 1))
     save_file(weights(crew), out / f"resume-{name}-{label}.safetensors")
@@ -112,7 +126,7 @@ def resume(crew: Crew, model: str, out: Path, name: str) -> list[dict[str, float
 def refuse(crew: Crew, model: str, out: Path, name: str) -> list[str]:
     """A model that is not there is refused on all ranks with one sentence, and the crew goes on."""
     try:
-        crew.open(spec_of("/does/not/exist", freeze=[]), None)
+        crew.open(spec_of("/does/not/exist", "trained-2-float32"), None)
     except BadJob as error:
         return list(error.mistakes)
     return []
@@ -120,7 +134,7 @@ def refuse(crew: Crew, model: str, out: Path, name: str) -> list[str]:
 
 def fail(crew: Crew, model: str, out: Path, name: str) -> list[str]:
     """Rank 1 alone fails in step 2."""
-    spec = spec_of(model, freeze=[], zero_stage=2)
+    spec = spec_of(model, "trained-2-float32")
     crew.open(spec, None)
     try:
         steps(crew, spec, range(1, 3))

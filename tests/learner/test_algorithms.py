@@ -33,9 +33,7 @@ NAMES = [", ".join(f"{key} {value}" for key, value in choice.items()) or "grpo" 
 
 def likelihoods(learner, groups):
     """Mean log-prob of the first and of the second response of every group."""
-    passes = Passes(
-        learner.model, learner.engine._spec, learner.engine._pixels, learner.engine, Alone(), learner.engine._first
-    )
+    passes = Passes(learner.model, learner.engine._spec, learner.engine._pixels, learner.engine, Alone())
     found = passes._old_log_probs([[part] for part in parts_of(groups, 10_000)])
     return [np.mean([value.mean().item() for (_, index), value in found.items() if index == row]) for row in (0, 1)]
 
@@ -50,6 +48,31 @@ def test_the_better_answer_becomes_likelier(make_engine, make_group, algorithm):
         assert np.isfinite(result.metrics["loss"]) and result.metrics["grad_norm"] > 0
     after, after_worse = likelihoods(learner, groups)
     assert after - after_worse > better - worse
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "lora_rank"),
+    [*((choice, 0) for choice in CHOICES), (CHOICES[0], 4), (CHOICES[12], 4)],
+    ids=[*NAMES, "adapters", f"adapters, {NAMES[12]}"],
+)
+def test_one_that_was_killed_goes_on_to_the_same_bits(make_engine, make_group, tmp_path, algorithm, lora_rank):
+    tables = {
+        "algorithm": algorithm | {"updates_per_step": 2},
+        "learner": {"lora_rank": lora_rank, "tokens_per_batch": 30},
+        "optimizer": {"freeze": ["vit", "connector"]},
+    }
+
+    def steps(learner, numbers):
+        for number in numbers:
+            groups = [learner.ingest(*make_group(10 * number + index, rewards=[1.0, 0.0])) for index in (1, 2)]
+            learner.step(over_step(groups, learner.engine._spec.algorithm), number, importance=True)
+        return learner.weights("trained")
+
+    whole = make_engine(**tables)
+    steps(whole, [1])
+    whole.save(tmp_path)
+    expected, found = steps(whole, [2]), steps(make_engine(tmp_path, **tables), [2])
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 
 
 @pytest.mark.parametrize("choice", [1, 5, 7, 12, 14], ids=lambda choice: NAMES[choice])
@@ -73,6 +96,19 @@ def test_the_reference_is_the_first_weights_also_after_a_restart(make_engine, ma
     apart = learner.step(groups, 2).metrics["reference_kl"]
     again = make_engine(tmp_path, algorithm=choice).step(groups, 2).metrics["reference_kl"]
     assert apart > 1e-4 and again == apart
+
+
+def test_the_model_beneath_its_adapters_is_the_reference_and_none_is_held_beside_it(make_engine, make_group):
+    tables = {"algorithm": {"kl_coefficient": 0.5}, "optimizer": {"freeze": ["vit", "connector"]}}
+    learner = make_engine(learner={"lora_rank": 4}, **tables)
+    groups = [learner.ingest(*make_group(1, rewards=[1, 0]))]
+    assert learner.engine._first is None
+    assert learner.step(groups).metrics["reference_kl"] == pytest.approx(0.0, abs=1e-6)
+    apart = learner.step(groups, 2).metrics["reference_kl"]
+    beside = make_engine(learner={"lora_rank": 4}, **tables)
+    beside.engine._first = make_engine(**tables).model
+    beside.step(groups)
+    assert beside.step(groups, 2).metrics["reference_kl"] == pytest.approx(apart, rel=1e-4) and apart > 1e-5
 
 
 def test_a_divergence_moves_a_group_whose_rewards_are_all_equal(make_engine, make_group):

@@ -18,8 +18,9 @@ from tests.learner.ranks_world import ALL, spec_of, steps, weights
 
 LIMIT_S = 540.0
 NAMES = ["frozen-1-float32", "frozen-2-float32", "frozen-3-float32", "trained-2-float32", "trained-3-float32"]
-NAMES += ["trained-2-float32-2", "frozen-2-bfloat16", "frozen-3-bfloat16"]
-RESUMED = ["frozen-3-float32", "trained-2-float32", "frozen-2-bfloat16"]
+NAMES += ["trained-2-float32-2", "lora-1-float32", "loraKl-3-float32", "kl-2-float32", "kl-3-float32"]
+NAMES += ["offload-2-float32", "offloadAll-3-float32", "frozen-2-bfloat16", "frozen-3-bfloat16"]
+RESUMED = ["frozen-3-float32", "trained-2-float32", "frozen-2-bfloat16", "kl-2-float32", "loraKl-3-float32"]
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -54,11 +55,11 @@ def alone(model_folder) -> Any:
     """The torch engine's metrics and weights for the same job."""
     found: dict[Any, tuple[list[dict[str, float]], dict[str, torch.Tensor]]] = {}
 
-    def train(freeze: str, dtype: str, updates: int):
-        key = freeze, dtype, updates
+    def train(name: str):
+        kind, _, dtype, *updates = name.split("-")
+        key = kind, dtype, *updates
         if key not in found:
-            frozen = {"frozen": ["vit", "connector"], "trained": []}[freeze]
-            spec = spec_of(str(model_folder), freeze=frozen, updates=updates, dtype=dtype)
+            spec = spec_of(str(model_folder), name, engine="torch", zero_stage=2, offload_parameters=False)
             engine = TorchEngine(GroupIngest(spec).pixels)
             engine.open(spec, None)
             found[key] = steps(engine, spec, range(1, ALL + 1)), weights(engine)
@@ -76,8 +77,8 @@ def differences(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "float32" in name])
 def test_two_ranks_give_the_weights_and_the_measures_of_one_device(trained, alone, name):
-    freeze, stage, dtype, *updates = name.split("-")
-    metrics, expected = alone(freeze, dtype, int(updates[0]) if updates else 1)
+    stage = name.split("-")[1]
+    metrics, expected = alone(name)
     largest, mean = differences(load_file(trained / f"{name}.safetensors"), expected)
     assert mean < 1e-7
     assert largest < (1e-5 if stage != "3" else 1e-3)
@@ -88,7 +89,7 @@ def test_two_ranks_give_the_weights_and_the_measures_of_one_device(trained, alon
 
 @pytest.mark.parametrize("name", [name for name in NAMES if "bfloat16" in name])
 def test_in_bfloat16_they_agree_to_its_precision(trained, alone, name):
-    metrics, expected = alone("frozen", "bfloat16", 1)
+    metrics, expected = alone(name)
     _, mean = differences(load_file(trained / f"{name}.safetensors"), expected)
     assert mean < 1e-4  # the rate is 1e-3
     ours = json.loads((trained / f"{name}.json").read_text())

@@ -22,7 +22,7 @@ from services.learner.engine import SCOPES, Facts, Scope, StepResult, StepWork, 
 from services.learner.engines.passes import Passes
 from services.learner.engines.ranks import Ranks
 from services.learner.engines.state import SavedState, write_state
-from services.learner.engines.torch import facts, fits, open_model, put
+from services.learner.engines.torch import facts, fits, open_first, open_model, put
 from services.learner.ingest import GroupIngest
 from services.learner.model import Images, TokenValues, VisionLanguageModel
 from services.learner.optimizer import MASTER, SKIPPED, Diverged, Patience, adam_groups, norms_of, set_rates
@@ -39,6 +39,7 @@ class DeepSpeedEngine:
 
     _spec: JobSpec
     model: VisionLanguageModel
+    _first: VisionLanguageModel | None
     _zero: Any
 
     def __init__(self, ranks: Ranks, pixels: PixelCache | None = None) -> None:
@@ -53,6 +54,7 @@ class DeepSpeedEngine:
             self._pixels = self._own or GroupIngest(spec).pixels
             with fits(spec):
                 self.model = open_model(spec, self._pixels.inputs, self._ranks.device)
+                self._first = open_first(spec, self._pixels.inputs, self._ranks.device)
             state = None if checkpoint is None else SavedState(checkpoint)
             if state is not None:
                 _check(state, self.model.trainable())
@@ -119,7 +121,7 @@ class DeepSpeedEngine:
     def step(self, work: StepWork) -> StepResult:
         """The updates of one training step; raises Diverged, DoesNotFit."""
         with fits(self._spec):
-            return Passes(self.model, self._spec, self._pixels, self, self._ranks).run(work)
+            return Passes(self.model, self._spec, self._pixels, self, self._ranks, self._first).run(work)
 
     def token_values(self, packed: Packed, images: Images, temperature: float) -> TokenValues:
         """See `passes.Backend`."""
@@ -295,7 +297,7 @@ class DeepSpeedEngine:
         """Let go of model and optimizer."""
         if "_zero" in self.__dict__:
             self._zero.destroy()
-        for name in ("_zero", "model"):
+        for name in ("_zero", "model", "_first"):
             self.__dict__.pop(name, None)
 
 

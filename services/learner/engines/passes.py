@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from services.learner import lora
 from services.learner.algorithms.objective import acts_on_uniform, mismatch, needs_reference, objective
 from services.learner.algorithms.tokens import Tokens, Totals
 from services.learner.attention.batch import Packed, Part, Ready, mini_batches, pack
@@ -23,7 +24,6 @@ from services.learner.engines.share import Cost, MicroBatch, share
 from services.learner.engines.team import Team
 from services.learner.model import Images, TokenValues, VisionLanguageModel
 from services.learner.pixels import PixelCache
-from shared.errors import BadJob
 from shared.jobs.spec import JobSpec
 
 GIB = 1024**3
@@ -65,14 +65,12 @@ class Passes:
         pixels: PixelCache,
         backend: Backend,
         team: Team,
-        reference: VisionLanguageModel | None = None,
+        first: VisionLanguageModel | None = None,
     ) -> None:
-        """`reference` has the job's first weights; a job whose loss takes a divergence from them needs it."""
+        """`first` has the job's first weights; None: they are those beneath the adapters, or no loss needs them."""
         self.model = model
         self._spec, self._pixels, self._backend, self._team = spec, pixels, backend, team
-        self._settings, self._first = spec.algorithm, reference
-        if needs_reference(self._settings) and reference is None:
-            raise BadJob([f"learner.engine {spec.learner.engine!r} holds no first weights; expected kl_coefficient 0"])
+        self._settings, self._first = spec.algorithm, first
         self._features: dict[str, Tensor] = {}  # of a frozen tower, kept until the step ends
         self._sums: dict[str, Tensor] = {}
         self._largest = torch.zeros((), dtype=torch.float64, device=model.device)
@@ -130,7 +128,8 @@ class Passes:
         found: dict[Key, Tensor] = {}
         with torch.no_grad(), self._clock("proximal"):
             for parts in self._with_images_ahead(batches):
-                packed, values, _ = self._values(parts)
+                packed, images = self._packed(parts)
+                values = self._backend.token_values(packed, images, self._spec.sampling.temperature)
                 found |= zip(_keys(packed), values.log_probs.split(_lengths(packed)), strict=True)
         return found
 
@@ -138,22 +137,31 @@ class Passes:
         """Add the gradient of one update's loss."""
         for index, parts in enumerate(self._with_images_ahead(update.batches)):
             with self._clock("forward"):
-                packed, values, images = self._values(parts)
-                reference = self._reference(packed, images)
+                packed, images = self._packed(parts)
+            reference = self._reference(packed, images)
+            with self._clock("forward"):
+                values = self._backend.token_values(packed, images, self._spec.sampling.temperature)
                 loss = self._loss_of(packed, values, reference, old, update.totals, importance)
             with self._clock("backward"):
                 self._backend.backward(loss, is_last=index == len(update.batches) - 1)
             self._add({"loss": loss})
 
-    def _values(self, parts: Sequence[Part]) -> tuple[Packed, TokenValues, Images]:
-        packed, images = pack(parts, image_token_id=self.model.inputs.image_token_id), self._images(parts)
-        return packed, self._backend.token_values(packed, images, self._spec.sampling.temperature), images
+    def _packed(self, parts: Sequence[Part]) -> tuple[Packed, Images]:
+        return pack(parts, image_token_id=self.model.inputs.image_token_id), self._images(parts)
 
     def _reference(self, packed: Packed, images: Images) -> Tensor | None:
-        if self._first is None:
+        """Log-probs under the first weights.
+
+        It comes before the pass with gradient, which ZeRO-3 expects to be followed by the backward pass.
+        """
+        if not needs_reference(self._settings):
             return None
-        with torch.no_grad():
-            return self._first.token_values(packed, images, self._spec.sampling.temperature).log_probs
+        temperature = self._spec.sampling.temperature
+        with torch.no_grad(), self._clock("reference"):
+            if self._first is not None:
+                return self._first.token_values(packed, images, temperature).log_probs
+            with lora.switched_off(self.model.hf):
+                return self._backend.token_values(packed, images, temperature).log_probs
 
     # ---------------------------------------------------------------- images
 

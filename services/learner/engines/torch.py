@@ -47,7 +47,7 @@ class TorchEngine:
             if checkpoint is not None:
                 with SavedState(checkpoint) as state:
                     self._optimizer.restore(state)
-            self._first = open_model(spec, self._pixels.inputs, device) if needs_reference(spec.algorithm) else None
+            self._first = open_first(spec, self._pixels.inputs, device)
         return facts(self.model)
 
     def step(self, work: StepWork) -> StepResult:
@@ -108,6 +108,18 @@ def open_model(spec: JobSpec, inputs: Inputs, device: torch.device) -> VisionLan
     if settings.gradient_checkpointing == "on" or (settings.gradient_checkpointing == "auto" and on_gpu):
         model.checkpoint_activations()
     return model
+
+
+def open_first(spec: JobSpec, inputs: Inputs, device: torch.device) -> VisionLanguageModel | None:
+    """A frozen copy of the job's first weights if its loss needs them; None with adapters: the model beneath has them.
+
+    Under `deepspeed` it is whole on every rank.
+    """
+    if not needs_reference(spec.algorithm) or spec.learner.lora_rank:
+        return None
+    first = open_model(spec, inputs, device)
+    first.hf.requires_grad_(False)
+    return first
 
 
 def facts(model: VisionLanguageModel) -> Facts:

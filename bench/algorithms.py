@@ -1,0 +1,128 @@
+"""Each algorithm learns the demo: a short job of every choice, one after the other, over real processes.
+
+`python bench/algorithms.py [--steps N] [--only NAME …]` prints a JSON line a job. Without `--only` it writes the table
+of docs/algorithms.md anew. The model and the drawn data are the demo's, made in `--folder` on first use.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.loop import REPLICAS, run_job
+from triune.demo.dataset import make
+from triune.demo.main import prepare
+from triune.local.deployment import deployed
+
+PAGE = Path(__file__).parent.parent / "docs" / "algorithms.md"
+BEGIN, END = "<!-- learned: begin -->", "<!-- learned: end -->"
+HELD_OUT_PER_TASK = 48
+LIMIT_S = 1800.0
+
+STALE = {"max_staleness": 1, "importance": "on"}
+CHOICES: dict[str, dict[str, dict[str, Any]]] = {
+    "grpo": {},
+    "dr_grpo, constant": {"algorithm": {"advantage": "dr_grpo", "aggregation": "constant"}},
+    "rloo": {"algorithm": {"advantage": "rloo"}},
+    "reinforce_baseline": {"algorithm": {"advantage": "reinforce_baseline"}},
+    "pass_at_k, k 4": {"algorithm": {"advantage": "pass_at_k", "pass_k": 4}},
+    "gspo": {"algorithm": {"loss": "gspo", "aggregation": "sequence_mean", "clip_low": 3e-4, "clip_high": 4e-4}},
+    "cispo": {"algorithm": {"loss": "cispo", "clip_low": 1.0}},
+    "sapo": {"algorithm": {"loss": "sapo"}},
+    "old_policy rollout, η 1": {"algorithm": {"old_policy": "rollout", "max_staleness": 1}},
+    "correction token, η 1": {"algorithm": STALE},
+    "correction sequence, η 1": {"algorithm": STALE | {"correction": "sequence", "importance_cap": 5.0}},
+    "correction icepop, η 1": {
+        "algorithm": STALE | {"correction": "icepop", "importance_floor": 0.5, "importance_cap": 5.0}
+    },
+    "correction geometric, η 1": {
+        "algorithm": STALE | {"correction": "geometric", "importance_floor": 0.9, "importance_cap": 1.1}
+    },
+    "kl k3 0.01 in the loss": {"algorithm": {"kl_coefficient": 0.01, "kl_estimator": "k3"}},
+    "kl k2 0.01 in the loss": {"algorithm": {"kl_coefficient": 0.01, "kl_estimator": "k2"}},
+    "kl k1 0.01 in the reward": {"algorithm": {"kl_coefficient": 0.01, "kl_estimator": "k1", "kl_in": "reward"}},
+    "entropy 0.001": {"algorithm": {"entropy_coefficient": 1e-3}},
+    "dynamic sampling": {"algorithm": {"drop_uniform_groups": True}},
+    "lora, rank 16": {"learner": {"lora_rank": 16}, "optimizer": {"learning_rate": 1e-3}},
+}
+"""What each job changes of the demo's, by its row in the table."""
+
+
+def document(changes: dict[str, dict[str, Any]], steps: int, model: Path, data: Path) -> dict[str, Any]:
+    """The demo's job with two updates a step, so that policies differ from their old ones and clips have work."""
+    job = tomllib.loads(files("triune.demo").joinpath("job.toml").read_text())
+    job |= {"name": "learns", "model": str(model), "total_steps": steps}
+    job["data"] |= {"train": [str(data / "train")], "held_out": [str(data / "test")]}
+    job["algorithm"] |= {"updates_per_step": 2}
+    job["evaluation"] = {"every": 0}
+    job["learner"] = {"checkpoint_every": 0}
+    for table, values in changes.items():
+        job[table] = job.get(table, {}) | values
+    return job
+
+
+async def learn(names: list[str], steps: int, folder: Path) -> list[dict[str, Any]]:
+    """A line a job, in the order of `names`."""
+    _, model = await asyncio.to_thread(prepare, folder)
+    data = folder / f"data-{HELD_OUT_PER_TASK}"
+    if not data.exists():
+        await asyncio.to_thread(make, data, held_out_per_task=HELD_OUT_PER_TASK)
+    lines = []
+    with tempfile.TemporaryDirectory() as made:
+        async with (
+            deployed(
+                Path(made) / "runs", Path(made) / "local", replicas=REPLICAS, threads=dict.fromkeys(REPLICAS, 1)
+            ) as system,
+            httpx.AsyncClient(base_url=system.api_url, headers=system.headers, timeout=30.0) as client,
+        ):
+            for name in names:
+                job = document(CHOICES[name], steps, model, data)
+                lines.append(line_of(name, await run_job(client, job, LIMIT_S)))
+                sys.stdout.write(json.dumps(lines[-1], ensure_ascii=False) + "\n")
+                sys.stdout.flush()
+    return lines
+
+
+def line_of(name: str, report: dict[str, Any]) -> dict[str, Any]:
+    """Held-out greedy rewards before and after, means over the tasks, and how many of these rose."""
+    before, after = ([source[when] for source in report["sources"].values()] for when in ("before", "after"))
+    return {
+        "bench": "algorithms",
+        "case": name,
+        "steps": report["steps"],
+        "before": round(sum(before) / len(before), 3),
+        "after": round(sum(after) / len(after), 3),
+        "risen": sum(one < other for one, other in zip(before, after, strict=True)),
+        "tasks": len(before),
+    }
+
+
+def write(lines: list[dict[str, Any]]) -> None:
+    """Put the table between the marks of docs/algorithms.md."""
+    rows = [
+        f"| {line['case']} | {line['before']:.3f} | {line['after']:.3f} | {line['after'] - line['before']:+.3f} | "
+        f"{line['risen']} of {line['tasks']} |"
+        for line in lines
+    ]
+    head = ["| the demo's job with | before | after | change | tasks risen |", "|---|---|---|---|---|"]
+    text = PAGE.read_text()
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    PAGE.write_text("\n".join([text[:start], *head, *rows, text[end:]]))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--only", nargs="*", choices=list(CHOICES), default=[])
+    parser.add_argument("--folder", type=Path, default=Path("runs/.local/demo"))
+    options = parser.parse_args()
+    found = asyncio.run(learn(options.only or list(CHOICES), options.steps, options.folder.resolve()))
+    if not options.only:
+        write(found)
