@@ -161,17 +161,24 @@ class Reward(Message, frozen=True, kw_only=True):
 
 
 class Scored(Message, frozen=True, kw_only=True, tag="scored.v1"):
-    """reward → learner, monitor: a group with one reward a completion, in the same order."""
+    """reward → learner, monitor: a group with one reward a completion, in the same order.
+
+    `teacher`: of a job with distillation, float32 (T,) a completion, log π_teacher of each token; empty bytes where
+    the teacher has none. Of any other job an empty list.
+    """
 
     group: Completed
     rewards: list[Reward]
     replica: str
     started_at: float
     finished_at: float
+    teacher: list[bytes] = []
 
     def __post_init__(self) -> None:
         if len(self.rewards) != len(self.group.completions):
             raise ValueError(f"{len(self.rewards)} rewards for {len(self.group.completions)} completions")
+        if self.teacher and len(self.teacher) != len(self.group.completions):
+            raise ValueError(f"{len(self.teacher)} of a teacher for {len(self.group.completions)} completions")
 
     @property
     def prompt(self) -> Prompt:

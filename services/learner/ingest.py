@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from services.learner.algorithms.group import group_advantages, shaped
 from services.learner.attention.batch import Ints, Ready, ReadyImage, Response
@@ -27,7 +28,7 @@ class GroupIngest:
         self.inputs = open_inputs(spec.model, pixels=limits, banned_tokens=spec.sampling.banned_tokens, kept=kept)
         self.pixels = PixelCache(self.inputs, limit_bytes=int(spec.learner.pixel_memory_gib * GIB))
         self._positions = positions_of(self.inputs)
-        self._settings = spec.algorithm
+        self._settings, self._has_teacher = spec.algorithm, bool(spec.distillation.model)
 
     def ready(self, group: Scored, image_bytes: Sequence[bytes]) -> Ready:
         """`group` as arrays; raises BadSample when tokens, images or log-probs contradict each other."""
@@ -35,6 +36,8 @@ class GroupIngest:
         made = [self.pixels.get(image) for image in images]
         prompt_ids = unpack_ints(group.group.prompt_ids).astype(np.int64)
         _check_prompt(group, prompt_ids, made, self.inputs)
+        if bool(group.teacher) != self._has_teacher:
+            raise BadSample(f"the group has {len(group.teacher)} of a teacher; expected those of distillation.model")
         valid = np.array([reward.ok for reward in group.rewards])
         finals = np.array([reward.final for reward in group.rewards], dtype=np.float64)
         lengths = [completion.num_tokens for completion in group.group.completions]
@@ -98,8 +101,22 @@ def _responses(group: Scored, advantages: np.ndarray, inputs: Inputs, *, keep_cu
             raise BadSample(f"completion {index} holds token {wrong[0]}, which may not be sampled")
         if completion.finish == "length" and not keep_cut:
             continue
-        responses.append(Response(index, ids, log_probs, float(advantages[index])))
+        responses.append(Response(index, ids, log_probs, float(advantages[index]), _teacher(group, index, len(ids))))
     return tuple(responses)
+
+
+def _teacher(group: Scored, index: int, length: int) -> NDArray[np.float32]:
+    """(T,) of the completion's teacher, NaN where it has none; (0,) in a job without distillation."""
+    if not group.teacher:
+        return np.zeros(0, np.float32)
+    found = unpack_floats(group.teacher[index]).astype(np.float32)
+    if not len(found):
+        return np.full(length, np.nan, np.float32)
+    if len(found) != length or not np.all(np.isfinite(found)):
+        raise BadSample(
+            f"completion {index} has {length} tokens, {len(found)} log-probs of a teacher; expected one a token, finite"
+        )
+    return found
 
 
 def _check_ids(ids: Ints, inputs: Inputs, what: str) -> None:

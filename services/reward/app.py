@@ -5,6 +5,7 @@ import contextlib
 import signal
 import socket
 from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from services.reward.config import RewardConfig
@@ -13,8 +14,10 @@ from services.reward.http.app import create_app
 from services.reward.http.discovery import announced
 from services.reward.metrics import instruments
 from services.reward.scoring import make_scorer
-from shared.errors import UserError
+from services.reward.teacher import Teacher
+from shared.errors import BadJob, UserError
 from shared.jobs.following import ActiveJob, follow_active
+from shared.jobs.spec import JobSpec
 from shared.messages import Kind
 from shared.runtime.http import serve_http
 from shared.runtime.settings import Settings
@@ -36,9 +39,9 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
         queues = [await ports.bus.work("completions", job.id, kind) for kind in _KINDS]
         status.state = "scoring"
         try:
-            async with asyncio.TaskGroup() as group:
+            async with teacher_of(job.spec, ports) as teacher, asyncio.TaskGroup() as group:
                 for queue in queues:
-                    group.create_task(consume(queue, deps, config.groups_in_flight))
+                    group.create_task(consume(queue, replace(deps, teacher=teacher), config.groups_in_flight))
         finally:
             status.state = "idle"
 
@@ -55,6 +58,21 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
             settings.health_port,
         )
     return Service("reward", [loop], status, http)
+
+
+def teacher_of(spec: JobSpec, ports: Ports) -> AbstractAsyncContextManager[Teacher | None]:
+    """The job's teacher; raises BadJob when the operator has named no server for it."""
+    if not spec.distillation.model:
+        return contextlib.nullcontext()
+    settings = ports.settings
+    if settings.teacher_url is None:
+        raise BadJob(
+            [
+                f"distillation.model is {spec.distillation.model!r}, and the reward service knows no teacher: expected "
+                "TRIUNE_TEACHER_URL in its environment"
+            ]
+        )
+    return Teacher(settings.teacher_url, settings.teacher_key, spec.distillation, ports.blobs)
 
 
 def main() -> int:

@@ -4,13 +4,16 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
+import msgspec
+
 from services.reward.audit import audited
 from services.reward.scoring import Scorer
 from services.reward.seen import with_images
+from services.reward.teacher import TEACHER, Teacher
 from services.reward.verdict import Context, Sample
 from shared.blobs.port import Blobs
 from shared.bus.port import DELIVERY_BUDGET, Bus, Delivery, WorkQueue
-from shared.errors import BlobMissing, Corrupt, Unavailable
+from shared.errors import BadSample, BlobMissing, Corrupt, Unavailable
 from shared.messages import Completed, DeadLetter, Prompt, RewardSpec, Scored, Voided, message_id, void_of
 from shared.runtime.logging import get_logger
 from shared.runtime.metrics import Instruments
@@ -36,6 +39,7 @@ class Deps:
     retry: Retry = field(default_factory=Retry)
     blobs: Blobs | None = None
     """Where a judge's images are; None: it sees none."""
+    teacher: Teacher | None = None
 
 
 async def consume(queue: WorkQueue, deps: Deps, groups_in_flight: int) -> None:
@@ -70,9 +74,10 @@ async def _handle(delivery: Delivery, before: frozenset[asyncio.Task[None]], dep
 async def on_completed(delivery: Delivery, deps: Deps) -> None:
     """Judge a group's completions, publish the record to the journal, then ack.
 
-    A group with no verifiable completion is void (`unverifiable`), as is one whose work has died too often
-    (`redelivered`, and a letter to `dead`). Workers that are away are waited for until the group's deadline, then it
-    goes back to the replicas, which does not count; a deadline that passes without anybody away does.
+    A group with no verifiable completion is void (`unverifiable`), as is one that the job's teacher refuses
+    (`bad-sample`) or whose work has died too often (`redelivered`, and a letter to `dead`). Workers and a teacher that
+    are away are waited for until the group's deadline, then it goes back to the replicas, which does not count; a
+    deadline that passes without anybody away does.
     """
     group = delivery.message
     if not isinstance(group, Completed):
@@ -82,6 +87,8 @@ async def on_completed(delivery: Delivery, deps: Deps) -> None:
         return
     try:
         record = await deps.retry.until_back(WORKERS, lambda: score_group(group, deps), limit_s=_LIMIT_S)
+        if isinstance(record, Scored) and deps.teacher is not None and group.prompt.kind == "train":
+            record = await _taught(record, deps.teacher, deps.retry)
     except (Unavailable, TimeoutError) as error:
         get_logger().warning("group handed back", ordinal=group.prompt.ordinal, error=repr(error))
         deps.instruments.add("reward.handed_back")
@@ -112,6 +119,15 @@ async def score_group(group: Completed, deps: Deps) -> Scored | Voided:
         get_logger().warning("group not audited", ordinal=group.prompt.ordinal, error=str(error))
         deps.instruments.add("reward.audit_failures")
     return Scored(group=group, rewards=rewards, replica=deps.replica, started_at=started_at, finished_at=time.time())
+
+
+async def _taught(scored: Scored, teacher: Teacher, retry: Retry) -> Scored | Voided:
+    """`scored` with the teacher's log-probs, or void when it refuses the group; raises Unavailable past the limit."""
+    try:
+        found = await retry.until_back(TEACHER, lambda: teacher.log_probs(scored.group), limit_s=_LIMIT_S)
+    except BadSample as error:
+        return void_of(scored.prompt, "bad-sample", str(error), "reward")
+    return msgspec.structs.replace(scored, teacher=found, finished_at=time.time())
 
 
 def group_samples(group: Completed, default_deadline_s: float) -> list[Sample]:

@@ -159,6 +159,23 @@ class Algorithm(Section, frozen=True, kw_only=True):
     ] = "accuracy"
 
 
+class Distillation(Section, frozen=True, kw_only=True):
+    """On-policy distillation: the policy is drawn to a larger model's distribution on what it samples itself.
+
+    The operator says where that model is served (TRIUNE_TEACHER_URL, TRIUNE_TEACHER_KEY of the reward service).
+    """
+
+    model: Annotated[
+        str, Meta(description="the teacher's name at its server; it has the policy's tokenizer; empty: none")
+    ] = ""
+    coefficient: Annotated[
+        float, Meta(gt=0.0, le=10**3, description="λ of λ·(log π − log π_teacher)²/2 in the loss of a token")
+    ] = 1.0
+    deadline_s: Annotated[
+        float, Meta(gt=0.0, le=10**5, description="time for one answer; past it the teacher counts as away")
+    ] = 120.0
+
+
 class Sampling(Section, frozen=True, kw_only=True):
     """How completions are sampled in training; evaluation is greedy."""
 
@@ -367,6 +384,7 @@ class JobSpec(Section, frozen=True, kw_only=True):
     data: Data
     sources: Annotated[dict[str, Source], Meta(description="settings by source name")] = {}
     algorithm: Algorithm = Algorithm()
+    distillation: Distillation = Distillation()
     sampling: Sampling = Sampling()
     optimizer: Optimizer = Optimizer()
     learner: Learner = Learner()
@@ -517,6 +535,11 @@ def _contradictions(spec: JobSpec) -> list[str]:
         found.append(
             f"sampling.top_p is {spec.sampling.top_p} and algorithm.importance {algorithm.importance!r}: a nucleus "
             "changes the distribution that importance weights divide by; expected top_p = 1 or importance = 'off'"
+        )
+    if spec.distillation.model and spec.sampling.temperature != 1:
+        found.append(
+            f"sampling.temperature is {spec.sampling.temperature:g} with distillation.model: a teacher's log-probs are "
+            "at temperature 1; expected 1"
         )
     if spec.optimizer.warmup_steps > spec.total_steps:
         found.append(

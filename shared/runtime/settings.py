@@ -62,6 +62,9 @@ class Settings:
     judge_url: str | None = None
     """OpenAI-compatible endpoint that the verifier `judge` asks; none: no judge."""
     judge_key: str | None = None
+    teacher_url: str | None = None
+    """The OpenAI-compatible server of jobs with distillation, with its version: http://host:8000/v1."""
+    teacher_key: str | None = None
     reward_token: str | None = None
     """Bearer token of `triune reward serve`."""
     det_iou_threshold: str | None = None
@@ -127,6 +130,8 @@ def read_settings() -> Settings:
         ),
         judge_url=env.get("TRIUNE_JUDGE_URL") or None,
         judge_key=env.get("TRIUNE_JUDGE_KEY") or None,
+        teacher_url=env.get("TRIUNE_TEACHER_URL") or None,
+        teacher_key=env.get("TRIUNE_TEACHER_KEY") or None,
         reward_token=env.get("TRIUNE_REWARD_TOKEN") or None,
         det_iou_threshold=env.get("DET_IOU_THRESHOLD"),
         job_id=env.get("JOB_ID"),

@@ -18,11 +18,10 @@ from tests.learner.ranks_world import ALL, spec_of, steps, weights
 
 LIMIT_S = 540.0
 NAMES = ["frozen-1-float32", "frozen-2-float32", "frozen-3-float32", "trained-2-float32", "trained-3-float32"]
-NAMES += ["trained-2-float32-2", "lora-1-float32", "loraKl-3-float32", "kl-2-float32", "kl-3-float32"]
-NAMES += ["offload-2-float32", "offloadAll-3-float32", "frozen-2-bfloat16", "frozen-3-bfloat16"]
-RESUMED = ["frozen-3-float32", "trained-2-float32", "frozen-2-bfloat16", "kl-2-float32", "loraKl-3-float32"]
+NAMES += ["trained-2-float32-2", "loraKl-3-float32", "kl-2-float32", "frozen-2-bfloat16", "frozen-3-bfloat16"]
+RESUMED = ["frozen-3-float32", "trained-2-float32", "frozen-2-bfloat16"]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 
 def torchrun(ranks: int, model: Path, out: Path, *names: str) -> "subprocess.CompletedProcess[str]":

@@ -4,6 +4,8 @@ Letters: M response tokens of a micro-batch. Sums are returned, never means of a
 not depend on how it is cut.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -20,11 +22,13 @@ def objective(
     totals: Totals,
     *,
     corrected: bool,
+    distilled: "Distilled | None" = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """This micro-batch's part of the update's loss (a scalar with gradient), and sums over its tokens.
 
-    Σ a_t·(w_t·L_t + β·D_t − γ·H_t): a of the aggregation, w of the correction (1 unless `corrected`), L of the policy
-    loss, D the divergence from `reference` (M,), H the `entropy` (M,). Gradient through log-probs and entropy.
+    Σ a_t·(w_t·(L_t + T_t) + β·D_t − γ·H_t): a of the aggregation, w of the correction (1 unless `corrected`), L of the
+    policy loss, T of the teacher (`Distilled`), D the divergence from `reference` (M,), H the `entropy` (M,). Gradient
+    through log-probs and entropy.
     Deviation: V-Triune averages over the tokens of each micro-batch and then over micro-batches, which weighs a token
     by the length of its neighbours; here an update is averaged once.
     """
@@ -35,6 +39,9 @@ def objective(
         if settings.kl_in == "reward":
             tokens = _less_divergence(tokens, divergence.detach(), settings.kl_coefficient)
     losses, clipped = find("losses", settings.loss)(tokens, settings)
+    if distilled is not None:
+        drawn, apart = distilled.losses(tokens.log_probs)
+        losses, sums = losses + drawn, sums | apart
     if corrected:
         weights = find("corrections", settings.correction)(tokens, settings).detach()
         losses = losses * weights
@@ -45,6 +52,28 @@ def objective(
         losses = losses - settings.entropy_coefficient * entropy
     share = tokens.spread(find("aggregations", settings.aggregation)(tokens.lengths, totals))
     return (losses * share).sum(), sums | clipped
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """What draws the policy to a teacher: its log-probs `teacher` (M,), NaN where it has none, and λ."""
+
+    teacher: Tensor
+    coefficient: float
+
+    def losses(self, log_probs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Per token λ·(log π_θ − log π_T)²/2, (M,), 0 without a teacher; sums of the log-ratio and of such tokens.
+
+        On the policy's own samples its gradient (log π_θ − log π_T)·∇log π_θ has the mean of that of KL(π_θ ‖ π_T) of
+        the next token (Schulman 2020, k2). Source: on-policy distillation with the reverse KL, Agarwal et al. 2024,
+        arXiv:2306.13649; Gu et al. 2024, arXiv:2306.08543. No reward-to-go: a token answers for itself alone.
+        """
+        known = ~self.teacher.isnan()
+        apart = torch.where(known, log_probs - self.teacher.nan_to_num(), 0.0)
+        return 0.5 * self.coefficient * apart.square(), {
+            "teacher_kl": apart.detach().sum(),
+            "teacher_known": known.sum(),
+        }
 
 
 def _less_divergence(tokens: Tokens, divergence: Tensor, coefficient: float) -> Tokens:
@@ -60,9 +89,10 @@ def _less_divergence(tokens: Tokens, divergence: Tensor, coefficient: float) -> 
     )
 
 
-def acts_on_uniform(settings: Algorithm) -> bool:
+def acts_on_uniform(spec: JobSpec) -> bool:
     """Whether a group whose advantages are all 0 has a gradient."""
-    return needs_reference(settings) or settings.entropy_coefficient != 0
+    settings = spec.algorithm
+    return needs_reference(settings) or settings.entropy_coefficient != 0 or bool(spec.distillation.model)
 
 
 def needs_reference(settings: Algorithm) -> bool:

@@ -6,7 +6,7 @@ Letters: P prompt tokens, T tokens of one response, n completions of a group. Al
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +30,16 @@ class ReadyImage:
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """A completion that may be trained on: `token_ids` int64 (T,), `log_probs` float32 (T,) of the rollout."""
+    """A completion that may be trained on: `token_ids` int64 (T,), `log_probs` float32 (T,) of the rollout.
+
+    `teacher` float32 (T,) of a job with distillation, NaN where its teacher has none; else (0,).
+    """
 
     index: int  # its place among the group's completions
     token_ids: Ints
     log_probs: NDArray[np.float32]
     advantage: float
+    teacher: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +168,7 @@ class Packed:
 
     `token_ids` (N,), `positions` (A, N). Response tokens, M in all, stand in the order of `parts`: `source` (M,) is
     the place whose hidden state predicts each, `targets` (M,) its id, `advantages` and `rollout_log_probs` (M,).
+    `teacher_log_probs` (M,), or (0,) without distillation.
     `blocks` hold the attention; `restore` (N,) is where each token of the row stands among all blocks' queries.
     `image_places` (K,) are the placeholders, `image_order` names the images whose features fill them, in order.
     """
@@ -175,6 +180,7 @@ class Packed:
     targets: Ints
     advantages: NDArray[np.float32]
     rollout_log_probs: NDArray[np.float32]
+    teacher_log_probs: NDArray[np.float32]
     blocks: Sequence[Block]
     restore: Ints
     image_places: Ints
@@ -208,6 +214,7 @@ def pack(parts: Sequence[Part], *, image_token_id: int) -> Packed:
         targets=np.concatenate([response.token_ids for _, _, response in rows]),
         advantages=np.concatenate([np.full(len(row.token_ids), row.advantage, np.float32) for _, _, row in rows]),
         rollout_log_probs=np.concatenate([response.log_probs for _, _, response in rows]),
+        teacher_log_probs=np.concatenate([response.teacher for _, _, response in rows]),
         blocks=blocks,
         restore=_restore(blocks, len(ids)),
         image_places=image_places,

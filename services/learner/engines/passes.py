@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from services.learner import lora
-from services.learner.algorithms.objective import acts_on_uniform, mismatch, needs_reference, objective
+from services.learner.algorithms.objective import Distilled, acts_on_uniform, mismatch, needs_reference, objective
 from services.learner.algorithms.tokens import Tokens, Totals
 from services.learner.attention.batch import Packed, Part, Ready, mini_batches, pack
 from services.learner.engine import StepResult, StepWork
@@ -121,7 +121,7 @@ class Passes:
 
     def _is_computed(self, group: Ready) -> bool:
         """A uniform group's advantages are 0: it is computed for another term of the loss, or to be measured."""
-        return not group.uniform or acts_on_uniform(self._settings) or self._spec.learner.measure_uniform
+        return not group.uniform or acts_on_uniform(self._spec) or self._spec.learner.measure_uniform
 
     def _old_log_probs(self, batches: Sequence[MicroBatch]) -> dict[Key, Tensor]:
         """Log-probs of every response under the current weights, without gradient."""
@@ -224,10 +224,22 @@ class Passes:
             lengths=torch.tensor(_lengths(packed), device=device),
         )
         loss, sums = objective(
-            tokens, values.entropy, reference, self._settings, totals, corrected=importance and not against_rollout
+            tokens,
+            values.entropy,
+            reference,
+            self._settings,
+            totals,
+            corrected=importance and not against_rollout,
+            distilled=self._distilled(packed),
         )
         self._add({name: share_of * value for name, value in (sums | self._apart(packed, recomputed, rollout)).items()})
         return share_of * loss
+
+    def _distilled(self, packed: Packed) -> Distilled | None:
+        if not self._spec.distillation.model:
+            return None
+        teacher = torch.from_numpy(packed.teacher_log_probs).to(self.model.device, non_blocking=True)
+        return Distilled(teacher, self._spec.distillation.coefficient)
 
     def _apart(self, packed: Packed, log_probs: Tensor, rollout: Tensor) -> dict[str, Tensor]:
         """Sums of how far sampler and learner are apart, in all and by source."""
@@ -251,6 +263,7 @@ class Passes:
         sums, maxima = self._team.reduce(self._sums, {"mismatch_max": self._largest})
         measured, loss = sums.pop("measured", 0.0), sums.pop("loss", 0.0)
         counts = {name: sums.pop(name) for name in list(sums) if name.startswith("measured/")}
+        counts["teacher_kl"] = sums.get("teacher_known", 0.0)
         means = {
             name: value / count
             for name, value in sums.items()

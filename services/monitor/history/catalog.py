@@ -132,6 +132,8 @@ CATALOG: Final = (
     SeriesInfo("learner/importance_weight", "1", "mean correction weight of a token", "learner"),
     SeriesInfo("learner/corrected_out", "1", "share of tokens whose correction weight is 0", "learner"),
     SeriesInfo("learner/reference_kl", "nat", "mean divergence from the first weights", "learner", "actor/kl_loss"),
+    SeriesInfo("learner/teacher_kl", "nat", "mean log-ratio to the teacher, of tokens that it knows", "learner"),
+    SeriesInfo("learner/teacher_known", "1", "share of tokens that the teacher has a log-prob of", "learner"),
     SeriesInfo("learner/mismatch_abs", "nat", "mean |log π learner − log π rollout|", "learner"),
     SeriesInfo("learner/mismatch_k3", "nat", "k3 estimate of KL(rollout ‖ learner)", "learner"),
     SeriesInfo(
