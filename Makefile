@@ -48,6 +48,7 @@ format: setup  ## bring the code into its form
 	$(BIN)/ruff check --fix .
 
 bench: setup  ## the numbers of docs/performance.md, as JSON lines
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench
 
 screenshots: setup  ## the pictures of the page in docs/page/, from the test that looks at every view

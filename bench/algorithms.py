@@ -23,7 +23,7 @@ from triune.local.deployment import deployed
 
 PAGE = Path(__file__).parent.parent / "docs" / "algorithms.md"
 BEGIN, END = "<!-- learned: begin -->", "<!-- learned: end -->"
-HELD_OUT_PER_TASK = 48
+HELD_OUT_PER_TASK = 24
 LIMIT_S = 1800.0
 
 STALE = {"max_staleness": 1, "importance": "on"}
@@ -119,7 +119,7 @@ def write(lines: list[dict[str, Any]]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--only", nargs="*", choices=list(CHOICES), default=[])
     parser.add_argument("--folder", type=Path, default=Path("runs/.local/demo"))
     options = parser.parse_args()

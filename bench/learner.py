@@ -1,7 +1,9 @@
-"""Seconds of one learner update against the same update with every prompt and image repeated n times.
+"""Seconds of one learner update against the same update with every prompt and image repeated n times, and grouped.
 
 Prints one JSON line a case: `python bench/learner.py [--threads N] [--repeats N]`. The plain update is transformers'
-own model, its batch padded within buckets of similar length. Both take turns, so that a busy machine slows both.
+own model, its batch padded within buckets of similar length; the grouped one is `bench.grouped`, where PyPI's
+`prefix-grouper` is installed. All take turns, so that a busy machine slows all of them; seconds are the process's own
+on all its cores, and wall seconds beside them.
 """
 
 import argparse
@@ -12,6 +14,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -74,6 +78,7 @@ CASES = [
     Case("9 image tokens", 32, 84, 16, (9, 28), ()),
     Case("256 image tokens, vit and connector frozen", 2, 448, 16, (40, 40), ("vit", "connector")),
     Case("9 image tokens, vit and connector frozen", 32, 84, 16, (9, 28), ("vit", "connector")),
+    Case("1,024 image tokens, 300-token answers", 1, 896, 16, (300, 300), ("vit", "connector")),
 ]
 
 
@@ -82,11 +87,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="numbers of the cases, from 0")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         make_tiny_vlm(Path(folder), ["count the red circles 0 1 2 3"] * 8)
-        for case in CASES:
+        for case in (CASES[number] for number in arguments.cases):
             sys.stdout.write(json.dumps(measure(case, folder, arguments.repeats)) + "\n")
             sys.stdout.flush()
 
@@ -99,13 +105,17 @@ def measure(case: Case, folder: str, repeats: int) -> dict[str, object]:
     facts = engine.open(spec, None)
     groups = [ingest.ready(*scored_group(case, ordinal, ingest.inputs)) for ordinal in range(case.groups)]
     plain = Plain(spec, groups, ingest.pixels)
+    sides = {"plain": plain.update} | (
+        {"grouped": grouped.update} if (grouped := _grouped(spec, groups, ingest.pixels)) else {}
+    )
     ours = [0]
 
     def shared() -> None:
         ours[0] += 1
         engine.step(StepWork(ours[0], 1000, False, groups))
 
-    times = take_turns([plain.update, shared], repeats)
+    sides["learner"] = shared
+    times = dict(zip(sides, take_turns(list(sides.values()), repeats), strict=True))
     return {
         "bench": "learner",
         "case": case.name,
@@ -115,22 +125,36 @@ def measure(case: Case, folder: str, repeats: int) -> dict[str, object]:
         "prompt_tokens": len(groups[0].prompt_ids),
         "response_tokens": sum(group.num_response_tokens for group in groups),
         "threads": facts["threads"],
-        "plain_s": round(times[0], 4),
-        "learner_s": round(times[1], 4),
-        "ratio": round(times[0] / times[1], 2),
+        **{f"{name}_s": round(wall, 4) for name, (wall, _) in times.items()},
+        **{f"{name}_cpu_s": round(cpu, 4) for name, (_, cpu) in times.items()},
+        **{
+            f"against_{name}{kind}": round(times[name][index] / times["learner"][index], 2)
+            for name in sides
+            if name != "learner"
+            for index, kind in enumerate(("", "_cpu"))
+        },
     }
 
 
-def take_turns(calls: Sequence[Callable[[], None]], repeats: int) -> list[float]:
-    """Median wall seconds of each call, one unmeasured round before."""
-    times: list[list[float]] = [[] for _ in calls]
+def _grouped(spec: JobSpec, groups: Sequence[Ready], pixels: PixelCache) -> Any:
+    """`bench.grouped`'s update; None where the package is not installed."""
+    if find_spec("prefix_grouper") is None:
+        return None
+    return import_module("bench.grouped").Grouped(spec, groups, pixels)
+
+
+def take_turns(calls: Sequence[Callable[[], None]], repeats: int) -> list[tuple[float, float]]:
+    """Median wall seconds and seconds of processor time of each call, one unmeasured round before."""
+    times: list[list[tuple[float, float]]] = [[] for _ in calls]
     for round_number in range(repeats + 1):
         for call, seconds in zip(calls, times, strict=True):
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             call()
             if round_number:
-                seconds.append(time.perf_counter() - start)
-    return [statistics.median(seconds) for seconds in times]
+                seconds.append((time.perf_counter() - start, time.process_time() - used))
+    return [
+        (statistics.median(wall), statistics.median(cpu)) for wall, cpu in (zip(*rows, strict=True) for rows in times)
+    ]
 
 
 class Plain:
@@ -253,7 +277,7 @@ def prompt_of(case: Case, ordinal: int, data: bytes) -> Prompt:
         turns=[ChatTurn(role="user", content="<image>")],
         images=[ImageRef(blob=blob, width=case.side, height=case.side)],
         reward=RewardSpec(verifier="mathverify", answer="1", ground_truth="1"),
-        sampling=Sampling(n=N, temperature=1.0, max_new_tokens=64, seed=0),
+        sampling=Sampling(n=N, temperature=1.0, max_new_tokens=512, seed=0),
     )
 
 
