@@ -13,7 +13,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from shared.blobs.store import BlobStore
-from shared.bus.nats import work
+from shared.bus.nats import link, work
 from shared.bus.nats.bus import NatsBus
 from shared.bus.port import MAX_BODY_BYTES
 from shared.errors import Corrupt, Unavailable, UserError
@@ -351,6 +351,25 @@ async def test_a_server_that_is_away_for_longer_than_any_call_used_to_take_is_wa
     assert found.value == b"1"
     assert retry.waiting_for == ""
     await bus.close()
+
+
+async def test_a_server_that_answers_late_is_given_more_time_at_each_try(
+    bus: NatsBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bus.put("kept", b"1")
+    monkeypatch.setattr(link, "ANSWER_S", 0.1)
+    ask, times = bus._link.streams.get_last_msg, []
+
+    async def late(*arguments: object, **options: object) -> object:
+        times.append(1)
+        await asyncio.sleep(0.5)
+        return await ask(*arguments, **options)
+
+    monkeypatch.setattr(bus._link.streams, "get_last_msg", late)
+    async with asyncio.timeout(LIMIT_S):
+        found = await bus.get("kept")
+    assert found is not None and found.value == b"1"
+    assert len(times) > 3, "0.1, 0.2 and 0.4 s were too short"
 
 
 async def test_who_cannot_wait_for_a_server_that_is_away_gets_unavailable(own_nats_server: NatsServer) -> None:

@@ -87,7 +87,7 @@ class NatsBus:
         streams = self._link.streams
         acked = await self._link.call(
             f"publish {subject}",
-            lambda: streams.publish(subject, body, timeout=ANSWER_S, headers=dict(headers)),
+            lambda: streams.publish(subject, body, headers=dict(headers)),
         )
         return int(acked.seq)
 

@@ -25,8 +25,9 @@ from shared.runtime.logging import get_logger
 from shared.runtime.retry import Retry
 
 OLDEST_SERVER = (2, 12)
-ANSWER_S = 1.0
-"""How long one request may take before it is sent again."""
+ANSWER_S, LONGEST_ANSWER_S = 1.0, 4.0
+"""How long one request may take before it is sent again: at first, and once it had no answer several times. (A host
+that is overloaded would else be asked the same again and again, and answer none in time.)"""
 BUCKET = "jobs"
 STREAM_BYTES: Mapping[str, int] = {"prompts": 128 << 20, "completions": 512 << 20, "scored": 2 << 30}
 """Limits of the streams that refuse when full, in bytes."""
@@ -86,7 +87,7 @@ class Link:
     def __init__(self, place: str, retry: Retry) -> None:
         self.client = nats.NATS()
         self.url, self.retry = place, retry
-        self.streams = self.client.jetstream(timeout=ANSWER_S)
+        self.streams = self.client.jetstream(timeout=LONGEST_ANSWER_S)
         self.epoch = 0
         """How often the connection came back: what was asked for in an earlier epoch may be forgotten."""
         self.bells: WeakSet[asyncio.Event] = WeakSet()
@@ -149,13 +150,17 @@ class Link:
         It takes as long as it takes, but Unavailable past `limit_s` or the caller's own `within`. An answer that
         another try cannot change (missing, wrong sequence) is raised as it is; Corrupt where the stream is gone.
         """
+        answer_s = ANSWER_S
         with self.retry.waiting(f"NATS at {self.url}", limit_s) as wait:
             while True:
                 try:
                     if not self.client.is_connected:
                         raise Away("not connected")  # nothing is buffered: it would be sent late, after its retry
-                    return await send()
+                    async with asyncio.timeout(answer_s):
+                        return await send()
                 except (Away, TimeoutError, *LOST) as error:
+                    if isinstance(error, TimeoutError):
+                        answer_s = min(2 * answer_s, LONGEST_ANSWER_S)
                     if not isinstance(error, _TEMPORARY):
                         self._reraise(what, error)
                     refused = Unavailable(f"{what}: {self.url} does not take it: {_text(error)}")

@@ -69,9 +69,7 @@ class NatsDelivery:
         with contextlib.suppress(Unavailable), within(ANSWER_S):  # else it counts, as a death at this moment would
             await self._link.call(
                 f"excuse a delivery of {self.subject}",
-                lambda: self._link.streams.publish(
-                    excused_key(self.raw), str(self._excused).encode(), timeout=ANSWER_S
-                ),
+                lambda: self._link.streams.publish(excused_key(self.raw), str(self._excused).encode()),
             )
 
     async def renew(self, raw: Any) -> None:
