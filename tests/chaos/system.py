@@ -167,6 +167,7 @@ async def running(base: Path, *, fakes: bool = False, replicas: Mapping[str, int
             env=env,
             command=lambda service: [sys.executable, "-m", "tests.chaos.serve", service],
             quick_deaths=1000,  # they are ours
+            ready_s=600.0,
         ) as deployment:
             assert deployment.servers is not None
             bus = await NatsBus.connect(deployment.servers.nats.url, name="chaos")

@@ -52,14 +52,15 @@ async def deployed(
     env: Mapping[str, str] | None = None,
     command: Command = serve_command,
     quick_deaths: int = QUICK_DEATHS,
+    ready_s: float = READY_S,
 ) -> AsyncIterator[Deployment]:
     """Start everything, wait until it is ready, and stop everything that was started at the end.
 
     `runs` and `folder` are absolute paths; `folder` holds the servers' data, the blobs and the logs. NATS_URL,
     REDIS_URL, TRIUNE_BLOBS, TRIUNE_API_TOKEN and TRIUNE_DURABLE are used when they are set; the token that is drawn
     otherwise lies where `read_settings` finds it. `api_port` None: a free one. `threads`: compute threads by service;
-    `env`: more variables for all; `command`, `quick_deaths`: as for the supervisor. Raises UserError (busy port) or
-    Unavailable (something does not become ready).
+    `env`: more variables for all; `command`, `quick_deaths`: as for the supervisor; `ready_s`: how long the start may
+    take. Raises UserError (busy port) or Unavailable (something does not become ready).
     """
     if api_port and not port_is_free(api_port):
         raise UserError(f"port {api_port} on 127.0.0.1 is in use, expected it free for the API (TRIUNE_API_PORT)")
@@ -94,5 +95,5 @@ async def deployed(
             quick_deaths=quick_deaths,
         )
         async with supervisor:
-            await supervisor.wait_ready(READY_S)
+            await supervisor.wait_ready(ready_s)
             yield Deployment(variables["TRIUNE_API_URL"], runs, logs, supervisor, servers, token)
