@@ -39,6 +39,8 @@ class Learner:
         self.blobs = BlobStore((root / "blobs").as_uri())
         self.store = WeightsStore(self.blobs, root / name)
         self.last: Published | None = None
+        self.stall_s = 0.0
+        """For which a step waited for the last version: its snapshot; the rest runs beside the next step."""
 
     def publish(self, version: int, tensors: Mapping[str, Tensor], *, whole: bool = False) -> Published:
         """A delta where there is a version before, or `whole` tensors."""
@@ -48,6 +50,7 @@ class Learner:
         for name, tensor in tensors.items():
             sink.put(name, tensor.detach().contiguous())
         snapshot.finish()
+        self.stall_s = snapshot.seconds
         base = self.last.at if self.last and not whole else None
         made = self.store.publish(snapshot, version=version, frozen=None, base=base, anchor=base is None)
         snapshot.discard()
@@ -145,7 +148,12 @@ def sync(root: Path) -> Iterator[dict[str, object]]:
         last.close()
         last = at
         ratios[kind].append(((publish.wall + found.wall) / copy.wall, (publish.cpu + found.cpu) / copy.cpu))
-        parts.append({"copy": copy.wall, "publish": publish.wall, "materialise": found.wall, "load": loaded.wall})
+        parts.append(
+            {
+                "kind": kind, "copy": copy.wall, "stall": learner.stall_s, "publish": publish.wall,
+                "materialise": found.wall, "load": loaded.wall,
+            }
+        )  # fmt: skip
         if not all(torch.equal(target[name], tensors[name]) for name in tensors):
             raise SystemExit("the replica has other bits than the learner")
     for kind, values in ratios.items():

@@ -303,6 +303,23 @@ class EngineOpened(Message, frozen=True, kw_only=True, tag="engine.v1"):
     opened_at: float = 0.0  # seconds since the epoch
 
 
+class WeightsLoaded(Message, frozen=True, kw_only=True, tag="loaded.v1"):
+    """rollout → monitor: a replica runs `version`; what that took.
+
+    `fetched_bytes` come from the blob store; `load_s` is from when the weights were here to the resumed engine, waiting
+    for groups included; `stall_s` of it no token was sampled; `kept` groups went on under the new weights.
+    """
+
+    job: JobId
+    replica: str
+    version: int
+    fetched_bytes: int
+    load_s: float
+    stall_s: float
+    kept: int
+    loaded_at: float  # seconds since the epoch
+
+
 class EvalDue(Message, frozen=True, kw_only=True, tag="eval-due.v2"):
     """learner → data, rollout: generate the held-out set with exactly `version`, whose weights `manifest` names."""
 
@@ -345,11 +362,12 @@ class JobChanged(Message, frozen=True, kw_only=True, tag="job.v1"):
     state: str
 
 
-Event = EngineOpened | WeightsPublished | StepDone | EvalDue | EvalDone | EndOfOrder | JobChanged
+Event = EngineOpened | WeightsPublished | WeightsLoaded | StepDone | EvalDue | EvalDone | EndOfOrder | JobChanged
 
 EVENT_NAMES: dict[type, str] = {
     EngineOpened: "engine",
     WeightsPublished: "weights",
+    WeightsLoaded: "loaded",
     StepDone: "step",
     EvalDue: "eval-due",
     EvalDone: "eval-done",

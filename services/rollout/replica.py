@@ -25,7 +25,7 @@ from shared.errors import BadSample, BlobMissing, Unavailable, one_error
 from shared.jobs.following import ActiveJob
 from shared.jobs.spec import JobSpec
 from shared.ledger.port import LOADED_S
-from shared.messages import Completed, EngineOpened, ImageRef, Kind, Prompt, message_id, void_of
+from shared.messages import Completed, EngineOpened, ImageRef, Kind, Prompt, WeightsLoaded, message_id, void_of
 from shared.runtime.logging import get_logger
 from shared.runtime.retry import BLOB_STORE, is_spent
 from shared.service import Ports, Status
@@ -244,7 +244,20 @@ class Replica:
     async def _loaded(self, loaded: Loaded, fetched: int, seconds: float) -> None:
         self._metrics.loaded(loaded, fetched, seconds)
         self._status.version = loaded.version
-        await self._answers.on_loaded(self._job.id, self._ports.settings.replica, loaded.version)
+        replica = self._ports.settings.replica
+        await self._answers.on_loaded(self._job.id, replica, loaded.version)
+        await self._ports.bus.announce(
+            WeightsLoaded(
+                job=self._job.id,
+                replica=replica,
+                version=loaded.version,
+                fetched_bytes=fetched,
+                load_s=seconds,
+                stall_s=loaded.stall_s,
+                kept=loaded.kept,
+                loaded_at=time.time(),
+            )
+        )
 
     async def _tell_version(self) -> None:
         """The ledger forgets a replica that is silent."""

@@ -9,7 +9,7 @@ from services.monitor.history.store import Store
 from services.monitor.history.timing import Union, time_shares, time_sums
 from shared.jobs.record import JobRecord
 from shared.jobs.spec import Data, JobSpec
-from shared.messages import BlobRef, EngineOpened, WeightsPublished, WeightsSync
+from shared.messages import BlobRef, EngineOpened, Event, WeightsLoaded, WeightsPublished, WeightsSync
 from tests.monitor.runs import JOB, entries, eval_done, group, step_done
 
 
@@ -69,9 +69,19 @@ def test_the_report_adds_up_what_the_versions_of_the_weights_took(tmp_path: Path
             sync=WeightsSync(sent_bytes=sent, full_bytes=1000, export_s=0.25, publish_s=0.5),
         )  # fmt: skip
 
-    events = [published(0, 1000), published(1, 20), published(1, 20)]
+    def loaded(replica: str, version: int, fetched: int) -> WeightsLoaded:
+        return WeightsLoaded(
+            job=JOB, replica=replica, version=version, fetched_bytes=fetched, load_s=0.5, stall_s=0.125, kept=1,
+            loaded_at=1.5 + version + (replica == "rollout/2"),
+        )  # fmt: skip
+
+    events: list[Event] = [published(0, 1000), published(1, 20), published(1, 20)]
+    events += [loaded("rollout/1", 0, 1000), loaded("rollout/2", 0, 0), loaded("rollout/1", 1, 20)]
     Fold(store).apply(Batch(events=[(event, number) for number, event in enumerate(events, 1)]))
     spec = JobSpec(model="m", total_steps=2, data=Data(train=["x"]))
     with reading(tmp_path) as reader:
         report = build_report(JobRecord(id=JOB, spec=spec, state="running", created_at=0.0), reader, 0)
-    assert report["weights"] == {"sent_bytes": 1020, "full_bytes": 2000, "stall_s": 0.5, "publish_s": 1.0}
+    assert report["weights"] == {
+        "sent_bytes": 1020, "full_bytes": 2000, "stall_s": 0.5, "publish_s": 1.0,
+        "fetched_bytes": 1020, "load_s": 1.5, "load_stall_s": 0.375,
+    }  # fmt: skip

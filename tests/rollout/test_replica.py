@@ -32,6 +32,7 @@ from shared.messages import (
     ImageRef,
     Prompt,
     Voided,
+    WeightsLoaded,
     WeightsPublished,
     message_id,
 )
@@ -144,6 +145,15 @@ async def test_what_the_engine_computes_with_is_told_once_it_is_open(world: Worl
     (told, _) = await world.ports.bus.last_event("job", "engine") or (None, 0)
     assert isinstance(told, EngineOpened)
     assert (told.service, told.replica, told.facts) == ("rollout", "replica-1", FakeEngine.facts)
+
+
+async def test_what_a_version_took_to_load_is_told(world: World) -> None:
+    await world.announce(0)
+    async with running(world.replica()), asyncio.timeout(60.0):
+        told = await anext(event async for event, _ in world.ports.bus.events("job", "loaded"))
+    assert isinstance(told, WeightsLoaded)
+    assert (told.replica, told.version, told.kept) == ("replica-1", 0, 0)
+    assert told.load_s >= told.stall_s >= 0
 
 
 async def test_groups_are_generated_while_their_completions_fit_the_engines_room(world: World) -> None:

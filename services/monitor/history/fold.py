@@ -26,6 +26,7 @@ from shared.messages import (
     Scored,
     StepDone,
     Voided,
+    WeightsLoaded,
     WeightsPublished,
 )
 
@@ -198,7 +199,16 @@ class Fold:
                 self._store.set_meta("order_total", str(event.total))
             case WeightsPublished():
                 self._on_weights_published(event)
+            case WeightsLoaded():
+                self._on_weights_loaded(event)
         return True
+
+    def _on_weights_loaded(self, event: WeightsLoaded) -> None:
+        """A point for each replica that loaded the version."""
+        values: dict[str, float] = {
+            "weights/fetched": event.fetched_bytes, "weights/load": event.load_s, "weights/load_stall": event.stall_s,
+        }  # fmt: skip
+        self._store.add_points(event.version, event.loaded_at, {ALL: values})
 
     def _on_weights_published(self, event: WeightsPublished) -> None:
         store = self._store

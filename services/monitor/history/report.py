@@ -24,8 +24,11 @@ WEIGHT_SUMS = {
     "full_bytes": "weights/full_bytes",
     "stall_s": "weights/stall",
     "publish_s": "weights/publish",
+    "fetched_bytes": "weights/fetched",
+    "load_s": "weights/load",
+    "load_stall_s": "weights/load_stall",
 }
-"""Sums over all versions, and the series that they add up."""
+"""Sums over all versions (and replicas that loaded them), and the series that they add up."""
 METRICS_SCHEMA = pa.schema(
     [
         ("step", pa.int64()),
