@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -72,9 +73,16 @@ class Client:
         self._waiting.put((dict(sample), future))
         return future
 
-    def score(self, sample: Mapping[str, Any]) -> Reward:
-        """The reward of a sample; raises Unscorable and Unreachable."""
-        return self.submit(sample).result()
+    def score(self, sample: Mapping[str, Any], limit_s: float | None = None) -> Reward:
+        """The reward of a sample; raises Unscorable, and Unreachable: after `limit_s`, where it is given."""
+        try:
+            return self.submit(sample).result(limit_s)
+        except FutureTimeout:
+            raise Unreachable(f"no reward within {limit_s:g} s") from None
+
+    async def scores_async(self, samples: Sequence[Mapping[str, Any]]) -> list[Reward]:
+        """The rewards of samples in an event loop; raises Unscorable when one cannot be scored, and Unreachable."""
+        return list(await asyncio.gather(*map(asyncio.wrap_future, [self.submit(sample) for sample in samples])))
 
     async def score_async(self, sample: Mapping[str, Any]) -> Reward:
         """The same in an event loop."""

@@ -1,6 +1,7 @@
 """ms-swift (4.6): --external_plugins …/triune_client/swift.py --reward_funcs triune.
 
-The data set's columns say how to judge, as for TRL.
+The data set's columns say how to judge, as for TRL. ms-swift makes a reward of 0 of `None` (it sums by
+`nansum`), so a completion that cannot be scored is an exception here.
 """
 
 from typing import Any
@@ -12,12 +13,12 @@ from triune_client.samples import rows_of, sample_of
 
 
 class Triune(AsyncORM):
-    """ms-swift's reward function; None for a completion that cannot be scored. Raises Unreachable."""
+    """ms-swift's reward function; raises Unscorable and Unreachable."""
 
-    async def __call__(self, completions: list[str], **columns: Any) -> "list[float | None]":
+    async def __call__(self, completions: list[str], **columns: Any) -> "list[float]":
         rows = rows_of(columns, len(completions))
         samples = [sample_of(completion, None, row) for completion, row in zip(completions, rows, strict=True)]
-        return await default_client().finals_async(samples)
+        return [reward.final for reward in await default_client().scores_async(samples)]
 
 
 orms["triune"] = Triune

@@ -78,6 +78,13 @@ def test_a_server_that_is_away_is_waited_for_and_then_unreachable() -> None:
         Client(f"http://127.0.0.1:{port}", patience_s=0.3).score(sample_of("a", "b"))
 
 
+def test_a_caller_with_a_limit_gets_unreachable_at_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        client = Client(f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        with pytest.raises(Unreachable, match=r"no reward within 0.2 s"):
+            client.score(sample_of("a", "b"), limit_s=0.2)
+
+
 def test_a_busy_server_is_asked_again() -> None:
     answers = [429, 503, 200]
 
