@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
+from services.data.checking.rows import check_file
 from services.data.converting.kinds import CONVERTERS, told_kind
 from services.data.converting.options import Options
 from services.data.converting.writer import write
 from shared.samples.files import open_files, read_group
 from shared.samples.schema import cast_row
+from tests.data.foreign import FORMS, ROWS
 from tests.loop.system import B, agrees, running
 from tests.object_store import serving, upload
 from tests.shared.test_formats import as_jsonl, as_tar
@@ -40,45 +41,40 @@ async def test_an_object_store_that_is_away_for_twenty_seconds_voids_nothing(
     assert report["state"] == "done" and report["groups"]["void"] == 0
 
 
-def foreign(tmp_path: Path, rows: list[dict[str, Any]]) -> list[str]:
-    """The same small pictures as COCO and as a table of questions, converted; and as lines and a tar in the schema."""
-    pictures = tmp_path / "coco/val"
-    pictures.mkdir(parents=True)
-    for number in range(6):
-        Image.new("RGB", (84, 84), (40 * number, 90, 90)).save(pictures / f"{number}.png")
-    coco = {
-        "images": [{"id": n, "file_name": f"{n}.png", "width": 84, "height": 84} for n in range(6)],
-        "categories": [{"id": 1, "name": "square"}],
-        "annotations": [{"id": n, "image_id": n, "category_id": 1, "bbox": [8, 8, 30, 30]} for n in range(6)],
-    }
-    (tmp_path / "coco/annotations").mkdir()
-    (tmp_path / "coco/annotations/instances_val.json").write_text(json.dumps(coco))
-    questions = [{"image": f"coco/val/{n}.png", "question": "How many?", "answer": n} for n in range(6)]
-    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
-    folders = []
-    for number, source in enumerate((tmp_path / "coco/annotations/instances_val.json", tmp_path / "questions.jsonl")):
-        drafts = CONVERTERS[told_kind(source)](source, Options(f"foreign-{number}"))
-        write(drafts, tmp_path / f"converted/{number}", origin="", name="a", advance=lambda _: None)
-        folders.append(str(tmp_path / f"converted/{number}"))
-    for name, form in (("lines", as_jsonl), ("tar", as_tar)):
-        (tmp_path / name).mkdir()
-        folders.append(str(form(tmp_path / name, rows)))
-    return folders
+def converted(folder: Path) -> list[str]:
+    """Every form of foreign data as `data convert` writes it, which `data check` finds no fault in."""
+    outputs = []
+    for name, form in FORMS.items():
+        source = form(folder / "foreign" / name)
+        drafts = CONVERTERS[told_kind(source)](source, Options(name))
+        done = write(drafts, folder / "converted" / name, origin="", name="a", advance=lambda _: None)
+        assert (done.rows, done.left_out) == (ROWS, {})
+        outputs.append(str(folder / "converted" / name))
+    assert not [problem for file in open_files(outputs) for problem in check_file(file)]
+    return outputs
 
 
-async def test_converted_sets_lines_and_tars_train_and_a_set_is_curated(
+def in_the_schema(folder: Path, rows: list[dict[str, Any]]) -> list[str]:
+    """`rows` as lines with images beside them, and as a tar."""
+    for name in ("lines", "tar"):
+        (folder / name).mkdir()
+    return [str(as_jsonl(folder / "lines", rows)), str(as_tar(folder / "tar", rows))]
+
+
+async def test_what_every_converter_writes_trains_and_lines_and_tars_do_and_a_set_is_curated(
     tmp_path: Path, model: Path, data: Path
 ) -> None:
     (file, *_) = open_files([str(data / "train")])
-    rows = [cast_row(row) for row in read_group(file, 0)][:6]
+    rows = [cast_row(row) for row in read_group(file, 0)][:3]
+    train = converted(tmp_path) + in_the_schema(tmp_path, rows)
+    assert len(FORMS) * ROWS + 2 * len(rows) == 3 * B  # an epoch has three steps
     async with running(tmp_path, model, data) as system:
-        job = system.submit(
-            data={"train": foreign(tmp_path, rows), "held_out": [], "cot_prompts": False}, total_steps=3
-        )
+        job = system.submit(data={"train": train, "held_out": [], "cot_prompts": False, "epochs": 1}, total_steps=3)
         report = await system.finished(job)
         agrees(report, steps=3)
-        assert report["groups"] == report["groups"] | {"trained": 3 * B, "void": 0}
-        assert set(report["sources"]) == {"foreign-0", "foreign-1", rows[0]["data_source"]}
+        assert report["groups"]["void"] == 0
+        trained = {name: source["groups"]["trained"] for name, source in report["sources"].items()}
+        assert trained == dict.fromkeys(FORMS, ROWS) | {rows[0]["data_source"]: 2 * len(rows)}
         told = await curated(system.deployment, model, str(file.place), tmp_path / "curated", "--tries", "4")
         again = await curated(
             system.deployment, model, str(file.place), tmp_path / "curated", "--tries", "4", "--most-pass", "1"
