@@ -1,4 +1,3 @@
-import dataclasses
 import io
 import threading
 from copy import copy
@@ -83,51 +82,50 @@ def test_a_torn_image_is_a_bad_sample(engine, make_group):
 
 
 class Counting:
-    """An image processor that counts its calls."""
+    """A family that counts what it prepares."""
 
-    def __init__(self, processor):
-        self.processor, self.calls = processor, 0
-        self.temporal_patch_size, self.merge_size = processor.temporal_patch_size, processor.merge_size
+    def __init__(self, family):
+        self.family, self.calls = family, 0
 
-    def __call__(self, **arguments):
+    def prepare(self, image, parts, *, alone):
         self.calls += 1
-        return self.processor(**arguments)
+        return self.family.prepare(image, parts, alone=alone)
+
+
+def counted(engine, family):
+    inputs = copy(engine.model.inputs)
+    inputs.family = family
+    return inputs
 
 
 def test_pixels_are_kept_within_their_bound_and_made_again_when_dropped(engine):
-    parts = engine.model.inputs.parts
-    processor = Counting(parts.image_processor)
-    inputs = copy(engine.model.inputs)
-    inputs.parts = dataclasses.replace(parts, image_processor=processor)
-    size = 16 * 588 * 4  # a 56x56 image: 16 patches of 588 floats, its second frame left out
-    cache = PixelCache(inputs, limit_bytes=2 * size)
+    family = Counting(engine.model.inputs.family)
+    size = 16 * 588 + 4 * 768  # a 56x56 image: 16 patches of 588 bytes, its second frame left out, and the levels
+    cache = PixelCache(counted(engine, family), limit_bytes=2 * size)
     images = [ReadyImage(str(shade), png(shade), alone=True) for shade in range(3)]
     cache.get(images[0])
     cache.get(images[1])
     cache.get(images[0])  # used again, so that image 1 is the oldest
-    assert processor.calls == 2 and cache.held_bytes == 2 * size
+    assert family.calls == 2 and cache.held_bytes == 2 * size
     cache.get(images[2])
-    assert processor.calls == 3 and cache.held_bytes == 2 * size
+    assert family.calls == 3 and cache.held_bytes == 2 * size
     cache.get(images[0])
-    assert processor.calls == 3
+    assert family.calls == 3
     cache.get(images[1])
-    assert processor.calls == 4
+    assert family.calls == 4
 
 
 def test_an_image_asked_for_ahead_is_made_in_another_thread_and_once(engine):
     began, may_end = threading.Event(), threading.Event()
 
     class Slow(Counting):
-        def __call__(self, **arguments):
+        def prepare(self, image, parts, *, alone):
             began.set()
             assert may_end.wait(10)
-            return super().__call__(**arguments)
+            return super().prepare(image, parts, alone=alone)
 
-    parts = engine.model.inputs.parts
-    slow = Slow(parts.image_processor)
-    inputs = copy(engine.model.inputs)
-    inputs.parts = dataclasses.replace(parts, image_processor=slow)
-    cache = PixelCache(inputs, limit_bytes=0)  # nothing is kept: what comes is handed over
+    slow = Slow(engine.model.inputs.family)
+    cache = PixelCache(counted(engine, slow), limit_bytes=0)  # nothing is kept: what comes is handed over
     image = ReadyImage("a", png(7), alone=True)
     cache.ahead([image, image])
     assert began.wait(10)  # while this thread goes on

@@ -18,7 +18,7 @@ from shared.models.family import PreparedImage
 from shared.runtime.logging import get_logger
 
 GIB = 1024**3
-LEAST_BYTES = 1 << 18
+LEAST_BYTES = 1 << 16
 """Smaller ones are prepared about as fast as a file is written and read: they are not kept."""
 _SHARE_OF_LIMIT = 16
 
