@@ -167,6 +167,8 @@ def _wrong_parameter(verifier: str, params: Mapping[str, object]) -> str | None:
         test, expected = known[name]
         if not test(value):
             return f"{name} is {value!r}; expected {expected}"
+    if verifier == "composite" and not params.get("verifiers"):
+        return "verifiers is missing; expected the list of those that the composite is of"
     return _wrong_ratios(params.get("det_reward_ratio")) if verifier == "detection" else None
 
 

@@ -45,6 +45,7 @@ def test_a_detection_row_without_ratios_has_the_data_set_s(dialect: str, ratios:
         ("detection", {"dialect": "loose"}, "dialect is 'loose'"),
         ("detection", {"det_reward_ratios": {}}, "the nearest one is 'det_reward_ratio'"),
         ("numeric", {"tolerance": -1}, "expected a number of at least 0"),
+        ("composite", {}, "verifiers is missing"),
         ("numeric", {"relative_tolerence": 0.1}, "the nearest one is 'relative_tolerance'"),
     ],
 )
