@@ -79,7 +79,7 @@ class Distilled:
 def _less_divergence(tokens: Tokens, divergence: Tensor, coefficient: float) -> Tokens:
     """Advantages less β times the divergence of the token and of those that follow it in its response.
 
-    Source: Hu et al. 2025, arXiv:2501.03262, equation 5 (REINFORCE++).
+    Source: Hu et al. 2025, arXiv:2501.03262 (REINFORCE++, its token-level KL penalty).
     """
     whole = divergence.cumsum(0)
     ends = tokens.spread(whole[tokens.lengths.cumsum(0) - 1])

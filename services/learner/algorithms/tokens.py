@@ -32,7 +32,7 @@ class Tokens:
 
     def sums(self, values: Tensor) -> Tensor:
         """Of each response, (S,)."""
-        places = torch.repeat_interleave(torch.arange(len(self.lengths), device=values.device), self.lengths)
+        places = self.spread(torch.arange(len(self.lengths), device=values.device))
         return values.new_zeros(len(self.lengths)).index_add(0, places, values)
 
     def means(self, values: Tensor) -> Tensor:
@@ -40,8 +40,8 @@ class Tokens:
         return self.sums(values) / self.lengths
 
     def spread(self, values: Tensor) -> Tensor:
-        """(S,) → (M,): a response's value for each of its tokens."""
-        return torch.repeat_interleave(values, self.lengths)
+        """(S,) → (M,): a response's value for each of its tokens; with M named, the device is not waited for."""
+        return torch.repeat_interleave(values, self.lengths, output_size=len(self.log_probs))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ def loss(tokens: Tokens, settings: Algorithm) -> tuple[Tensor, dict[str, Tensor]
     """Per token −sg(clip(r, 1 − low, 1 + high))·A·log π; (M,).
 
     The paper leaves the lower bound open (low 1 here: r ≥ 0) and tunes the upper one. Sums of `clip_high`, `clip_low`.
-    Source: MiniMax-M1, arXiv:2506.13585, equations 4 and 5.
+    Source: MiniMax-M1, arXiv:2506.13585, its objective.
     """
     ratio = tokens.log_ratio.detach().exp()
     low, high = 1.0 - settings.clip_low, 1.0 + settings.clip_high

@@ -12,7 +12,7 @@ def loss(tokens: Tokens, settings: Algorithm) -> tuple[Tensor, dict[str, Tensor]
 
     The gradient through s reaches all tokens of the response alike. The paper's clips are small: low 3e-4, high 4e-4.
     It averages over sequences: `aggregation = "sequence_mean"`. Sums of `clip_high`, `clip_low`.
-    Source: Zheng et al. 2025, arXiv:2507.18071, equations 5 and 7.
+    Source: Zheng et al. 2025, arXiv:2507.18071, equation 5 (objective and clips).
     """
     ratio = tokens.spread(tokens.means(tokens.log_ratio).exp())
     free = -tokens.advantages * ratio

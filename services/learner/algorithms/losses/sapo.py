@@ -13,7 +13,7 @@ TAU_POSITIVE, TAU_NEGATIVE = 1.0, 1.05
 def loss(tokens: Tokens, settings: Algorithm) -> tuple[Tensor, dict[str, Tensor]]:
     """Per token −A·(4/τ)·σ(τ·(r − 1)), τ by the advantage's sign; (M,). Its slope at r = 1 is that of −A·r.
 
-    Source: Gao et al. 2025, arXiv:2511.20347, equations 5 and 6.
+    Source: Gao et al. 2025, arXiv:2511.20347, its objective.
     """
     ratio = tokens.log_ratio.exp()
     tau = torch.where(tokens.advantages > 0, TAU_POSITIVE, TAU_NEGATIVE)
