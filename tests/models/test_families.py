@@ -18,6 +18,7 @@ from services.learner.attention import flex
 from services.learner.attention import packed as packed_attention
 from services.learner.attention.batch import Ready, micro_batches, pack, parts_of
 from services.learner.attention.packed import Gpu, choose
+from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
 from services.learner.ingest import GroupIngest
 from services.learner.model import Images
@@ -40,6 +41,7 @@ from shared.messages import (
 from shared.models.hf.forward import plain_arguments
 from shared.models.hf.loading import open_inputs
 from shared.models.inputs import Inputs
+from shared.models.roles import ROLES, role_of
 from tests.gpu_twins import FlashTwin, dense_attend
 from tests.models.page import Figures
 from tests.models.tiny import FAMILIES, make
@@ -198,7 +200,7 @@ def test_the_sampler_records_the_log_probs_of_the_plain_forward(
     assert worst < LIMIT
 
 
-@pytest.mark.parametrize(("budget", "on"), [(10_000, "cpu"), (1, "cpu"), (10_000, "gpu")])
+@pytest.mark.parametrize(("budget", "on"), [(10_000, "cpu"), (150, "gpu")])
 def test_the_learner_computes_log_probs_and_gradients_of_the_plain_forward(
     reference: Any,
     learner: Learner,
@@ -209,7 +211,7 @@ def test_the_learner_computes_log_probs_and_gradients_of_the_plain_forward(
     budget: int,
     on: str,
 ) -> None:
-    """`gpu`: attention in the way that the family has on one, its kernels by their twins on the CPU."""
+    """`gpu`: attention in the way that the family has on one, its kernels by their twins on the CPU, groups cut."""
     if on == "gpu":
         config, family = learner.engine.model.hf.config, learner.ingest.inputs.family
         monkeypatch.setattr(learner.engine.model, "attention", choose(config, family, torch.bfloat16, H100))
@@ -282,6 +284,36 @@ def test_a_checkpoint_opens_from_its_folder_alone(
         if "processor" in file.name or "chat_template" in file.name:
             assert (saved / file.name).read_bytes() == file.read_bytes()
     figures[kind(folder)]["opens"] = 1.0
+
+
+RATES = {"connector": 2e-3, "llm": 3e-3}
+
+
+def test_a_step_freezes_rates_and_measures_by_role(folder: Path, learner: Learner, ready: list[Ready]) -> None:
+    """The tower is frozen, connector and language model have rates of their own."""
+    optimizer = {"freeze": ["vit"], "learning_rate": RATES["llm"], "learning_rate_connector": RATES["connector"]}
+    document = {"model": str(folder), "total_steps": 1, "data": {"train": ["x"]}, "optimizer": optimizer}
+    engine = TorchEngine(learner.ingest.pixels)
+    engine.open(parse_job(document), None)
+    parameters = dict(engine.model.hf.named_parameters())
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    metrics = engine.step(StepWork(1, 1, False, [ready[0]])).metrics
+    moved = {name for name, parameter in parameters.items() if not torch.equal(parameter, before[name])}
+    assert moved == {name for name in parameters if role_of(name) != "vit"}
+    assert {role: metrics[f"lr/{role}"] for role in RATES} == RATES and "lr/vit" not in metrics
+    norms = [metrics[f"grad_norm/{role}"] for role in RATES]
+    assert min(norms) > 0 and "grad_norm/vit" not in metrics
+    assert metrics["grad_norm"] == pytest.approx(float(np.hypot(*norms)))
+
+
+def test_roles_are_the_parts_that_the_model_itself_names(reference: Any) -> None:
+    tower, decoder = (set(part.parameters()) for part in (reference.get_encoder("image"), reference.get_decoder()))
+    by_role: dict[str, set[Any]] = {role: set() for role in ROLES}
+    for name, parameter in reference.named_parameters():
+        by_role[role_of(name)].add(parameter)
+    assert all(by_role.values())
+    assert by_role["vit"] <= tower and decoder <= by_role["llm"]
+    assert not by_role["connector"] & decoder
 
 
 def kind(folder: Path) -> str:
