@@ -28,7 +28,7 @@ test: setup  ## all tests that need no GPU
 	$(BIN)/pytest
 
 test-vllm: setup $(VLLM)/.done  ## the vllm engine on a CPU, alone and in the whole loop, in an environment of its own
-	PYTHONPATH=services/rollout/engines/vllm/site $(VLLM)/bin/pytest -m vllm tests/rollout/test_vllm.py
+	PYTHONPATH=services/rollout/engines/vllm/site $(VLLM)/bin/pytest -m vllm tests/rollout/test_vllm.py tests/models/test_processors.py
 	$(BIN)/pytest -m vllm tests/loop/test_vllm_loop.py
 
 $(VLLM)/.done: pyproject.toml requirements-vllm.txt

@@ -151,6 +151,7 @@ def test_the_coordinate_convention_is_a_setting() -> None:
         ("qwen2_vl", (100, 200, 500, 600)),
         ("qwen2_5_vl", (28, 28, 140, 84)),  # pixels of the resized image, 280 x 140
         ("qwen3_vl", (100, 200, 500, 600)),
+        ("qwen3_5", (100, 200, 500, 600)),
         ("glm4v", (100, 200, 500, 600)),
         ("internvl", (100, 200, 500, 600)),
         ("gemma3", (200, 100, 600, 500)),  # y first
