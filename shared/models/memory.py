@@ -87,7 +87,7 @@ def read_architecture(folder: Path) -> Architecture:
         shapes = _shapes(folder)
         text, vision = config.get("text_config", config), config["vision_config"]
         return _architecture(text, vision, shapes)
-    except (OSError, KeyError, ValueError, struct.error) as error:
+    except (OSError, KeyError, TypeError, ValueError, StopIteration, struct.error) as error:
         raise BadJob([f"model {str(folder)!r}: its size cannot be read: {error!r}"]) from error
 
 
@@ -115,24 +115,62 @@ def _architecture(text: Mapping[str, Any], vision: Mapping[str, Any], shapes: Ma
         kind = "attention" if "attn" in name else "mlp" if "mlp" in name else ""
         if kind and len(shape) == 2:
             linear[role, kind] = linear.get((role, kind), 0) + sum(shape)
-    heads = text["num_attention_heads"]
-    head = text.get("head_dim") or text["hidden_size"] // heads
-    width = vision["hidden_size"] if "embed_dim" not in vision else vision["embed_dim"]
-    layers = vision["depth"] if "depth" in vision else vision["num_hidden_layers"]
     return Architecture(
-        text=Tower(
-            text["num_hidden_layers"],
-            text["hidden_size"],
-            text["intermediate_size"],
-            head * text.get("num_key_value_heads", heads),
-        ),
-        vision=Tower(layers, width, vision.get("intermediate_size", 4 * width), width),
-        vocabulary=text["vocab_size"],
+        text=_text(text, shapes),
+        vision=_vision(vision, shapes),
+        vocabulary=_embedding(shapes)[0],
         weights=weights,
         linear=linear,
-        patch_values=3 * vision.get("temporal_patch_size", 2) * vision["patch_size"] ** 2,
+        patch_values=_patch_values(vision),
         patches_per_token=vision.get("spatial_merge_size", 2) ** 2,
     )
+
+
+def _text(text: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> Tower:
+    """From the tensors where config.json leaves a number to transformers' defaults, as many published ones do."""
+    keys = [shape[0] for name, shape in shapes.items() if role_of(name) == "llm" and name.endswith("k_proj.weight")]
+    return Tower(
+        text.get("num_hidden_layers") or _layers(shapes, "llm"),
+        text.get("hidden_size") or _embedding(shapes)[1],
+        text.get("intermediate_size") or _widest_mlp(shapes, "llm"),
+        max(keys, default=0),
+    )
+
+
+def _vision(vision: Mapping[str, Any], shapes: Mapping[str, list[int]]) -> Tower:
+    """As `_text`; Qwen2-VL calls a tower's channels `embed_dim`, and what leaves it `hidden_size`."""
+    width = vision.get("embed_dim") or vision.get("hidden_size") or _tower_width(shapes)
+    layers = vision.get("depth") or vision.get("num_hidden_layers") or _layers(shapes, "vit")
+    return Tower(layers, width, vision.get("intermediate_size") or _widest_mlp(shapes, "vit") or 4 * width, width)
+
+
+def _embedding(shapes: Mapping[str, list[int]]) -> list[int]:
+    """Vocabulary and channels."""
+    return next(shape for name, shape in shapes.items() if name.endswith("embed_tokens.weight"))
+
+
+def _layers(shapes: Mapping[str, list[int]], role: Role) -> int:
+    numbers = [int(part) for name in shapes if role_of(name) == role for part in name.split(".") if part.isdigit()]
+    return max(numbers, default=-1) + 1
+
+
+def _widest_mlp(shapes: Mapping[str, list[int]], role: Role) -> int:
+    sides = [
+        max(shape) for name, shape in shapes.items() if role_of(name) == role and "mlp" in name and len(shape) == 2
+    ]
+    return max(sides, default=0)
+
+
+def _tower_width(shapes: Mapping[str, list[int]]) -> int:
+    """Channels that leave the convolution over patches, the one tensor of a tower with pixels' sides."""
+    return next(shape[0] for name, shape in shapes.items() if role_of(name) == "vit" and len(shape) >= 4)
+
+
+def _patch_values(vision: Mapping[str, Any]) -> int:
+    size = vision["patch_size"]
+    side = size if isinstance(size, int) else size[0]
+    frames = vision.get("temporal_patch_size", 2 if "depth" in vision else 1)  # towers of images alone name none
+    return int(3 * frames * side**2)
 
 
 def largest_shape(spec: JobSpec, architecture: Architecture) -> Shape:

@@ -132,3 +132,14 @@ def test_a_folder_without_weights_or_with_a_torn_header_is_one_sentence(folder: 
     (folder / "model.safetensors").unlink()
     with pytest.raises(BadJob, match="there is no safetensors file"):
         read_architecture(folder)
+
+
+def test_what_config_json_leaves_to_defaults_comes_from_the_tensors(folder: Path) -> None:
+    """As Gemma 3's names four numbers of its text model, and InternVL's patches have two sides."""
+    told = read_architecture(folder)
+    text = {name: CONFIG["text_config"][name] for name in ("hidden_size", "intermediate_size")}
+    vision = {name: value for name, value in CONFIG["vision_config"].items() if name != "patch_size"}
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "internvl", "text_config": text, "vision_config": vision | {"patch_size": [14, 14]}})
+    )
+    assert read_architecture(folder) == told
