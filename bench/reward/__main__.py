@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from bench.reward.load import Measured, free_port, load, request_bytes, served
+from bench.reward.load import Measured, free_cores, free_port, keep_to, load, request_bytes, served
 from bench.reward.mix import judge_body, samples
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +76,6 @@ def _print(what: str, measured: Measured, samples_each: int, **facts: Any) -> tu
     count = measured.requests * samples_each
     rates = count / measured.seconds, count / max(measured.server_cpu_s, 1e-9)
     line = {
-        "bench": f"reward.{what}",
         **facts,
         "samples_per_s": round(rates[0], 1),
         "samples_per_cpu_s": round(rates[1], 1),
@@ -84,8 +83,7 @@ def _print(what: str, measured: Measured, samples_each: int, **facts: Any) -> tu
         "p99_ms": round(measured.percentile(0.99), 2),
         "seconds": round(measured.seconds, 2),
     }
-    sys.stdout.write(json.dumps(line) + "\n")
-    sys.stdout.flush()
+    _line(what, **line)
     return rates
 
 
@@ -96,14 +94,41 @@ async def _run(seconds: float, count: int) -> None:
         async with _ours(workers) as (ports, servers):
             found = await load(ports, batches, servers, connections=4, seconds=seconds)
             _print("score", found, BATCH, workers=workers, replicas=1, batch=BATCH)
-    for replicas in (1, 2, 4):
-        async with _ours(1, replicas) as (ports, servers):
-            found = await load(ports, batches, servers, connections=4 * replicas, seconds=seconds)
-            _print("score", found, BATCH, workers=1, replicas=replicas, batch=BATCH)
+    await _replicas(batches, seconds)
+    await _kept(batches, seconds)
     async with _ours(1) as (ports, servers):
         boxes = _batches(samples(count, detection=1.0, seed=1))
         found = await load(ports, boxes, servers, connections=4, seconds=seconds)
         _print("detection", found, BATCH, workers=1, batch=BATCH)
+
+
+async def _replicas(batches: Sequence[bytes], seconds: float) -> None:
+    """Replicas of one worker, each on a core of its own, and the load on none of those."""
+    for_servers, for_load = free_cores()
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, for_load)
+    try:
+        one = 0.0
+        for replicas in (1, 2, 4):
+            cores = {"server_cores": min(replicas, len(for_servers)), "load_cores": len(for_load)}
+            async with _ours(1, replicas) as (ports, servers):
+                for number, server in enumerate(servers):
+                    keep_to(server, for_servers[number % len(for_servers)])
+                found = await load(ports, batches, servers, connections=4 * replicas, seconds=seconds)
+            rate, _ = _print("replicas", found, BATCH, replicas=replicas, batch=BATCH, **cores)
+            one = one or rate
+            linear = round(rate / (one * cores["server_cores"]), 3)
+            _line("share_of_linear", replicas=replicas, share=linear, of="the free cores", **cores)
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+async def _kept(batches: Sequence[bytes], seconds: float) -> None:
+    """A second pass over what was judged just now: the speed of what is kept, not of the verifiers."""
+    few = batches[: 8192 // BATCH]  # a replica keeps twice as many
+    async with _ours(1) as (ports, servers):
+        for name in ("cold", "warm"):
+            _print(name, await load(ports, few, servers, connections=4, seconds=10 * seconds), BATCH, workers=1)
 
 
 async def _compare(singles: Sequence[bytes], batches: Sequence[bytes], seconds: float) -> None:
@@ -127,8 +152,12 @@ async def _compare(singles: Sequence[bytes], batches: Sequence[bytes], seconds: 
     for route, against in itertools.product(("score", "judge"), (_SHAPE, _OUR_VERIFIERS)):
         pairs = list(zip(rates[route], rates[against], strict=True))
         wall, cpu = (statistics.median(mine[kind] / base[kind] for mine, base in pairs) for kind in (0, 1))
-        line = {"bench": "reward.ratio", "route": route, "against": against}
-        sys.stdout.write(json.dumps(line | {"ratio": round(wall, 2), "ratio_per_cpu_s": round(cpu, 2)}) + "\n")
+        _line("ratio", route=route, against=against, ratio=round(wall, 2), ratio_per_cpu_s=round(cpu, 2))
+
+
+def _line(what: str, **facts: Any) -> None:
+    sys.stdout.write(json.dumps({"bench": f"reward.{what}", **facts}) + "\n")
+    sys.stdout.flush()
 
 
 def main() -> None:
