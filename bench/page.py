@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.monitor import GROUPS_A_STEP, group, step_done
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.fold import EVENTS, Batch, Fold
 from services.monitor.history.series import Where
 from services.monitor.history.store import Store
 from shared.bus.port import JournalEntry
@@ -56,11 +56,11 @@ def fill(folder: Path) -> None:
     """Groups step by step, as the monitor would have read them; then points of the same steps up to `POINTS`."""
     store = Store(folder)
     fold = Fold(store)
-    steps = GROUPS // GROUPS_A_STEP
-    for step in range(steps):
+    read, told = store.sequence("train") + 1, store.sequence(EVENTS) + 1  # the job has begun and ended already
+    for step in range(GROUPS // GROUPS_A_STEP):
         ordinals = range(step * GROUPS_A_STEP, (step + 1) * GROUPS_A_STEP)
-        entries = [JournalEntry(ordinal + 1, group(ordinal, TOKENS)) for ordinal in ordinals]
-        fold.apply(Batch(train=entries, events=[(step_done(step + 1, ordinals), step + 1)]))
+        entries = [JournalEntry(ordinal + read, group(ordinal, TOKENS)) for ordinal in ordinals]
+        fold.apply(Batch(train=entries, events=[(step_done(step + 1, ordinals), step + told)]))
     names = [f"learner/extra_{k}" for k in range(20)]
     per_series = POINTS // len(names)
     with store.transaction():

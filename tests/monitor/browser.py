@@ -39,6 +39,7 @@ def chromium(folder: Path) -> Iterator[WebDriver]:
     options.add_experimental_option("prefs", {"download.default_directory": str(folder / "downloads")})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(str(DRIVER)))
+    driver.set_script_timeout(2 * LIMIT_S)
     try:
         yield driver
     finally:

@@ -76,7 +76,7 @@ export function chart({ title, description, unit, lines, weight, xText, clicked,
   const yText = (value) => number(isLog ? 10 ** value : value);
   const canvas = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "application", "aria-roledescription": "chart", tabindex: 0,
     "aria-label": `${title}: arrow keys walk along the steps, up and down choose a line${clicked ? ", Enter opens its groups" : ""}` },
-    axes(box, x, y, xText, yText, isLog), drawn.map((line) => [area(line, x, y), path(line.raw, line, x, y, "raw"), path(line.shown, line, x, y, "line")]));
+    axes(box, x, y, xText, yText, isLog), drawn.map((line) => [area(line, x, y), path(line.raw, line, x, (value) => Math.max(TOP, Math.min(HEIGHT - BOTTOM, y(value))), "raw"), path(line.shown, line, x, y, "line")]));
   const readout = h("output", { class: "readout", hidden: true });
   const valueAt = (px) => box.left + ((px - LEFT) / (WIDTH - LEFT - RIGHT)) * (box.right - box.left);
   explore(canvas, readout, drawn, { frame: { width: WIDTH, height: HEIGHT, top: TOP, bottom: HEIGHT - BOTTOM }, valueAt, x, y, xText, yText, clicked });
