@@ -15,7 +15,6 @@ from PIL import Image
 
 from tests.monitor.actor import Actor
 from tests.monitor.browser import (
-    By,
     WebDriver,
     choose,
     chromium,
@@ -109,11 +108,13 @@ def test_a_person_walks_from_a_new_job_to_an_exported_comparison(show: Show, wid
     resize(browser, width, HEIGHTS[width])
     show_theme(browser, theme)
     job = submit(show)
-    play(theatre, job)
-    from_curve_to_step(show)
-    from_group_to_box(show, job)
-    patch_by_a_finding(show, job)
-    finish(theatre, job)
+    try:
+        play(theatre, job)
+        from_curve_to_step(show)
+        from_group_to_box(show, job)
+        patch_by_a_finding(show, job)
+    finally:
+        finish(theatre, job)  # the next one could not run
     compare_and_export(show, job)
     assert severe(browser) == []
     assert hosts(browser) == {f"127.0.0.1:{theatre.port}"}
@@ -141,22 +142,16 @@ def from_curve_to_step(show: Show) -> None:
     browser = show.browser
     until(lambda: text_of(browser, "#step") == str(STEPS), "the steps")
     until(lambda: points(browser, "reward") == 2 * STEPS, "a point of each source and step")
-    chart = 'figure[data-series="reward"] svg[role=application]'
-    keep_still(browser, chart)
-    assert "shapes" in text_of(browser, 'figure[data-series="reward"] .readout .nearest')
-    find(browser, chart).send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT, Keys.ENTER)
-    until(lambda: f"step={STEPS - 2}" in browser.current_url, "the samples of the step before the last but one")
-    assert "source=shapes" in browser.current_url
 
+    def is_opened() -> bool:
+        chart = find(browser, 'figure[data-series="reward"] svg[role=application]')
+        chart.send_keys(Keys.END, Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+        nearest = text_of(browser, 'figure[data-series="reward"] .readout .nearest')
+        chart.send_keys(Keys.ENTER)
+        return nearest.startswith("shapes")
 
-def keep_still(browser: WebDriver, chart: str) -> None:
-    """Look at a chart: it is not drawn anew for a while, and its readout is there."""
-
-    def is_read() -> bool:
-        find(browser, chart).send_keys(Keys.END)
-        return bool(find_all(browser, 'figure[data-series="reward"] .readout .nearest'))
-
-    until(is_read, "the readout")
+    until(is_opened, "the groups of a point")
+    until(lambda: f"step={STEPS - 2}&source=shapes" in browser.current_url, "the step before the last but one")
 
 
 def from_group_to_box(show: Show, job: str) -> None:
@@ -167,9 +162,12 @@ def from_group_to_box(show: Show, job: str) -> None:
     click(browser, ".completion[data-index='1']")
     until(lambda: "chosen" in (find(browser, ".completion[data-index='1']").get_attribute("class") or ""), "a choice")
     until(lambda: find(browser, ".sample img").get_property("naturalWidth") == 280, "the image")
-    mark = until(lambda: find_all(browser, ".completion.chosen .rendered mark"), "the box's corners in the text")[0]
-    run(browser, "arguments[0].focus()", mark)
-    until(lambda: find_all(browser, "rect.box.predicted.lit"), "the box that the text names")
+
+    def is_lit() -> bool:
+        run(browser, "document.querySelector('.completion.chosen .rendered mark')?.focus()")
+        return bool(find_all(browser, "rect.box.predicted.lit"))
+
+    until(is_lit, "the box that the text names")
     browser.get(address(show, f"{job}/samples?source=sums&kind=train&state=trained"))
     until(lambda: find_all(browser, ".completion .math mfrac"), "a formula")
     browser.get(address(show, f"{job}/samples?kind=eval&ordinal=1"))
@@ -193,9 +191,10 @@ def patch_by_a_finding(show: Show, job: str) -> None:
 
 def open_up(browser: WebDriver, details: str) -> None:
     """Open a `details`, unless it is open."""
-    if not find(browser, details).get_property("open"):
-        click(browser, f"{details} > summary")
-    until(lambda: find(browser, details).get_property("open"), f"{details} to be open")
+    script = (
+        "const it = document.querySelector(arguments[0]); if (it && !it.open) it.firstChild.click(); return it?.open"
+    )
+    until(lambda: run(browser, script, details), f"{details} to be open")
 
 
 def compare_and_export(show: Show, job: str) -> None:
@@ -204,10 +203,10 @@ def compare_and_export(show: Show, job: str) -> None:
     for other in show.repetitions:
         click(browser, f'li[data-job="{other}"] input[type=checkbox]')
     until(lambda: len(find_all(browser, "#overlay figure[data-series=reward] path.band")) == 1, "the repetitions' band")
-    assert len(find_all(browser, "#overlay figure[data-series=reward] path.line")) == 2
+    until(lambda: len(find_all(browser, "#overlay figure[data-series=reward] path.line")) == 2, "two lines")
     assert all(other in browser.current_url for other in show.repetitions)
     until(lambda: "±" in text_of(browser, "#comparison tr[data-source=shapes]"), "standard errors")
-    assert "total_steps" in text_of(browser, "#comparison")
+    until(lambda: "total_steps" in text_of(browser, "#comparison"), "the settings that differ")
     for old in folder.glob("*"):
         old.unlink()
     click(browser, "#export-markdown")
@@ -335,7 +334,7 @@ def test_a_run_is_named_and_tagged_on_the_page_and_hidden_from_its_list(show: Sh
     browser.get(address(show, f"{other}/curves"))
     click(browser, f'li[data-job="{one}"] .edit')
     type_into(browser, "#label input[type=text]", "the first seed")
-    browser.find_elements(By.CSS_SELECTOR, "#label input[type=text]")[1].send_keys(" reference")
+    find_all(browser, "#label input[type=text]")[1].send_keys(" reference")
     click(browser, "#label button[type=submit]")
     until(lambda: "the first seed" in text_of(browser, f'li[data-job="{one}"]'), "the title")
     assert text_of(browser, f'li[data-job="{one}"] .tag') == "reference"
