@@ -325,7 +325,7 @@ def test_a_view_without_content_says_what_will_be_there(show: Show) -> None:
         until(lambda view=view: find_all(browser, f"#view-{view} .hint"), f"a word in {view}")
     browser.get(address(show, "nobody/curves"))
     until(lambda: "no job" in text_of(browser, "#notice"), "the error")
-    theatre.run(theatre.stage.jobs.move(job, "stopped"))
+    theatre.run(theatre.stage.jobs.move(job, "failed", "it was never meant to run"))
 
 
 def test_a_run_is_named_and_tagged_on_the_page_and_hidden_from_its_list(show: Show) -> None:
