@@ -51,6 +51,24 @@ def _advantage(text: str) -> str:
     return text
 
 
+_ESTIMATORS = {"kl": "k1", "mse": "k2", "low_var_kl": "k3"}
+_AGGREGATIONS = {"token-mean": "token_mean", "seq-mean-token-mean": "sequence_mean"}
+
+
+def _estimator(text: str) -> str:
+    return _one_of(text, _ESTIMATORS)
+
+
+def _aggregation(text: str) -> str:
+    return _one_of(text, _AGGREGATIONS)
+
+
+def _one_of(text: str, known: Mapping[str, str]) -> str:
+    if text not in known:
+        raise ValueError(f"expected one of {', '.join(known)}")
+    return known[text]
+
+
 def _frequency(text: str) -> int:
     return max(int(text), 0)
 
@@ -96,25 +114,52 @@ VARIABLES = (
     Variable("TRAIN_TOTAL_EPOCHS", ("total_steps", "data.epochs"), "total_steps = epochs × rows / prompts_per_step"),
     Variable("TRAIN_SAVE_PATH", note="none: `$TRIUNE_RUNS/<job-id>/checkpoints`"),
     Variable("EVAL_BEFORE_TRAIN", note="none: a held-out set is always evaluated before the first step"),
-    Variable("EVAL_DO_SAMPLE", note="none: evaluation is greedy"),
-    Variable("EVAL_TEMP", note="none: evaluation is greedy"),
-    Variable("EVAL_TOPP", note="none: evaluation is greedy"),
+    Variable("EVAL_DO_SAMPLE", ("evaluation.temperature",), "False: 0, greedy, whatever EVAL_TEMP is"),
+    Variable("EVAL_TEMP", ("evaluation.temperature",), "where EVAL_DO_SAMPLE is on"),
+    Variable("EVAL_TOPP", note="none: held-out answers are greedy, or of the whole softmax"),
     Variable("ACTOR_PPO_MAX_TOKEN_LEN_PER_GPU", ("learner.tokens_per_batch",), "never changes the loss", int),
     Variable("ACTOR_PPO_MICRO_BSZ", note="none: micro-batches are packed by `learner.tokens_per_batch`"),
     Variable("LOG_P_MICRO_BSZ", note="none: old log-probs are packed by `learner.tokens_per_batch`, too"),
-    Variable("ACTOR_USE_KL_LOSS", note="none: the paper has no KL term and no reference model"),
-    Variable("ACTOR_KL_LOSS_COEFF", note="none: the paper has no KL term and no reference model"),
-    Variable("ACTOR_KL_LOSS_TYPE", note="none: the paper has no KL term and no reference model"),
-    Variable("ALGO_KL_COEF", note="none: the paper has no KL term and no reference model"),
-    Variable("ACTOR_ENTROPY_COEFF", note="none: the paper uses 0"),
-    Variable("ACTOR_LOSS_AGG_MODE", note="none: token-mean over the whole update"),
+    Variable(
+        "ACTOR_USE_KL_LOSS", ("algorithm.kl_coefficient",), "False: 0 (so the paper; the script's own default is True)"
+    ),
+    Variable("ACTOR_KL_LOSS_COEFF", ("algorithm.kl_coefficient",), "where ACTOR_USE_KL_LOSS is on"),
+    Variable(
+        "ACTOR_KL_LOSS_TYPE",
+        ("algorithm.kl_estimator",),
+        "kl → k1, mse → k2, low_var_kl → k3; abs is refused",
+        _estimator,
+    ),
+    Variable(
+        "ALGO_KL_COEF", note="none: the script never counts a divergence in the reward; here `algorithm.kl_in` can"
+    ),
+    Variable("ACTOR_ENTROPY_COEFF", ("algorithm.entropy_coefficient",), read=float),
+    Variable(
+        "ACTOR_LOSS_AGG_MODE",
+        ("algorithm.aggregation",),
+        "token-mean → token_mean, seq-mean-token-mean → sequence_mean; there it never reaches the policy loss",
+        _aggregation,
+    ),
     Variable("ACTOR_USE_LIGER", note="none: the head is always computed in chunks"),
-    Variable("ACTOR_FSDP_PARAM_OFFLOAD", note="none"),
-    Variable("ACTOR_FSDP_OMT_OFFLOAD", note="none"),
+    Variable(
+        "ACTOR_FSDP_PARAM_OFFLOAD",
+        note="none by itself: `learner.offload_parameters`, with `learner.engine` deepspeed at `learner.zero_stage` 3",
+    ),
+    Variable(
+        "ACTOR_FSDP_OMT_OFFLOAD",
+        ("learner.optimizer_state",),
+        'True: "cpu"',
+        lambda text: "cpu" if _switch(text) else "float32",
+    ),
     Variable("NUM_NODES", note="none: replicas are started, not configured"),
     Variable("GPUS_PER_NODE", note="none: replicas are started, not configured"),
-    Variable("ROLLOUT_TP_SIZE", note="none"),
-    Variable("ROLLOUT_MAX_GPU_MEM", note="none"),
+    Variable("ROLLOUT_TP_SIZE", ("rollout.tensor_parallel",), read=int),
+    Variable(
+        "ROLLOUT_MAX_GPU_MEM",
+        ("rollout.memory_share",),
+        "there the trainer lives on the same card; here 0.85 by default",
+        float,
+    ),
     Variable("ROLLOUT_MAX_NUM_BATCHED_TOKENS", note="none: the engine admits by its own room"),
     Variable("ROLLOUT_CHUNKED_PREFILL", note="none: the engine's own choice"),
     Variable("ROLLOUT_FREE_CACHE_ENFORCE_EAGER", note="none: the engine's own choice"),
@@ -203,6 +248,8 @@ def _derive(values: Mapping[str, str], document: dict[str, Any], notes: list[str
     update = _number(values, "ACTOR_PPO_GLOBAL_BSZ", int, batch, mistakes)
     epochs = _number(values, "TRAIN_TOTAL_EPOCHS", int, 1, mistakes)
     ratio = _number(values, "LR_WARMUP_STEPS_RATIO", float, 0.0, mistakes)
+    _put_if(values, "ACTOR_USE_KL_LOSS", "ACTOR_KL_LOSS_COEFF", "algorithm.kl_coefficient", document, mistakes)
+    _put_if(values, "EVAL_DO_SAMPLE", "EVAL_TEMP", "evaluation.temperature", document, mistakes)
     if mistakes:
         return
     if update <= 0 or batch % update:
@@ -214,6 +261,15 @@ def _derive(values: Mapping[str, str], document: dict[str, Any], notes: list[str
     if steps is not None:
         document["total_steps"] = steps
         _put(document, "optimizer.warmup_steps", round(ratio * steps))
+
+
+def _put_if(
+    values: Mapping[str, str], switch: str, name: str, key: str, document: dict[str, Any], mistakes: list[str]
+) -> None:
+    """The number `name` as `key` where `switch` is on, else 0; nothing where neither is set."""
+    if values.get(switch) or values.get(name):
+        number = _number(values, name, float, 0.0, mistakes)
+        _put(document, key, number if _switch(values.get(switch, "False")) else 0.0)
 
 
 def _number(values: Mapping[str, str], name: str, kind: Callable[[str], Any], default: Any, mistakes: list[str]) -> Any:
