@@ -8,7 +8,7 @@ COMPOSE := docker compose -f deploy/compose/compose.yaml $(LAYERS:%=-f %)
 
 VLLM := .venv-vllm
 
-.PHONY: help setup demo test test-vllm check format bench screenshots chaos outages up down logs clean
+.PHONY: help setup docs demo test test-vllm check format bench screenshots chaos outages up down logs clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ format: setup  ## bring the code into its form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: setup  ## the documentation as a site in site/; a link that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 bench: setup  ## the numbers of docs/performance.md, as JSON lines
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench
@@ -73,4 +76,4 @@ logs: deploy/compose/.env  ## follow the containers' logs
 	$(COMPOSE) logs --follow
 
 clean:  ## remove what the targets above have made
-	rm -rf $(VENV) $(VLLM) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf site $(VENV) $(VLLM) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -87,10 +87,11 @@ def load_latest(checkpoints: Path) -> Checkpoint | None:
     """
     _undo_replacement(checkpoints)
     names = _steps(checkpoints)
-    return _checked(checkpoints / names[-1]) if names else None
+    return load_at(checkpoints / names[-1]) if names else None
 
 
-def _checked(folder: Path) -> Checkpoint:
+def load_at(folder: Path) -> Checkpoint:
+    """The checkpoint in `folder`, its files checked against its manifest; raises Corrupt when it is torn."""
     try:
         document = msgspec.json.decode((folder / STATE_FILE).read_bytes(), type=_Document)
     except (OSError, msgspec.DecodeError) as error:

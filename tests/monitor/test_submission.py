@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from services.monitor.api.changes import read_changes, step_mistakes, weights_left, with_changes
+from services.monitor.api.foolish import warnings
 from services.monitor.api.journal import journal_mistakes, left_over_bytes
 from services.monitor.api.submission import parse_document, read_submission
 from shared.bus.memory import MemoryBus
@@ -145,3 +146,26 @@ def test_a_model_of_an_unknown_family_is_refused_with_the_known_ones(tmp_path: P
     body = f'model = "{tmp_path}"\ntotal_steps = 1\n[data]\ntrain = ["{tmp_path}/train.parquet"]\n'
     with pytest.raises(BadJob, match=r"'kimi_k25'; expected one of .*qwen2_5_vl, qwen2_vl, .*qwen3_vl"):
         read_submission(body.encode(), "application/toml", ANYWHERE)
+
+
+def test_what_is_legal_and_hardly_meant_is_told(tmp_path: Path) -> None:
+    write_data(tmp_path / "train.parquet")
+    files = [str(tmp_path / "train.parquet")]
+
+    def told(held_out: list[str], **keys: dict[str, object]) -> list[str]:
+        document = {"model": "org/name", "total_steps": 2, "data": {"train": files, "held_out": held_out}} | keys
+        return warnings(parse_job(document), ANYWHERE)
+
+    assert told(["none.parquet"]) == []
+    assert told([]) == ["data.held_out is empty: there will be no reward before and after"]
+    (same,) = told(files)
+    assert same.startswith("data.train and data.held_out have 1 files in common")
+    foolish = told(
+        ["none.parquet"],
+        algorithm={"samples_per_prompt": 1000, "prompts_per_step": 16, "updates_per_step": 7, "max_staleness": 2},
+    )
+    assert [sentence.split()[0] for sentence in foolish] == [
+        "algorithm.samples_per_prompt",
+        "algorithm.updates_per_step",
+        "algorithm.max_staleness",
+    ]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from shared.errors import UserError
-from triune.cli import compare, data, demo, doctor, env, export, health, jobs, logs, reward, runs, trace, up
+from triune.cli import compare, data, demo, doctor, env, export, health, jobs, logs, replay, reward, runs, trace, up
 from triune.cli.errors import exit_codes
 from triune.cli.health import SERVICES
 
@@ -27,6 +27,7 @@ app.command("demo")(demo.demo)
 app.command("up")(up.up)
 app.command("trace")(trace.trace)
 app.command("export")(export.export)
+app.command("replay")(replay.replay)
 app.command("doctor")(doctor.doctor)
 app.command("health")(health.health)
 

@@ -1,5 +1,6 @@
 """`triune job diff` and `triune job clone`: two job files compared, and one made from another."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,6 +73,7 @@ def clone(
     settings: Annotated[list[str] | None, typer.Argument(help="key=value …, values as in TOML")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="write the job file there")] = None,
     submit: Annotated[bool, typer.Option("--submit", help="submit it at once")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable: the keys, or the submitted job")] = False,
 ) -> None:
     """Write a job's file again with some keys changed: to standard output, to a file, or into the queue."""
     with exit_codes():
@@ -82,13 +84,13 @@ def clone(
         text = write_toml(parse_job(_without_none(document)))
         if submit:
             created = api.submit(text)
-            out.print(f"{created['job_id']} is {created['state']}")
+            out.print(json.dumps(created) if as_json else f"{created['job_id']} is {created['state']}", soft_wrap=True)
         elif output is not None:
             if output.exists():
                 raise UserError(f"{output} exists; name another file")
             output.write_text(text)
         else:
-            sys.stdout.write(text)
+            sys.stdout.write(f"{json.dumps(parse_toml(text))}\n" if as_json else text)
 
 
 def _set(document: dict[str, Any], setting: str) -> None:

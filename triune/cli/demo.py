@@ -1,5 +1,7 @@
 """`triune demo`: from nothing to a tiny model that got better at eight tasks."""
 
+import json
+import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -28,12 +30,16 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="seed of the order and the sampling")] = 0,
     family: Annotated[DemoFamily, typer.Option(help="model_type of the tiny model")] = DemoFamily.qwen2_5_vl,
     keep_running: Annotated[bool, typer.Option("--keep-running", help="leave everything up until Ctrl-C")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="the report, in place of its table")] = False,
 ) -> None:
     """Train a tiny vision-language model on eight drawn tasks on this machine, and show what it learned."""
     with exit_codes():
         from triune.demo.main import Options, run_demo
 
         report = run_demo(read_settings(), Options(max_staleness, steps, seed, keep_running, family.value))
+        if as_json:
+            sys.stdout.write(f"{json.dumps(report)}\n")
+            return
         out.print(result_table(report))
         groups, staleness = report["groups"], report["staleness"]
         out.print(

@@ -1,5 +1,6 @@
 """`triune env import`: a job file from V-Triune's variables."""
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ def import_(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="job file to write; absent: standard output")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the job file's keys and the notes, as JSON")] = False,
 ) -> None:
     """Write the job file that V-Triune's exported variables describe; the script is read, not run."""
     with exit_codes():
@@ -36,6 +38,9 @@ def import_(
             raise UserError(f"{place} sets none of V-Triune's variables, such as ACTOR_LOAD_PATH or DATA_TRAIN_FILE")
         imported = translate(values)
         text = write_job(imported)
+        if as_json:
+            sys.stdout.write(f"{json.dumps({'job': imported.document, 'notes': imported.notes})}\n")
+            return
         for note in imported.notes:
             console.print(note, markup=False)
         if output is None:

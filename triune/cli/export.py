@@ -19,6 +19,7 @@ def export(
     job: Annotated[str, typer.Argument(help="the job's id")],
     folder: Annotated[Path, typer.Argument(metavar="OUT", help="folder to write; it must not exist")],
     step: Annotated[int | None, typer.Option(help="the checkpoint of this step; absent: the last one")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="machine-readable line")] = False,
 ) -> None:
     """Copy a checkpoint's model out of a run, with a card that tells how it was trained and what it reached."""
     with exit_codes():
@@ -30,7 +31,8 @@ def export(
         checkpoint = _checkpoint(run, step)
         shutil.copytree(checkpoint / "model", folder)
         (folder / "README.md").write_text(model_card(job, _step_of(checkpoint), _read(run / "report.json"), run))
-        out.print(f"step {_step_of(checkpoint)} of {job} is in {folder}")
+        told = {"job_id": job, "step": _step_of(checkpoint), "folder": str(folder)}
+        out.print(json.dumps(told) if as_json else f"step {_step_of(checkpoint)} of {job} is in {folder}")
 
 
 def _checkpoint(run: Path, step: int | None) -> Path:

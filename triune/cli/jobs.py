@@ -40,7 +40,10 @@ def submit(
     with exit_codes():
         spec = read_job(file)
         api = Api(read_settings())
-        created = api.submit(write_toml(resolve_paths(spec, file.resolve().parent)))
+        text = write_toml(resolve_paths(spec, file.resolve().parent))
+        for warning in api.validate(text)["warnings"]:
+            console.print(f"note: {warning}", markup=False)
+        created = api.submit(text)
         out.print(json.dumps(created) if as_json else _place(api, created), soft_wrap=True)
         if watch:
             _follow(api, created["job_id"], as_json)
@@ -80,10 +83,11 @@ def list_jobs(
 
 
 @app.command()
-def show(job: Id) -> None:
-    """All that is known of a job, as JSON."""
+def show(job: Id, as_json: Json = False) -> None:
+    """All that is known of a job, as JSON; with --json on one line."""
     with exit_codes():
-        out.print_json(data=Api(read_settings()).get(f"/v1/jobs/{job}"))
+        found = Api(read_settings()).get(f"/v1/jobs/{job}")
+        out.print(json.dumps(found), markup=False, soft_wrap=True) if as_json else out.print_json(data=found)
 
 
 @app.command()

@@ -74,6 +74,7 @@ def gc(
         bool, typer.Option("--checkpoints", help="also remove all but the last checkpoint of jobs that have ended")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON line a folder")] = False,
 ) -> None:
     """Remove the folders of deleted jobs; with --checkpoints also older checkpoints of ended ones."""
     with exit_codes():
@@ -82,10 +83,13 @@ def gc(
         for path in _superfluous(list(run_folders(settings.runs, _states(Api(settings)))), checkpoints=checkpoints):
             size = size_of(path)
             freed += size
-            out.print(f"{'would remove' if dry_run else 'removed'} {path} ({size / 1e6:.1f} MB)", soft_wrap=True)
+            verb = "would remove" if dry_run else "removed"
+            told = json.dumps({"folder": str(path), "bytes": size, "removed": not dry_run})
+            out.print(told if as_json else f"{verb} {path} ({size / 1e6:.1f} MB)", soft_wrap=True)
             if not dry_run:
                 shutil.rmtree(path)
-        out.print(f"{freed / 1e6:.1f} MB {'would be ' if dry_run else ''}freed")
+        if not as_json:
+            out.print(f"{freed / 1e6:.1f} MB {'would be ' if dry_run else ''}freed")
 
 
 def _superfluous(folders: list[RunFolder], *, checkpoints: bool) -> Iterator[Path]:

@@ -20,6 +20,7 @@ from services.monitor.api.changes import (
     weights_left,
     with_changes,
 )
+from services.monitor.api.foolish import warnings
 from services.monitor.api.journal import journal_mistakes, left_over_bytes
 from services.monitor.api.shapes import JobChange, JobDetails, JobList, JobState, JobSummary, Validated
 from services.monitor.api.submission import (
@@ -106,7 +107,10 @@ class JobRoutes:
         """What a job would be, with every default and the numbers that follow; nothing is started."""
         spec = await self._read(request)
         memory = await asyncio.to_thread(learner_memory, spec)
-        return Validated(spec=msgspec.to_builtins(spec), derived=derived(spec), learner_memory_gib=memory)
+        foolish = await asyncio.to_thread(warnings, spec, self._roots)
+        return Validated(
+            spec=msgspec.to_builtins(spec), derived=derived(spec), learner_memory_gib=memory, warnings=foolish
+        )
 
     async def list_jobs(self) -> JobList:
         """All jobs, oldest first."""

@@ -70,6 +70,8 @@ class JobList(BaseModel):
 class Validated(BaseModel):
     """A job that could be submitted: all keys with their defaults, and the numbers that follow from them."""
 
+    warnings: list[str] = Field(description="what is legal and hardly meant, one sentence each")
+
     spec: dict[str, Any]
     derived: dict[str, float]
     learner_memory_gib: dict[str, dict[str, float]]

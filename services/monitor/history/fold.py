@@ -219,6 +219,7 @@ class Fold:
                 "weights/stall": sync.export_s, "weights/publish": sync.publish_s,
             }  # fmt: skip
             store.add_points(event.version, event.published_at, {ALL: values})
+        store.announce(event.version, digest=event.digest)
         store.set_meta("version", str(event.version))
         store.set_meta("bound", str(max(event.max_staleness, int(store.meta("bound") or 0))))
 
@@ -243,6 +244,7 @@ class Fold:
         self._add_voids(values, voided)
         store.add_points(event.step, event.finished_at, values)
         store.add_step(event, sequence)
+        store.announce(event.step, importance=event.importance)
         ordinals = sorted([*event.trained, *event.voided])
         rows = store.training_groups(ordinals)
         self._write_samples(step_file(event.step), [rows[ordinal] for ordinal in ordinals], event.advantages)

@@ -74,6 +74,7 @@ def take_back(folder: Path, place: Place) -> None:
             ("DELETE FROM waiting WHERE kind = 'eval' AND version > ?", place.step),
             ("DELETE FROM points WHERE step > ?", place.step),
             ("DELETE FROM steps WHERE step > ?", place.step),
+            ("DELETE FROM announced WHERE step > ?", place.step),
             ("DELETE FROM evaluations WHERE version > ?", place.step),
             ("UPDATE meta SET value = MIN(CAST(value AS INTEGER), ?) WHERE key = 'version'", place.step),
         ):

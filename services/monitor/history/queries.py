@@ -117,6 +117,11 @@ class Reader:
             for row in self._db.execute(query, (after, limit))
         ]
 
+    def announced(self, step: int) -> tuple[bool, str | None]:
+        """Whether a step had importance weights, and the digest of its weights (None: it was not heard)."""
+        row = self._db.execute("SELECT importance, digest FROM announced WHERE step = ?", (step,)).fetchone()
+        return (bool(row["importance"]), row["digest"]) if row else (False, None)
+
     def last_step(self) -> int:
         return int(self._db.execute("SELECT COALESCE(MAX(step), 0) AS step FROM steps").fetchone()["step"])
 

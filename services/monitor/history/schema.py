@@ -65,6 +65,9 @@ CREATE TABLE IF NOT EXISTS points(
 CREATE TABLE IF NOT EXISTS steps(
     step INTEGER PRIMARY KEY, incarnation INTEGER, sequence INTEGER, finished_at REAL, groups INTEGER, void INTEGER,
     metrics TEXT, timing TEXT);
+-- What a replay of a step needs besides its groups, and the digest of the weights that it made (NULL: not heard).
+CREATE TABLE IF NOT EXISTS announced(
+    step INTEGER PRIMARY KEY, importance INTEGER NOT NULL DEFAULT 0, digest TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS evaluations(
     version INTEGER PRIMARY KEY, sequence INTEGER, total INTEGER, void INTEGER, finished_at REAL);
 """

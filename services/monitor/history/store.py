@@ -261,6 +261,12 @@ class Store:
         documents = (_finite_json(event.metrics), _finite_json(event.timing))
         self._db.execute("INSERT OR REPLACE INTO steps VALUES(?, ?, ?, ?, ?, ?, ?, ?)", row + documents)
 
+    def announce(self, step: int, **facts: object) -> None:
+        """`importance` and `digest` of a step, as they were told."""
+        self._db.execute("INSERT OR IGNORE INTO announced(step) VALUES(?)", (step,))
+        names = ", ".join(f"{name} = ?" for name in facts)
+        self._db.execute(f"UPDATE announced SET {names} WHERE step = ?", (*facts.values(), step))
+
     def has_evaluation(self, version: int) -> bool:
         return self._one("SELECT 1 FROM evaluations WHERE version = ?", version) is not None
 
