@@ -1,2 +1,92 @@
-def measure_routes():
-    return []
+"""How long the API takes to answer about a large run, as ratios to the same question about a run of one step."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+
+from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.series import ALL, Where
+from services.monitor.history.store import Store
+from shared.bus.memory import MemoryServer
+from tests.monitor import runs
+from tests.monitor.stage import Stage
+
+POINTS, GROUPS, GROUPS_A_STEP, SERIES = 1_000_000, 50_000, 500, 100
+ROUTES = {
+    "job": "",
+    "a curve": "/metrics?name=reward&source=sums&max_points=600",
+    "all curves": "/metrics?max_points=200",
+    "newest samples": "/samples?limit=20",
+    "samples of a source by reward": "/samples?source=shapes&max_reward=0.3&limit=20",
+    "one step's groups": "/samples?step=1&limit=100",
+    "void groups": "/voids",
+    "findings": "/diagnostics",
+}
+REPEATS = 3
+
+
+def measure_routes() -> list[dict[str, object]]:
+    """One line a route: seconds of the large run, and how many times those of the small one."""
+    with TemporaryDirectory() as folder:
+        return asyncio.run(_measure(Path(folder)))
+
+
+async def _measure(folder: Path) -> list[dict[str, object]]:
+    stage = Stage(folder, MemoryServer())
+    small, large = await stage.submit(), await stage.submit()
+    fill(folder / "runs" / small, steps=1, points=SERIES)
+    fill(folder / "runs" / large, steps=GROUPS // GROUPS_A_STEP, points=POINTS)
+    lines: list[dict[str, object]] = []
+    for what, route in ROUTES.items():
+        one, many = [await _seconds(stage.http, f"/v1/jobs/{job}{route}") for job in (small, large)]
+        line = {"points": POINTS, "groups": GROUPS, "value": round(many, 4), "times_small": round(many / one, 1)}
+        lines.append({"what": f"seconds for {what}", **line})
+    await stage.http.aclose()
+    return lines
+
+
+async def _seconds(http: httpx.AsyncClient, url: str) -> float:
+    """The least of a few: others compute on this machine, too."""
+    taken = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        answer = await http.get(url)
+        taken.append(time.perf_counter() - began)
+        assert answer.status_code == 200, answer.text
+    return min(taken)
+
+
+def fill(folder: Path, *, steps: int, points: int) -> None:
+    store = Store(folder)
+    fold, ordinal = Fold(store), 0
+    for step in range(1, steps + 1):
+        groups = [_group(ordinal + k) for k in range(GROUPS_A_STEP)]
+        done = runs.step_done(step, range(ordinal, ordinal + GROUPS_A_STEP))
+        fold.apply(Batch(train=runs.entries(*groups, first=ordinal + 1), events=[(done, step)]))
+        ordinal += GROUPS_A_STEP
+    with store.transaction():
+        for first, values in _more_points(points):
+            store.add_points(first, float(first), values)
+    store.close()
+
+
+def _group(ordinal: int) -> object:
+    source = ("sums", "shapes")[ordinal % 2]
+    return runs.group(ordinal, ((ordinal % 5) / 4, (ordinal % 3) / 2), source=source, task=source)
+
+
+def _more_points(count: int) -> Iterator[tuple[int, dict[Where, dict[str, float]]]]:
+    for step in range(count // SERIES):
+        yield step, {ALL: {f"part/part-{k}": (step * 7 + k) % 1000 / 1000 for k in range(SERIES)}}
+
+
+if __name__ == "__main__":
+    import json
+    import sys
+
+    for line in measure_routes():
+        sys.stdout.write(json.dumps(line) + "\n")
