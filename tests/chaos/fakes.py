@@ -1,9 +1,9 @@
 """Engines that compute nothing, in the real services: what is left is the flow (`tests.chaos.soak`)."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import MappingProxyType
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ import services.learner.app
 from services.learner.attention.batch import Ready
 from services.learner.engine import StepResult, StepWork
 from services.rollout.engine import PreparedPrompt
+from services.rollout.engines.feed import Feed
 from services.rollout.engines.hf import HfEngine
 from shared.messages import Completion, Prompt, Scored, pack_floats, pack_ints
 
@@ -22,20 +23,23 @@ class FakeRollout:
     """Answers every prompt at once with `TOKENS` tokens that its seed draws."""
 
     patch_size = 14
-    facts = MappingProxyType({"engine": "fake"})
+    facts: ClassVar = {"engine": "fake"}
 
     def __init__(self) -> None:
         self.version = -1
 
     def prepare(self, prompt: Prompt, images: Sequence[bytes]) -> PreparedPrompt:
-        return PreparedPrompt(np.arange(16, dtype=np.int32), None, [], prompt.sampling)
+        return PreparedPrompt(np.arange(16, dtype=np.int32), [], (), prompt.sampling)
 
-    def generate(
-        self, prompts: Sequence[PreparedPrompt], stop: Callable[[], bool] = lambda: False
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        for index, prompt in enumerate(prompts):
-            draw = np.random.default_rng(prompt.sampling.seed)
-            yield index, [self._completion(draw.integers(0, 500, TOKENS)) for _ in range(prompt.sampling.n)]
+    def stream(self, feed: Feed) -> Iterator[tuple[int, list[Completion]]]:
+        taken = 0
+        while prompts := feed.take(0):
+            dropped = feed.cancelled()
+            for number, prompt in enumerate(prompts, taken):
+                draw = np.random.default_rng(prompt.sampling.seed)
+                if number not in dropped:
+                    yield number, [self._completion(draw.integers(0, 500, TOKENS)) for _ in range(prompt.sampling.n)]
+            taken += len(prompts)
 
     def _completion(self, ids: np.ndarray) -> Completion:
         logs = pack_floats(np.full(TOKENS, -1.0, dtype=np.float32))
