@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from services.reward.config import RewardConfig
@@ -12,7 +12,7 @@ from services.reward.outside.endpoint import Endpoint
 from services.reward.outside.running import Running
 from services.reward.verdict import Sample
 from services.reward.workers.pool import Pool
-from shared.errors import Unavailable
+from shared.errors import Unavailable, one_error
 from shared.messages import Reward
 from shared.runtime.metrics import Instruments
 from shared.samples.verifiers import known_verifiers
@@ -101,14 +101,20 @@ class Scorer:
         if not apart:
             return list(await self.pool.score(samples))
         left = sorted(set(range(len(samples))) - set(apart))
-        found: list[Reward | Unavailable] = [Unavailable("not judged yet")] * len(samples)
-        asked = [_caught(self._outside[samples[place].spec.verifier].judge(samples[place])) for place in apart]
-        rewards, others = await asyncio.gather(
-            self.pool.score([samples[place] for place in left]), asyncio.gather(*asked)
-        )
-        for place, reward in zip((*left, *apart), (*rewards, *others), strict=True):
-            found[place] = reward
-        return found
+        with one_error():
+            async with asyncio.TaskGroup() as tasks:
+                pooled = tasks.create_task(self.pool.score([samples[place] for place in left]))
+                asked = [tasks.create_task(self._asked(samples[place])) for place in apart]
+        found = dict(zip(left, pooled.result(), strict=True)) | {
+            place: task.result() for place, task in zip(apart, asked, strict=True)
+        }
+        return [found[place] for place in range(len(samples))]
+
+    async def _asked(self, sample: Sample) -> Reward | Unavailable:
+        try:
+            return await self._outside[sample.spec.verifier].judge(sample)
+        except Unavailable as error:
+            return error
 
     def _flush(self, now: float) -> None:
         for (metric, name), count in self._counts.items():
@@ -121,10 +127,3 @@ class Scorer:
         self._cached = self.pool.counts.cached
         self._counts.clear()
         self._requests, self._seconds, self._flushed = 0, 0.0, now
-
-
-async def _caught(judged: Coroutine[None, None, Reward]) -> Reward | Unavailable:
-    try:
-        return await judged
-    except Unavailable as error:
-        return error

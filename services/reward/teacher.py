@@ -7,13 +7,13 @@ where a text is read as other tokens than were sampled, the completion has no lo
 """
 
 import asyncio
-import base64
 import math
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import msgspec
 
+from services.reward.outside.server import Server, TooLarge, data_url
 from shared.blobs.port import Blobs
 from shared.errors import BadSample, Unavailable, one_error
 from shared.jobs.spec import Distillation
@@ -22,6 +22,8 @@ from shared.models.inputs import IMAGE_MARK
 
 TEACHER = "the teacher"
 REQUESTS_AT_ONCE = 32
+_MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""A token's entry has about 100 bytes, of a prompt's images too."""
 _TRANSIENT = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -30,8 +32,7 @@ class Teacher:
 
     def __init__(self, url: str, token: str | None, settings: Distillation, blobs: Blobs) -> None:
         """`url` with its version, such as `http://host:8000/v1`."""
-        headers = {} if token is None else {"authorization": f"Bearer {token}"}
-        self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=settings.deadline_s)
+        self._server = Server(TEACHER, url, token)
         self._settings, self._blobs = settings, blobs
         self._free = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
@@ -39,7 +40,7 @@ class Teacher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._client.aclose()
+        await self._server.aclose()
 
     async def log_probs(self, group: Completed) -> list[bytes]:
         """float32 (T,) of log π_teacher for each completion, at temperature 1; empty where it has read other tokens.
@@ -87,23 +88,24 @@ class Teacher:
     async def _messages(self, group: Completed) -> list[dict[str, Any]]:
         """The prompt's turns with its images as data URLs."""
         refs = [image.blob for image in group.prompt.images]
-        images = iter([_data_url(await asyncio.to_thread(self._blobs.get, ref)) for ref in refs])
+        images = iter([data_url(await asyncio.to_thread(self._blobs.get, ref)) for ref in refs])
         return [{"role": turn.role, "content": _parts(turn, images)} for turn in group.prompt.turns]
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        async with self._free:
-            try:
-                answer = await self._client.post(path, json=body | {"model": self._settings.model})
-            except httpx.TransportError as error:
-                raise Unavailable(f"the teacher does not answer: {error!r}") from error
-        if answer.status_code in _TRANSIENT:
-            raise Unavailable(f"the teacher answers {answer.status_code}: {answer.text[:200]}")
-        if answer.status_code != 200:
-            raise BadSample(f"the teacher refuses the group: {answer.status_code} {answer.text[:200]}")
+        body, limit_s = body | {"model": self._settings.model}, self._settings.deadline_s
         try:
-            return answer.json()
-        except ValueError as error:
-            raise BadSample(f"the teacher answers no JSON: {answer.text[:200]!r}") from error
+            async with self._free:
+                status, text = await self._server.post(path, body, limit_s=limit_s, most=_MAX_ANSWER_BYTES)
+        except TooLarge as error:
+            raise BadSample(str(error)) from None
+        if status in _TRANSIENT:
+            raise Unavailable(self._server.told(status, text))
+        if status != 200:
+            raise BadSample(f"the group is refused: {self._server.told(status, text)}")
+        try:
+            return msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadSample(f"the teacher answers no JSON: {text[:200]!r}") from error
 
 
 def _at(answer: Any, *path: str | int) -> Any:
@@ -140,8 +142,3 @@ def _parts(turn: ChatTurn, images: Iterator[str]) -> str | list[dict[str, Any]]:
         parts.append({"type": "image_url", "image_url": {"url": next(images)}})
         parts += [{"type": "text", "text": text}] if text else []
     return parts
-
-
-def _data_url(image: bytes) -> str:
-    kind = "png" if image.startswith(b"\x89PNG") else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -151,7 +151,7 @@ async def test_an_endpoint_that_refuses_the_sample_itself_is_a_verifier_error(en
 async def test_a_late_a_huge_and_an_absent_endpoint(endpoint: Judge, asking: Asking) -> None:
     go_on = threading.Event()
     endpoint.answer = lambda _: (200, b"") if go_on.wait(30) else (500, b"")
-    with pytest.raises(Unavailable, match="does not answer: ReadTimeout"):
+    with pytest.raises(Unavailable, match="does not answer within 0"):
         await asking.judge(_sample(deadline_s=0.2))
     go_on.set()
     endpoint.answer = lambda _: (200, b"x" * 3_000_000)

@@ -8,10 +8,12 @@ import pytest
 import pytest_asyncio
 
 from services.reward.judge import judge
+from services.reward.outside import running as processes
 from services.reward.outside.running import Running
 from services.reward.verdict import Sample
 from services.reward.verifiers.python import same
 from shared.answers.programs import read_program
+from shared.errors import Unavailable
 from shared.messages import Reward, RewardSpec
 from shared.samples.verifiers import why_unusable
 
@@ -52,6 +54,12 @@ async def test_accuracy_worked_by_hand(running: Running, program: str, accuracy:
     assert (reward.accuracy, reward.format) == (accuracy, 1.0) and reward.parts["passed"] == pytest.approx(passed)
     partial = await _judged(running, program, partial=True)
     assert partial.accuracy == pytest.approx(passed)
+
+
+async def test_a_process_that_does_not_start_is_no_verdict(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_MODULE", "services.reward.no_such_module")
+    with pytest.raises(Unavailable, match="did not start: it ended with 1"):
+        await _judged(running, _RIGHT)
 
 
 async def test_a_program_of_standard_input_and_output_is_run_once_a_test(running: Running) -> None:

@@ -1,5 +1,7 @@
 """A teacher's log-probs over HTTP, from a server that computes them."""
 
+import asyncio
+import contextlib
 import io
 import itertools
 import json
@@ -72,17 +74,38 @@ async def test_a_prompt_with_an_image_is_judged_by_its_text_and_the_ids_are_comp
 async def test_a_teacher_that_does_not_answer_is_away(status):
     async with teaching() as server, Teacher(server.url, None, SETTINGS, Blobs()) as teacher:
         server.answers = [(status, "busy")]
-        with pytest.raises(Unavailable, match=f"the teacher answers {status}: busy"):
+        with pytest.raises(Unavailable, match=f"the teacher at .* answers {status}: busy"):
             await teacher.log_probs(asked(completion([7], "a"), images=False))
     async with Teacher(server.url, None, SETTINGS, Blobs()) as teacher:
         with pytest.raises(Unavailable, match="does not answer"):
             await teacher.log_probs(asked(completion([7], "a"), images=False))
 
 
+async def test_a_server_that_sends_a_byte_at_a_time_is_away_once_the_deadline_is_over():
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+        writer.close()
+        hung_up.set()
+
+    hung_up = asyncio.Event()
+    listening = await asyncio.start_server(drip, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
+    hasty = msgspec.structs.replace(SETTINGS, deadline_s=0.3)
+    async with listening, Teacher(url, None, hasty, Blobs()) as teacher:
+        with pytest.raises(Unavailable, match=r"does not answer within 0.3 s"):
+            await teacher.log_probs(asked(completion([7], "a"), images=False))
+        await asyncio.wait_for(hung_up.wait(), 10.0)
+
+
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
-        ((404, "no model large"), "refuses the group: 404 no model large"),
+        ((404, "no model large"), "the group is refused: the teacher at .* answers 404: no model large"),
         ((200, "hello"), "answers no JSON"),
         ((200, json.dumps({"choices": []})), "has no list choices.0.logprobs.token_logprobs"),
         ((200, json.dumps({"choices": [{"logprobs": {"token_logprobs": [None, -1.0]}}]})), "0 log-probs for 1 tokens"),
@@ -132,7 +155,7 @@ async def test_a_record_carries_the_teachers_log_probs_once_it_is_back():
 
 async def test_a_group_that_the_teacher_refuses_is_void_with_its_sentence():
     record, _ = await records(asked(completion([7], "a"), images=False), [(400, "too long")])
-    assert isinstance(record, Voided) and record.reason == "bad-sample" and "400 too long" in record.detail
+    assert isinstance(record, Voided) and record.reason == "bad-sample" and "400: too long" in record.detail
 
 
 async def test_held_out_groups_have_no_teacher():

@@ -1,22 +1,20 @@
-"""An OpenAI-compatible endpoint: one question, one reply, and what it cost.
+"""The judge's endpoint: one question, one reply, and what it cost.
 
-Source of the contract: OpenAI's API reference, "Create chat completion" (`POST /chat/completions`). The key goes into
-the header `Authorization` and nowhere else: what is told of an endpoint's own words has it taken out.
+Source of the contract: OpenAI's API reference, "Create chat completion" (`POST /chat/completions`).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import httpx
 import msgspec
 
+from services.reward.outside.server import Server, TooLarge
 from services.reward.verdict import VerifierError
 from shared.errors import Unavailable
 
 _REFUSES_THIS_ONE = frozenset((400, 413, 415, 422))
 """What an endpoint says of a request that it will never take; anything else that is no 200 may pass."""
 _MAX_REPLY_BYTES = 1024 * 1024
-_CONNECT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +50,7 @@ class Endpoint:
     """The endpoint below `url` (which ends in `/v1` with most servers)."""
 
     def __init__(self, url: str, key: str | None) -> None:
-        self._url, self._key = url.rstrip("/"), key or ""
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(headers=headers, limits=httpx.Limits(max_connections=None))
+        self._server = Server("the judge", url, key)
 
     async def ask(self, body: Mapping[str, object], prices: tuple[float, float], limit_s: float) -> Reply:
         """The reply to a chat completion's body within `limit_s`; `prices` are those of a million tokens in and out.
@@ -62,25 +58,12 @@ class Endpoint:
         Raises Unavailable when the call fails, VerifierError when the endpoint refuses this very request or its reply
         cannot be read.
         """
-        content = msgspec.json.encode(body)
-        timeout = httpx.Timeout(limit_s, connect=min(limit_s, _CONNECT_S))
         try:
-            request = self._http.build_request(
-                "POST",
-                f"{self._url}/chat/completions",
-                content=content,
-                headers={"Content-Type": "application/json"},
-                timeout=timeout,
-            )
-            response = await self._http.send(request, stream=True)
-            try:
-                status, text = response.status_code, await _read(response)
-            finally:
-                await response.aclose()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise Unavailable(self._clean(f"the judge at {self._url} does not answer: {error!r}")) from None
+            status, text = await self._server.post("/chat/completions", body, limit_s=limit_s, most=_MAX_REPLY_BYTES)
+        except TooLarge as error:
+            raise VerifierError(str(error)) from None
         if status != 200:
-            told = self._clean(f"the judge at {self._url} answers {status}: {text[:300].decode(errors='replace')}")
+            told = self._server.told(status, text)
             raise VerifierError(told) if status in _REFUSES_THIS_ONE else Unavailable(told)
         return self._parsed(text, prices)
 
@@ -97,20 +80,6 @@ class Endpoint:
             cost = (usage.prompt_tokens * prices[0] + usage.completion_tokens * prices[1]) / 1e6
         return Reply(body.choices[0].message.content, usage.prompt_tokens, usage.completion_tokens, cost)
 
-    def _clean(self, text: str) -> str:
-        return text.replace(self._key, "***") if self._key else text
-
     async def aclose(self) -> None:
         """Close its connections."""
-        await self._http.aclose()
-
-
-async def _read(response: httpx.Response) -> bytes:
-    """The whole body; raises VerifierError for one that is too large."""
-    parts, size = [], 0
-    async for part in response.aiter_bytes():
-        parts.append(part)
-        size += len(part)
-        if size > _MAX_REPLY_BYTES:
-            raise VerifierError(f"the judge's reply is larger than {_MAX_REPLY_BYTES} bytes")
-    return b"".join(parts)
+        await self._server.aclose()

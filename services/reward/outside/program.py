@@ -2,7 +2,7 @@
 
     python -m services.reward.outside.program
 
-On standard input a JSON object, on standard output a JSON line a test as it is done (an `Outcome` of
+On standard input a JSON object, on standard output `READY`, then a JSON line a test as it is done (an `Outcome` of
 `services.reward.verifiers.python`): first those of `calls`, then those of `stdins`. It has no network and no secret,
 opens no file and starts no process; the kernel ends it after its CPU time. What the program prints goes nowhere, but
 for tests of standard output.
@@ -28,6 +28,8 @@ MODULES = (
     *("textwrap", "time", "typing", "unicodedata", "uuid", "zlib"),
 )
 """What a program can import."""
+READY = b"ready\n"
+"""What is answered before anything of the program runs: without it, the process has failed, not the program."""
 DEEPEST, MOST_ITEMS, LONGEST_TEXT = 32, 10_000, 64 * 1024
 _MEMORY_BYTES = 1024**3
 
@@ -47,6 +49,7 @@ def main() -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
     cpu_s = int(sum(os.times()[:2]) + work["cpu_s"]) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+    answer.write(READY)
     for outcome in itertools.chain(
         _run_calls(work["program"], work["calls"]), _run_each(work["program"], work["stdins"])
     ):

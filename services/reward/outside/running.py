@@ -10,11 +10,13 @@ from pathlib import Path
 import msgspec
 
 from services.reward.judge import failed, reward_of
+from services.reward.outside.program import READY
 from services.reward.truths import checked
 from services.reward.verdict import Sample, VerifierError
 from services.reward.verifiers.python import Outcome, tests_of, verdict
 from services.reward.workers.sandbox import clean_environment
 from shared.answers.programs import Case, read_program
+from shared.errors import Unavailable
 from shared.messages import Reward
 
 _MODULE = "services.reward.outside.program"
@@ -31,7 +33,7 @@ class Running:
         self._room = asyncio.Semaphore(at_once)
 
     async def judge(self, sample: Sample) -> Reward:
-        """The reward of `sample`."""
+        """The reward of `sample`; raises Unavailable when no process could be started for it."""
         try:
             spec = checked(sample.spec) if sample.checked else sample.spec
             cases, program = tests_of(spec.ground_truth), read_program(sample.completion)
@@ -42,14 +44,12 @@ class Running:
         return reward_of(spec, verdict(sample.completion, cases, outcomes, partial=bool(spec.params.get("partial"))))
 
     async def _run(self, program: str, cases: list[Case], cpu_s: float, limit_s: float) -> list[Outcome]:
-        """What the program did in each test; fewer where it ended before the last. Raises VerifierError."""
+        """What the program did in each test, nothing from where it ended. Raises Unavailable, VerifierError."""
         calls = [(place, case.call) for place, case in enumerate(cases) if case.call]
         stdins = [(place, case.stdin) for place, case in enumerate(cases) if not case.call]
         work = {"program": program, "cpu_s": cpu_s, "calls": [call for _, call in calls]}
         async with self._room:
-            found = await _in_process(
-                msgspec.json.encode(work | {"stdins": [text for _, text in stdins]}), cpu_s, limit_s
-            )
+            found = await _in_process(msgspec.json.encode(work | {"stdins": [text for _, text in stdins]}), limit_s)
         outcomes: list[Outcome] = [()] * len(cases)
         for (place, _), outcome in zip([*calls, *stdins], found, strict=False):
             outcomes[place] = outcome
@@ -59,7 +59,7 @@ class Running:
         """Nothing outlives a call."""
 
 
-async def _in_process(work: bytes, cpu_s: float, limit_s: float) -> list[Outcome]:
+async def _in_process(work: bytes, limit_s: float) -> list[Outcome]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-B", "-m", _MODULE),
         stdin=asyncio.subprocess.PIPE,
@@ -77,7 +77,9 @@ async def _in_process(work: bytes, cpu_s: float, limit_s: float) -> list[Outcome
         raise VerifierError(f"the program did not end within its deadline of {limit_s:g} s") from None
     finally:
         await _end(process)
-    return _outcomes(answer)
+    if not answer.startswith(READY):
+        raise Unavailable(f"a process for a program did not start: it ended with {process.returncode}")
+    return _outcomes(answer.removeprefix(READY))
 
 
 def _outcomes(answer: bytes) -> list[Outcome]:
@@ -92,7 +94,7 @@ def _outcomes(answer: bytes) -> list[Outcome]:
 
 
 async def _exchange(process: asyncio.subprocess.Process, work: bytes) -> bytes:
-    """Give the work, take the answer: nothing of one that is too long."""
+    """Give the work, take the answer: of one that is too long no test's outcome."""
     assert process.stdin is not None and process.stdout is not None
     with contextlib.suppress(ConnectionError):
         process.stdin.write(work)
@@ -103,7 +105,7 @@ async def _exchange(process: asyncio.subprocess.Process, work: bytes) -> bytes:
         size += len(part)
         if size > _MAX_ANSWER_BYTES:
             process.kill()
-            return b""
+            return READY
         parts.append(part)
     return b"".join(parts)
 
