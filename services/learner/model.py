@@ -154,7 +154,11 @@ class VisionLanguageModel:
             position_ids=forward.position_ids(torch.from_numpy(packed.positions)[:, None].to(self.device)),
             use_cache=False,
             packed_layout=Layout(
-                packed, self.device, way=self.attention.text, two_way_images=self.inputs.family.two_way_images
+                packed,
+                self.device,
+                way=self.attention.text,
+                kernel=self.attention.kernel,
+                two_way_images=self.inputs.family.two_way_images,
             ),
         )
         source, targets = (torch.from_numpy(part).to(self.device) for part in (packed.source, packed.targets))

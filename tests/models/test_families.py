@@ -15,8 +15,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText
 
 from services.learner.attention import flex
-from services.learner.attention import packed as packed_attention
 from services.learner.attention.batch import Ready, micro_batches, pack, parts_of
+from services.learner.attention.kernels import FlashAttn
 from services.learner.attention.packed import Gpu, choose
 from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
@@ -42,7 +42,7 @@ from shared.models.hf.forward import plain_arguments
 from shared.models.hf.loading import open_inputs
 from shared.models.inputs import Inputs
 from shared.models.roles import ROLES, role_of
-from tests.gpu_twins import FlashTwin, dense_attend
+from tests.gpu_twins import FlashAttnTwin, dense_attend
 from tests.models.page import Figures
 from tests.models.tiny import FAMILIES, make
 
@@ -50,7 +50,7 @@ SIZES = [[(84, 112)], [(56, 56), (140, 84)], []]
 """Width and height of each prompt's images: one, two, none."""
 TEXTS = ["<image>How many?", "<image><image>Which one is larger?", "How much is 3 + 4?"]
 LIMIT = 1e-4
-H100 = Gpu((9, 0), has_flash=True)
+GPU = Gpu(FlashAttn(FlashAttnTwin(), "2.8.3"))
 
 
 @dataclass(frozen=True)
@@ -214,8 +214,7 @@ def test_the_learner_computes_log_probs_and_gradients_of_the_plain_forward(
     """`gpu`: attention in the way that the family has on one, its kernels by their twins on the CPU, groups cut."""
     if on == "gpu":
         config, family = learner.engine.model.hf.config, learner.ingest.inputs.family
-        monkeypatch.setattr(learner.engine.model, "attention", choose(config, family, torch.bfloat16, H100))
-        monkeypatch.setattr(packed_attention, "FLASH", FlashTwin())
+        monkeypatch.setattr(learner.engine.model, "attention", choose(config, family, torch.bfloat16, GPU))
         monkeypatch.setattr(flex, "attend", dense_attend)
     weigh = torch.Generator().manual_seed(1)
     inputs = learner.ingest.inputs

@@ -2,64 +2,23 @@
 
 Every prompt and every response attends within itself, causally, in one call; all responses of a prompt attend to it in
 another. Nothing is gathered, padded or repeated: spans stand in the row as the kernel reads them, and a prompt's keys
-are read once for all its responses. The softmax over both sets of keys has the log-sum-exp of the two calls' own;
-given it, the kernel's backward pass of either call is exact (as in Ring Attention: Liu et al. 2023, arXiv:2310.01889,
-and zhuzilin/ring-flash-attention).
+are read once for all its responses. The softmax over both sets of keys has the log-sum-exp of the two calls' own.
+
+Given the joined output O and log-sum-exp L, the kernel's backward pass of either call is exact: it computes
+P = exp(S - L) and dS = P * (dO V^T - rowsum(dO * O)), each of whose columns asks for its own keys alone (Ring
+Attention: Liu et al. 2023, arXiv:2310.01889; zhuzilin/ring-flash-attention, ring_flash_attn_varlen.py). So no gradient
+of a log-sum-exp is needed, which flash-attention's kernels would not take.
 
 Letters: N tokens of the row, H heads, Hkv heads of keys, D size of a head.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from services.learner.attention.kernels import Kernel
 from services.learner.attention.layout import Layout, Segments
-
-
-class Kernel(Protocol):
-    """Attention within segments: `query` (Nq, H, D), `key` and `value` (Nk, Hkv, D); float16 or bfloat16 on a GPU."""
-
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        """Output (Nq, H, D) and log-sum-exp of the scores float32 (H, Nq)."""
-        ...
-
-    def backward(
-        self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sums: Tensor,
-        segments: Segments, *, causal: bool, scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Gradients of query, key and value, where `output` and `log_sums` may count more keys than these."""
-        ...
-
-
-class TorchFlash:
-    """torch's own flash-attention, the kernels under `torch.nn.attention.varlen`; on CUDA only, never run there yet.
-
-    They take fewer heads of keys than of queries. Another package's kernels, once activated by
-    `torch.nn.attention.activate_flash_attention_impl`, stand behind the same two operators.
-    """
-
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, *, causal: bool, scale: float
-    ) -> tuple[Tensor, Tensor]:
-        output, log_sums, *_ = torch.ops.aten._flash_attention_forward(
-            query, key, value, segments.queries, segments.keys, segments.longest_query, segments.longest_key,
-            0.0, causal, False, scale=scale,
-        )  # fmt: skip
-        return output, log_sums
-
-    def backward(
-        self, gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, output: Tensor, log_sums: Tensor,
-        segments: Segments, *, causal: bool, scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        state = torch.zeros(2, dtype=torch.uint64, device=query.device)  # of a dropout that is 0
-        found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten._flash_attention_backward(
-            gradient, query, key, value, output, log_sums, segments.queries, segments.keys,
-            segments.longest_query, segments.longest_key, 0.0, causal, state, state.new_empty(0), scale=scale,
-        )  # fmt: skip
-        return found
 
 
 def joined_attention(
@@ -68,6 +27,15 @@ def joined_attention(
     """`query` (N, H, D), `key` and `value` (N, Hkv, D) of the row → (N, H, D); causal over prompt and response."""
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     output: Tensor = _Joined.apply(query.contiguous(), key.contiguous(), value.contiguous(), layout, scale, kernel)
+    return output
+
+
+def attention_within(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float | None, kernel: Kernel
+) -> Tensor:
+    """Shapes as in `joined_attention`; every token sees all of its own segment, later ones, too."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    output: Tensor = _Within.apply(query.contiguous(), key.contiguous(), value.contiguous(), segments, scale, kernel)
     return output
 
 
@@ -103,4 +71,21 @@ class _Joined(torch.autograd.Function):
         found[0][first:] += cross[0]
         found[1][:first] += cross[1]
         found[2][:first] += cross[2]
+        return (*found, None, None, None)
+
+
+class _Within(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float, kernel: Kernel
+    ) -> Tensor:
+        output, sums = kernel.forward(query, key, value, segments, causal=False, scale=scale)
+        ctx.save_for_backward(query, key, value, output, sums)
+        ctx.segments, ctx.scale, ctx.kernel = segments, scale, kernel
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = gradients[0].contiguous()
+        found = ctx.kernel.backward(gradient, *ctx.saved_tensors, ctx.segments, causal=False, scale=ctx.scale)
         return (*found, None, None, None)

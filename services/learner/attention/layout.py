@@ -7,13 +7,16 @@ import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from services.learner.attention.batch import Block, Packed, image_runs
+
+if TYPE_CHECKING:
+    from services.learner.attention.kernels import Kernel
 
 Way = Literal["sdpa", "flash", "flex"]
 """Rectangular blocks for `scaled_dot_product_attention`, segments for flash-attention, a mask for FlexAttention."""
@@ -79,7 +82,7 @@ class BlockTensors:
 class Segments:
     """Which queries see which keys, by neighbouring spans: span i of the queries sees span i of the keys.
 
-    `queries`, `keys` int32 (spans + 1,): where spans begin and end; the longest span of each.
+    `queries`, `keys` int32 (spans + 1,): where spans begin and end; bounds of the longest span of each.
     """
 
     queries: Tensor
@@ -89,9 +92,20 @@ class Segments:
 
     @classmethod
     def of(cls, queries: Sequence[int], keys: Sequence[int], device: torch.device) -> "Segments":
-        """From the spans' lengths."""
+        """From the spans' lengths.
+
+        Queries are never bound to 1: there flash-attention 2 packs the heads that share keys into the queries (for
+        decoding), and gives the log-sum-exp of several spans in another order (flash_api.cpp, `ngroups_swapped`).
+        """
         bounds = [torch.tensor([0, *itertools.accumulate(each)], dtype=torch.int32) for each in (queries, keys)]
-        return cls(bounds[0].to(device), bounds[1].to(device), max(queries), max(keys))
+        return cls(bounds[0].to(device), bounds[1].to(device), max(2, *queries), max(keys))
+
+    @classmethod
+    def at(cls, bounds: Tensor) -> "Segments":
+        """Each span of `bounds` (spans + 1,) with itself; waits for the device once."""
+        bounds = bounds.to(torch.int32)
+        longest = max(2, int((bounds[1:] - bounds[:-1]).max()))
+        return cls(bounds, bounds, longest, longest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,10 +124,16 @@ class Layout:
     """The attention of one micro-batch; each form is made when a way of computing first asks for it."""
 
     def __init__(
-        self, packed: Packed, device: torch.device, *, way: Way = "sdpa", two_way_images: bool = False
+        self,
+        packed: Packed,
+        device: torch.device,
+        *,
+        way: Way = "sdpa",
+        kernel: "Kernel | None" = None,
+        two_way_images: bool = False,
     ) -> None:
-        """`two_way_images`: the tokens of an image see each other, later ones, too."""
-        self.way = way
+        """`kernel`: of the way `flash`; `two_way_images`: the tokens of an image see each other, later ones, too."""
+        self.way, self.kernel = way, kernel
         self._packed, self._device, self._two_way_images = packed, device, two_way_images
         self._kept: dict[Hashable, Any] = {}
 

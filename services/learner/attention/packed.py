@@ -6,7 +6,7 @@ model's keyword arguments. All other layers see one row of real tokens: no paddi
 Letters: N tokens of the row, H heads, D size of a head; a block has R rows, Q queries, K keys (`batch.Block`).
 """
 
-import importlib.util
+import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,13 +16,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import activate_flash_attention_impl, current_flash_attention_impl
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from services.learner.attention.flex import flex_packed_attention
-from services.learner.attention.joined import TorchFlash, joined_attention
-from services.learner.attention.layout import Layout, Way
+from services.learner.attention.joined import attention_within, joined_attention
+from services.learner.attention.kernels import Kernel, open_kernel
+from services.learner.attention.layout import Layout, Segments, Way
 from shared.models.family import Family
 from shared.models.hf.forward import has_windows
 
@@ -31,21 +30,21 @@ VISION = "triune_flash_segments"
 """`flash` in the name makes transformers hand over the boundaries of all images in one call, instead of one by one."""
 FLASH_HEADS = range(8, 257, 8)
 """Sizes of a head that flash-attention's kernels take."""
-FLASH = TorchFlash()
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What computes attention: the `text`'s way over a packed row, and whether the `vision` tower's is flash, too."""
+    """What computes attention: over a packed row of `text`, in the `vision` tower; the `kernel` of what is flash."""
 
     text: Way
     vision: Literal["sdpa", "flash"]
+    kernel: Kernel | None = None
 
     def __str__(self) -> str:
         """For log and report."""
-        kernels = current_flash_attention_impl() or "FA2"
-        names = {"sdpa": "sdpa", "flash": f"flash ({kernels}), joined by log-sum-exp", "flex": "flex"}
-        return f"{names[self.text]}; vision {'sdpa' if self.vision == 'sdpa' else f'flash ({kernels})'}"
+        flash = "" if self.kernel is None else f"flash ({self.kernel.name})"
+        text = f"{flash}, joined by log-sum-exp" if self.text == "flash" else self.text
+        return f"{text}; vision {flash if self.vision == 'flash' else self.vision}"
 
 
 def packed_attention(
@@ -70,7 +69,8 @@ def packed_attention(
         return flex_packed_attention(query, key, value, packed_layout, sliding_window, scaling), None
     rows = [states[0].transpose(0, 1) for states in (query, key, value)]  # (N, H, D)
     if packed_layout.way == "flash":
-        return joined_attention(rows[0], rows[1], rows[2], packed_layout, scaling, FLASH)[None], None
+        assert packed_layout.kernel is not None
+        return joined_attention(rows[0], rows[1], rows[2], packed_layout, scaling, packed_layout.kernel)[None], None
     return _over_blocks(packed_layout, packed_layout.masks(sliding_window), rows, scaling)[None], None
 
 
@@ -104,6 +104,7 @@ def segment_attention(
 
 
 def flash_segment_attention(
+    kernel: Kernel,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -114,13 +115,9 @@ def flash_segment_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """`segment_attention` by flash-attention's kernels, in one call; never run on a GPU yet."""
-    query, key, value = (states[0].transpose(0, 1).to(value.dtype).contiguous() for states in (query, key, value))
-    bounds = cu_seq_lens_q.to(torch.int32)
-    longest = int((bounds[1:] - bounds[:-1]).max())
-    output = varlen_attn(query, key, value, bounds, bounds, longest, longest, scale=scaling)
-    assert isinstance(output, Tensor)
-    return output[None], None
+    """`segment_attention` by flash-attention's `kernel`, in one call; never run on a GPU yet."""
+    query, key, value = (states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value))
+    return attention_within(query, key, value, Segments.at(cu_seq_lens_q), scaling, kernel)[None], None
 
 
 def _over_blocks(
@@ -160,32 +157,28 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 @dataclass(frozen=True)
 class Gpu:
-    """What of a GPU decides: its compute capability, and whether torch was built with flash-attention for it."""
+    """What of a GPU decides: the flash-attention that runs on it (None: none)."""
 
-    capability: tuple[int, int]
-    has_flash: bool
+    kernel: Kernel | None
 
     @classmethod
     def of(cls, device: torch.device) -> "Gpu | None":
         """None for a device that is none."""
-        if device.type != "cuda":
-            return None
-        return cls(torch.cuda.get_device_capability(device), torch.backends.cuda.is_flash_attention_available())
+        return cls(open_kernel(torch.cuda.get_device_capability(device))) if device.type == "cuda" else None
 
     def runs_flash(self, head: int) -> bool:
         """Whether flash-attention's kernels take heads of `head` numbers here."""
-        return self.has_flash and self.capability >= (8, 0) and head in FLASH_HEADS
+        return self.kernel is not None and head in FLASH_HEADS
 
 
 def install(model: Any, family: Family) -> Chosen:
     """Make a transformers model use packed attention, in the way that its device, type and family allow."""
-    gpu = Gpu.of(model.device)
-    chosen = choose(model.config, family, model.dtype, gpu)
-    if gpu is not None and "flash" in (chosen.text, chosen.vision):
-        _activate_package(gpu)
+    chosen = choose(model.config, family, model.dtype, Gpu.of(model.device))
     AttentionInterface.register(TEXT, packed_attention)
     AttentionMaskInterface.register(TEXT, _no_mask)
-    AttentionInterface.register(VISION, flash_segment_attention if chosen.vision == "flash" else segment_attention)
+    AttentionInterface.register(VISION, segment_attention)
+    if chosen.vision == "flash" and chosen.kernel is not None:
+        AttentionInterface.register(VISION, functools.partial(flash_segment_attention, chosen.kernel))
     model.set_attn_implementation({"text_config": TEXT})
     if family.tower_takes_segments:
         # Not by set_attn_implementation, which would look for a kernel of that name on the hub.
@@ -207,17 +200,13 @@ def choose(config: Any, family: Family, dtype: torch.dtype, gpu: Gpu | None) -> 
     text, vision = config.get_text_config(), config.vision_config
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     by_segments = not family.two_way_images and not has_windows(config)
+    in_text = by_segments and gpu.runs_flash(int(head))
     in_tower = family.tower_takes_segments and gpu.runs_flash(_width(vision) // vision.num_heads)
-    return Chosen("flash" if by_segments and gpu.runs_flash(int(head)) else "flex", "flash" if in_tower else "sdpa")
+    return Chosen(
+        "flash" if in_text else "flex", "flash" if in_tower else "sdpa", gpu.kernel if in_text or in_tower else None
+    )
 
 
 def _width(vision: Any) -> int:
     """Channels of a tower: Qwen2-VL calls them `embed_dim`, and what leaves it `hidden_size`."""
     return int(getattr(vision, "embed_dim", None) or vision.hidden_size)
-
-
-def _activate_package(gpu: Gpu) -> None:
-    """Let torch's operators use the package flash-attn-4 where it is installed and its kernels run."""
-    found = importlib.util.find_spec("flash_attn") and importlib.util.find_spec("flash_attn.cute")
-    if found and gpu.capability[0] in (9, 10):
-        activate_flash_attention_impl("FA4")
