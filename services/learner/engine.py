@@ -85,7 +85,7 @@ class Engine(Protocol):
         ...
 
     def export(self, sink: TensorSink, *, scope: Scope) -> None:
-        """Give the weights to `sink`, by state-dict name of the plain model; a tied tensor once."""
+        """Give the weights to `sink`, by state-dict name; a tied tensor once, of adapters the two matrices alone."""
         ...
 
     def save(self, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685): the model's own weights stay, W + α/r · B·A is trained.
 
-peft puts them in; what leaves the learner is merged, under the names of the model without adapters.
+peft puts them in. The adapters alone are published (`shared.models.hf.adapters`); a checkpoint's folder holds merged
+weights, under the names of the model without adapters.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from shared.errors import BadJob
 from shared.jobs.spec import Learner
+from shared.models.hf import adapters
 
 ADAPTER = "default"
 _ROLE_MARKS = {"attention": "attn", "mlp": "mlp"}
@@ -57,9 +59,14 @@ def adapted(model: nn.Module) -> dict[str, Any]:
     return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
-def plain_name(name: str) -> str | None:
-    """A parameter's name in the model without adapters; None for a part of an adapter."""
-    return None if ".lora_" in name else name.replace(".base_layer.", ".")
+def published_name(name: str) -> str:
+    """A parameter's name in what is published: that of the model without adapters, or of an adapter beside it."""
+    return name.replace(".base_layer.", ".").replace(f".{ADAPTER}.weight", ".weight")
+
+
+def published(name: str, layer: Any, tensor: Tensor) -> Tensor:
+    """An adapter `tensor` of `layer` as it is published under `name`: float32, B scaled by α/r."""
+    return tensor.detach().float() * (layer.scaling[ADAPTER] if name.endswith(adapters.UP) else 1.0)
 
 
 def parts(layer: Any) -> list[Tensor]:
@@ -68,7 +75,6 @@ def parts(layer: Any) -> list[Tensor]:
 
 
 def merged(layer: Any) -> Tensor:
-    """W + α/r · B·A, summed in float32 and rounded to the type of W."""
-    weight, down, up = parts(layer)
-    delta = layer.scaling[ADAPTER] * (up.detach().float() @ down.detach().float())
-    return (weight.detach().float() + delta).to(weight.dtype)
+    """W + α/r · B·A, the bits that a sampler makes of the same three tensors."""
+    weight, down, up = (part.detach() for part in parts(layer))
+    return adapters.merged(weight, down, published(adapters.UP, layer, up))

@@ -24,7 +24,7 @@ from services.learner.head import LogProbHead
 from services.learner.selfcheck import Reference, check
 from shared.jobs.spec import Learner
 from shared.models.family import PreparedImage
-from shared.models.hf import forward
+from shared.models.hf import adapters, forward
 from shared.models.hf.loading import copy_processor_files, open_model
 from shared.models.inputs import Inputs
 from shared.models.roles import Role, role_of
@@ -65,17 +65,26 @@ class Images:
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """A tensor on its way out: `value` computes it, on the device, from `parts`, which must be whole then."""
+    """A tensor on its way out: `value` computes it, on the device, from `parts`, which must be whole then.
+
+    It has the type `dtype` and the shape of its first part.
+    """
 
     name: str
     parts: Sequence[Tensor]
     value: Callable[[], Tensor]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, name: str, tensor: Tensor) -> "Exported":
+        """`tensor` as it is."""
+        return cls(name, [tensor], tensor.detach, tensor.dtype)
 
     @property
     def layout(self) -> tuple[torch.dtype, tuple[int, ...]]:
-        """Type and shape; those of the first part, also where ZeRO-3 has shared it out."""
+        """Type and shape, also where ZeRO-3 has shared the first part out."""
         first = self.parts[0]
-        return first.dtype, tuple(getattr(first, "ds_shape", first.shape))
+        return self.dtype, tuple(getattr(first, "ds_shape", first.shape))
 
 
 class VisionLanguageModel:
@@ -182,21 +191,34 @@ class VisionLanguageModel:
         return arguments
 
     def exports(self, scope: Scope) -> list["Exported"]:
-        """What is published, by state-dict name of the model without adapters; a tied parameter once."""
+        """What is published, by state-dict name; a tied parameter once, and of adapters the two matrices alone."""
         buffers = dict(self.hf.named_buffers())
         kept = {name: buffers[name] for name in self.hf.state_dict() if name in buffers}
         layers = lora.adapted(self.hf)
         found = []
         for full_name, tensor in {**dict(self.hf.named_parameters()), **kept}.items():
-            name, layer = lora.plain_name(full_name), layers.get(full_name.removesuffix(".base_layer.weight"))
-            is_trained = tensor.requires_grad or layer is not None
-            if name is None or is_trained != (scope == "trained"):
+            if tensor.requires_grad != (scope == "trained"):
                 continue
-            if layer is None:
-                found.append(Exported(name, [tensor], tensor.detach))
+            name, layer = lora.published_name(full_name), layers.get(full_name.partition(".lora_")[0])
+            if layer is not None:
+                value = functools.partial(lora.published, name, layer, tensor)
+                found.append(Exported(name, [tensor], value, torch.float32))
             else:
-                found.append(Exported(name, lora.parts(layer), functools.partial(lora.merged, layer)))
+                found.append(Exported.of(name, tensor))
         return found
+
+    def whole(self) -> list["Exported"]:
+        """All tensors of the plain model, adapters merged into theirs: what a checkpoint's folder holds."""
+        layers = {name + adapters.WEIGHT: layer for name, layer in lora.adapted(self.hf).items()}
+        beneath = self.exports("frozen")
+        if not layers:
+            return beneath + self.exports("trained")
+        return [
+            replace(each, parts=lora.parts(layer), value=functools.partial(lora.merged, layer))
+            if (layer := layers.get(each.name)) is not None
+            else each
+            for each in beneath
+        ]
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
         """Write a folder that any Hugging Face loader reads: `tensors`, configurations, tokenizer, image processor."""

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from services.learner.attention.batch import Packed
-from services.learner.engine import SCOPES, Facts, Scope, StepResult, StepWork, TensorSink
+from services.learner.engine import Facts, Scope, StepResult, StepWork, TensorSink
 from services.learner.engines.passes import Passes
 from services.learner.engines.ranks import Ranks
 from services.learner.engines.state import SavedState, write_state
@@ -195,7 +195,7 @@ class DeepSpeedEngine:
     def _weights(self) -> dict[str, Tensor]:
         """The whole model on rank 0, in the host's memory; nothing on the others."""
         weights = {}
-        for exported in (exported for scope in SCOPES for exported in self.model.exports(scope)):
+        for exported in self.model.whole():
             with self._whole(exported.parts):
                 if self._ranks.rank == 0:
                     weights[exported.name] = exported.value().to("cpu", copy=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from services.learner.algorithms.objective import needs_reference
 from services.learner.attention.batch import Packed
-from services.learner.engine import SCOPES, DoesNotFit, Facts, Scope, StepResult, StepWork, TensorSink
+from services.learner.engine import DoesNotFit, Facts, Scope, StepResult, StepWork, TensorSink
 from services.learner.engines.passes import Passes
 from services.learner.engines.state import SavedState, write_state
 from services.learner.engines.team import Alone
@@ -68,7 +68,7 @@ class TorchEngine:
         return self._optimizer.update(step, total_steps)
 
     def export(self, sink: TensorSink, *, scope: Scope) -> None:
-        """In the model's type, by state-dict name of the plain model; tied tensors once, no copy of a large one."""
+        """See `VisionLanguageModel.exports`; no copy of a large tensor is made."""
         found = self.model.exports(scope)
         sink.begin({exported.name: exported.layout for exported in found})
         for exported in found:
@@ -76,7 +76,7 @@ class TorchEngine:
 
     def save(self, folder: Path) -> None:
         """Write `model/` in the published type, and masters and moments in float32."""
-        self.model.save(folder / "model", {each.name: each.value() for s in SCOPES for each in self.model.exports(s)})
+        self.model.save(folder / "model", {each.name: each.value() for each in self.model.whole()})
         write_state(folder, 0, self._optimizer.state())
 
     def close(self) -> None:

@@ -4,12 +4,10 @@ A prompt is computed once a group and its keys and values are expanded to the n 
 those of all other groups.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import safetensors
 import torch
 from torch import Tensor
 from transformers import DynamicCache
@@ -22,7 +20,7 @@ from services.rollout.prepare import prepare
 from shared.blobs.weights import WeightsAt
 from shared.errors import Corrupt
 from shared.messages import Completion, Prompt, pack_floats, pack_ints
-from shared.models.hf import selfcheck
+from shared.models.hf import adapters, selfcheck
 from shared.models.hf.forward import image_arguments, position_ids, positions_of
 from shared.models.hf.loading import open_inputs, open_model
 from shared.models.inputs import Inputs, Kept, PixelLimits
@@ -88,18 +86,15 @@ class HfEngine:
     @torch.inference_mode()
     def load(self, at: WeightsAt) -> None:
         own = self.model.state_dict(keep_vars=True)
-        with contextlib.ExitStack() as stack:
-            opened = [stack.enter_context(safetensors.safe_open(path, "pt")) for path in at.files]
-            tensors = {name: file for file in opened for name in at.changed.intersection(file.keys())}
-            for name, file in tensors.items():
-                shape = tuple(file.get_slice(name).get_shape())
-                if name not in own or tuple(own[name].shape) != shape:
+        with adapters.opened(at.files, at.changed) as tensors:
+            for name, stored in tensors.items():
+                if name not in own or tuple(own[name].shape) != stored.shape:
                     raise Corrupt(
-                        f"the weights of version {at.version} hold {name!r} of shape {shape}; "
+                        f"the weights of version {at.version} hold {name!r} of shape {stored.shape}; "
                         f"the model has {tuple(own[name].shape) if name in own else 'no such tensor'}"
                     )
-            for name, file in tensors.items():
-                own[name].copy_(file.get_tensor(name))
+            for name, stored in tensors.items():
+                own[name].copy_(stored.read())
         self.version = at.version
 
     def generate(self, prompts: Sequence[PreparedPrompt]) -> Iterator[tuple[int, list[Completion]]]:

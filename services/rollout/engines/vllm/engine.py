@@ -17,7 +17,6 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import safe_open
 
 from services.rollout.engine import Facts, Loaded, Prepared, PromptLimits, Traits, UpdateMode
 from services.rollout.engines.vllm import launch
@@ -28,6 +27,7 @@ from shared.blobs.weights import WeightsAt
 from shared.errors import BadSample, Corrupt, Unavailable, UserError
 from shared.jobs.spec import JobSpec
 from shared.messages import Completion, Prompt, Sampling, pack_floats, pack_ints
+from shared.models.hf.adapters import opened
 from shared.models.hf.loading import open_inputs
 from shared.models.inputs import Inputs, Kept, PixelLimits
 from shared.samples.images import decode_image
@@ -218,15 +218,13 @@ class VllmEngine:
 
     def _check(self, at: WeightsAt) -> None:
         """Raises Corrupt before anything is copied, since vLLM would stop half-way."""
-        for path in at.files:
-            with safe_open(path, framework="np") as file:
-                for name in at.changed.intersection(file.keys()):
-                    shape = tuple(file.get_slice(name).get_shape())
-                    if self._shapes.get(name) != shape:
-                        raise Corrupt(
-                            f"the weights of version {at.version} hold {name!r} of shape {shape}; "
-                            f"the model has {self._shapes.get(name, 'no such tensor')}"
-                        )
+        with opened(at.files, at.changed) as tensors:
+            for name, stored in tensors.items():
+                if self._shapes.get(name) != stored.shape:
+                    raise Corrupt(
+                        f"the weights of version {at.version} hold {name!r} of shape {stored.shape}; "
+                        f"the model has {self._shapes.get(name, 'no such tensor')}"
+                    )
 
     async def aclose(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

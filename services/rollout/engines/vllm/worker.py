@@ -8,16 +8,17 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import vllm._custom_ops
-from safetensors import safe_open
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 from vllm.v1.sample.logits_processor import LogitsProcessor
 
 from services.rollout.engines.vllm.launch import BACKEND, BANNED
+from shared.models.hf.adapters import opened
 
 
 class Ban(LogitsProcessor):
@@ -44,7 +45,7 @@ class NoInfo(WeightTransferInitInfo):
 
 @dataclass
 class Files(WeightTransferUpdateInfo):
-    """Safetensors files, and which tensors of them to copy, by the names that transformers gives them."""
+    """Safetensors files, and which tensors of them have changed, by the names that transformers gives them."""
 
     paths: list[str]
     names: list[str]
@@ -72,11 +73,9 @@ class FileWeights(WeightTransferEngine[NoInfo, Files]):
 
 
 def _tensors(files: Files) -> Iterator[tuple[str, torch.Tensor]]:
-    wanted = set(files.names)
-    for path in files.paths:
-        with safe_open(path, framework="pt") as file:
-            for name in wanted.intersection(file.keys()):
-                yield name, file.get_tensor(name)
+    with opened([Path(path) for path in files.paths], set(files.names)) as tensors:
+        for name, stored in tensors.items():
+            yield name, stored.read()
 
 
 def _die_with_the_parent() -> None:
