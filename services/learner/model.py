@@ -4,6 +4,7 @@ Letters: N tokens of a packed row, M response tokens of a micro-batch, K image t
 Tested on the CPU; CUDA has never run.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from services.learner.attention.layout import Layout
 from services.learner.engine import Scope
 from services.learner.head import LogProbHead
 from services.learner.selfcheck import Reference, check
+from services.learner.tower import KeptTower
 from shared.jobs.spec import Learner
 from shared.models.family import PreparedImage
 from shared.models.hf import adapters, forward
@@ -100,6 +102,8 @@ class VisionLanguageModel:
         reference = Reference.of(self.hf, inputs)
         self.attention = attention.install(self.hf, inputs.family)
         self._prepare()
+        self.tower = self._kept_tower()
+        """What a frozen tower has made for a connector that is trained; None: there is no such pair."""
         self.self_check = check(self, reference)
         """Largest |difference| of a log-prob from the model's own forward pass, on a probe."""
 
@@ -110,6 +114,12 @@ class VisionLanguageModel:
             parameter.requires_grad_(role_of(name) not in self.frozen)
         self._bias = torch.zeros(self.inputs.vocab_size, device=self.device)
         self._bias[self.inputs.banned] = BANNED_LOGIT
+
+    def _kept_tower(self) -> KeptTower | None:
+        if "vit" not in self.frozen or "connector" in self.frozen:
+            return None
+        black = self._black()
+        return KeptTower.over(self.hf, lambda: forward.image_features(self.hf, self.inputs, [black], self.device))
 
     def add_adapters(self, settings: Learner) -> None:
         """Train adapters in place of the components that are not frozen; raises BadJob."""
@@ -137,14 +147,20 @@ class VisionLanguageModel:
 
     def features_of(self, images: Images) -> dict[str, Tensor]:
         """Every image's features by name: those that are known, and those made from pixels."""
-        made = self.image_features(list(images.missing.values())) if images.missing else []
+        if not images.missing:
+            return dict(images.features)
+        kept = self.tower.of(tuple(images.missing)) if self.tower else contextlib.nullcontext()
+        with kept:
+            made = self.image_features(list(images.missing.values()))
         return {**images.features, **dict(zip(images.missing, made, strict=True))}
 
     def with_dummy(self, images: Images) -> Images:
         """`images` and a black one that no placeholder names: with it the tower runs, and has a gradient of zeros."""
+        return replace(images, missing={**images.missing, "": self._black()})
+
+    def _black(self) -> PreparedImage:
         black = Image.new("RGB", (DUMMY_SIDE, DUMMY_SIDE))
-        made = self.inputs.family.prepare(black, self.inputs.parts, alone=True)
-        return replace(images, missing={**images.missing, "": made})
+        return self.inputs.family.prepare(black, self.inputs.parts, alone=True)
 
     def image_features(self, images: Sequence[PreparedImage]) -> list[Tensor]:
         """One (levels, k, hidden) tensor an image (`forward.image_features`); gradient unless all is frozen."""

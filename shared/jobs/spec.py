@@ -264,7 +264,12 @@ class Learner(Section, frozen=True, kw_only=True):
         Meta(ge=0.0, le=1e6, description="memory of one of the learner's devices, checked at submit; 0: not known"),
     ] = 0.0
     feature_memory_gib: Annotated[
-        float, Meta(ge=0.0, le=10**6, description="image features of a frozen tower kept within a step, at most")
+        float,
+        Meta(
+            ge=0.0,
+            le=10**6,
+            description="what a frozen tower makes of images, kept within a step, at most",
+        ),
     ] = 2.0
     pixel_memory_gib: Annotated[
         float, Meta(ge=0.0, le=1e6, description="images ready for the tower kept in the host's memory, at most")

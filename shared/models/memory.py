@@ -218,7 +218,7 @@ def estimate(spec: JobSpec, architecture: Architecture, shape: Shape, *, device:
         on_device["logits"] += (
             4 * architecture.vocabulary * architecture.text.hidden
         )  # one float32 gradient of the head
-    if spec.algorithm.updates_per_step > 1 and _is_vision_frozen(spec):
+    if spec.algorithm.updates_per_step > 1 and "vit" in spec.optimizer.freeze:
         on_device["image features"] = int(learner.feature_memory_gib * GIB)
     return Memory(on_device, host)
 
@@ -232,17 +232,13 @@ def _trained(spec: JobSpec, architecture: Architecture) -> int:
     return spec.learner.lora_rank * sides
 
 
-def _is_vision_frozen(spec: JobSpec) -> bool:
-    return {"vit", "connector"} <= set(spec.optimizer.freeze)
-
-
 def _activations(architecture: Architecture, shape: Shape, spec: JobSpec, size: int, checkpointing: bool) -> int:
     """What the backward pass needs of the language model, and of the tower when it is trained."""
     text, vision = architecture.text, architecture.vision
     layer = _layer(text, shape.tokens, shape.gathered, size)
     kept = text.layers * shape.tokens * text.hidden * size + layer if checkpointing else text.layers * layer
     tower = _layer(vision, shape.patches, shape.patches, size) + 4 * shape.patches * architecture.patch_values
-    if not _is_vision_frozen(spec):
+    if "vit" not in spec.optimizer.freeze:
         tower *= 1 if checkpointing else vision.layers
     return kept + tower
 

@@ -245,6 +245,29 @@ def test_the_learner_computes_log_probs_and_gradients_of_the_plain_forward(
     assert largest < LIMIT
 
 
+def test_what_a_frozen_tower_hands_on_is_all_that_a_trained_connector_needs(folder: Path, ready: list[Ready]) -> None:
+    document = {"model": str(folder), "total_steps": 2, "data": {"train": ["x"]}, "optimizer": {"freeze": ["vit"]}}
+    spec = parse_job(document)
+    ingest = GroupIngest(spec)
+    engine = TorchEngine(ingest.pixels)
+    engine.open(spec, None)
+    model, tower = engine.model, engine.model.tower
+    assert tower is not None
+    images = Images({}, {image.name: ingest.pixels.get(image) for image in ready[1].images})
+    tower.limit_bytes = 10**9
+    model.features_of(images)
+    kept = tower.kept_bytes
+    with torch.no_grad():
+        for name, parameter in model.hf.named_parameters():
+            if role_of(name) == "connector":
+                parameter.mul_(1.25)
+    replayed = model.features_of(images)
+    tower.forget()
+    full = model.features_of(images)
+    assert 0 < kept == tower.kept_bytes
+    assert all(torch.equal(replayed[name], full[name]) for name in full)
+
+
 def test_the_model_sees_a_prompt_and_its_image_once_for_all_completions(
     learner: Learner, folder: Path, ready: list[Ready], figures: Figures, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,6 +84,10 @@ class Passes:
         With more, π_old (the proximal policy) is that of the step's start: computed once for the later mini-batches,
         and the first one, whose weights are still those, needs no pass either.
         """
+        with self._tower_kept():
+            return self._run(work)
+
+    def _run(self, work: StepWork) -> StepResult:
         updates = self._plan(work)
         zero = torch.zeros((), dtype=torch.float64, device=self.model.device)
         sources = sorted({group.scored.prompt.source for group in work.groups})
@@ -190,6 +195,19 @@ class Passes:
         if self._spec.algorithm.updates_per_step > 1:
             self._keep(features)
         return Images(features)
+
+    @contextmanager
+    def _tower_kept(self) -> Iterator[None]:
+        """What a frozen tower hands to a trained connector is kept until the step ends, if a pass needs it again."""
+        tower = self.model.tower
+        if tower is None or self._spec.algorithm.updates_per_step == 1:
+            yield
+            return
+        tower.limit_bytes = int(self._spec.learner.feature_memory_gib * GIB)
+        try:
+            yield
+        finally:
+            tower.forget()
 
     def _keep(self, features: Mapping[str, Tensor]) -> None:
         """Keep a frozen tower's features for the passes of this step that need them again, within their bound."""
