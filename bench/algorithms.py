@@ -1,12 +1,14 @@
 """Each algorithm learns the demo: a short job of every choice, one after the other, over real processes.
 
-`python bench/algorithms.py [--steps N] [--only NAME …]` prints a JSON line a job. Without `--only` it writes the table
-of docs/algorithms.md anew. The model and the drawn data are the demo's, made in `--folder` on first use.
+`python bench/algorithms.py [--steps N] [--only NAME …] [--lines FILE]` prints a JSON line a job and appends it to FILE.
+A choice whose line is there already is not run again; once all are, the table of docs/algorithms.md is written anew.
+The warm-started model and the drawn data are the demo's, made in `--folder` on first use: all jobs begin with them.
 """
 
 import argparse
 import asyncio
 import json
+import math
 import sys
 import tempfile
 import tomllib
@@ -23,7 +25,7 @@ from triune.local.deployment import deployed
 
 PAGE = Path(__file__).parent.parent / "docs" / "algorithms.md"
 BEGIN, END = "<!-- learned: begin -->", "<!-- learned: end -->"
-HELD_OUT_PER_TASK = 24
+HELD_OUT_PER_TASK = 96
 LIMIT_S = 1800.0
 
 STALE = {"max_staleness": 1, "importance": "on"}
@@ -68,13 +70,12 @@ def document(changes: dict[str, dict[str, Any]], steps: int, model: Path, data: 
     return job
 
 
-async def learn(names: list[str], steps: int, folder: Path) -> list[dict[str, Any]]:
-    """A line a job, in the order of `names`."""
+async def learn(names: list[str], steps: int, folder: Path, lines: Path) -> None:
+    """Append a line a job, in the order of `names`."""
     _, model = await asyncio.to_thread(prepare, folder)
     data = folder / f"data-{HELD_OUT_PER_TASK}"
     if not data.exists():
         await asyncio.to_thread(make, data, held_out_per_task=HELD_OUT_PER_TASK)
-    lines = []
     with tempfile.TemporaryDirectory() as made:
         async with (
             deployed(
@@ -83,46 +84,69 @@ async def learn(names: list[str], steps: int, folder: Path) -> list[dict[str, An
             httpx.AsyncClient(base_url=system.api_url, headers=system.headers, timeout=30.0) as client,
         ):
             for name in names:
-                job = document(CHOICES[name], steps, model, data)
-                lines.append(line_of(name, await run_job(client, job, LIMIT_S)))
-                sys.stdout.write(json.dumps(lines[-1], ensure_ascii=False) + "\n")
+                report = await run_job(client, document(CHOICES[name], steps, model, data), LIMIT_S)
+                answer = await client.get("/v1/comparison", params={"job": report["job_id"]})
+                line = json.dumps(line_of(name, report, answer.raise_for_status().json()), ensure_ascii=False)
+                sys.stdout.write(line + "\n")
                 sys.stdout.flush()
-    return lines
+                with lines.open("a") as file:
+                    file.write(line + "\n")
 
 
-def line_of(name: str, report: dict[str, Any]) -> dict[str, Any]:
-    """Held-out greedy rewards before and after, means over the tasks, and how many of these rose."""
-    before, after = ([source[when] for source in report["sources"].values()] for when in ("before", "after"))
+def line_of(name: str, report: dict[str, Any], comparison: dict[str, Any]) -> dict[str, Any]:
+    """Held-out greedy rewards before and after, means over the tasks, and how many of these rose.
+
+    `error` is the standard error of the change, of the samples judged twice, pair by pair.
+    """
+    tasks = [source["runs"][report["job_id"]] for source in comparison["sources"]]
+    before, after = ([task[when]["value"] for task in tasks] for when in ("before", "after"))
     return {
         "bench": "algorithms",
         "case": name,
         "steps": report["steps"],
-        "before": round(sum(before) / len(before), 3),
-        "after": round(sum(after) / len(after), 3),
+        "before": round(sum(before) / len(tasks), 3),
+        "after": round(sum(after) / len(tasks), 3),
+        "error": round(math.sqrt(sum(task["change"]["error"] ** 2 for task in tasks)) / len(tasks), 4),
         "risen": sum(one < other for one, other in zip(before, after, strict=True)),
-        "tasks": len(before),
+        "tasks": len(tasks),
+        "void": report["groups"]["void"],
     }
 
 
 def write(lines: list[dict[str, Any]]) -> None:
     """Put the table between the marks of docs/algorithms.md."""
     rows = [
-        f"| {line['case']} | {line['before']:.3f} | {line['after']:.3f} | {line['after'] - line['before']:+.3f} | "
-        f"{line['risen']} of {line['tasks']} |"
+        f"| {line['case']} | {line['steps']} | {line['before']:.3f} | {line['after']:.3f} | "
+        f"{line['after'] - line['before']:+.3f} ± {line['error']:.3f} | {line['risen']} of {line['tasks']} |"
         for line in lines
     ]
-    head = ["| the demo's job with | before | after | change | tasks risen |", "|---|---|---|---|---|"]
+    head = ["| the demo's job with | steps | before | after | change | tasks risen |", "|---|---|---|---|---|---|"]
     text = PAGE.read_text()
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     PAGE.write_text("\n".join([text[:start], *head, *rows, text[end:]]))
 
 
-if __name__ == "__main__":
+def known(lines: Path) -> dict[str, dict[str, Any]]:
+    """By choice, what was measured already."""
+    found = map(json.loads, lines.read_text().splitlines()) if lines.exists() else []
+    return {line["case"]: line for line in found}
+
+
+def main() -> None:
+    """Run what is wanted and not known, and write the table when nothing is left."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--only", nargs="*", choices=list(CHOICES), default=[])
     parser.add_argument("--folder", type=Path, default=Path("runs/.local/demo"))
+    parser.add_argument("--lines", type=Path, default=Path("runs/.local/algorithms.jsonl"))
     options = parser.parse_args()
-    found = asyncio.run(learn(options.only or list(CHOICES), options.steps, options.folder.resolve()))
-    if not options.only:
-        write(found)
+    wanted = [name for name in options.only or CHOICES if name not in known(options.lines)]
+    if wanted:
+        asyncio.run(learn(wanted, options.steps, options.folder.resolve(), options.lines))
+    lines = known(options.lines)
+    if lines.keys() >= CHOICES.keys():
+        write([lines[name] for name in CHOICES])
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,8 @@ from shared.jobs.spec import Algorithm
 def correction(tokens: Tokens, settings: Algorithm) -> Tensor:
     """1 for the tokens of a response whose geometric mean of π_old/π_rollout is in [floor, cap], else 0; (M,).
 
-    Source: verl, docs/algo/rollout_corr.md, geometric rejection sampling; bounds close to 1, such as 0.99 and 1.01.
+    Source: verl, docs/algo/rollout_corr.md, `rollout_rs: geometric`, which names caps from 1.0002 to 1.001 and
+    floors that are their reciprocals.
     """
     mean = tokens.means(tokens.proximal - tokens.rollout).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT).exp()
     inside = (mean >= settings.importance_floor) & (mean <= settings.importance_cap)

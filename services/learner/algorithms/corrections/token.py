@@ -10,7 +10,7 @@ def correction(tokens: Tokens, settings: Algorithm) -> Tensor:
     """min(π_old/π_rollout, cap), (M,), in (0, cap].
 
     Source: truncated importance sampling, Ionides 2008; kept apart from the ratio as in AReaL's decoupled objective,
-    arXiv:2505.24298. The field's cap is 2 (SkyRL, verl).
+    arXiv:2505.24298. A cap of 2 is verl's default (docs/algo/rollout_corr.md, `rollout_is_threshold`).
     """
     apart = (tokens.proximal - tokens.rollout).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return apart.exp().clamp(max=settings.importance_cap)
