@@ -7,10 +7,11 @@ LAYERS := $(WITH:%=deploy/compose/compose.%.yaml) $(wildcard deploy/compose/comp
 COMPOSE := docker compose -f deploy/compose/compose.yaml $(LAYERS:%=-f %)
 
 VLLM := .venv-vllm
+TRL := .venv-trl
 # vLLM leaves a socket of its own to the collector, which complains after the last test.
 LATE := default::pytest.PytestUnraisableExceptionWarning
 
-.PHONY: help setup docs demo test test-vllm check format bench screenshots chaos outages up down logs clean
+.PHONY: help setup docs demo test test-vllm check format bench bench-trl screenshots chaos outages up down logs clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -56,6 +57,16 @@ bench: setup  ## the numbers of docs/performance.md, as JSON lines
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m bench
 
+bench-trl: setup $(TRL)/.done  ## the whole loop against TRL's GRPOTrainer, in an environment of its own
+	$(BIN)/python -m bench.against_trl --python $(TRL)/bin/python
+
+# torchvision for TRL's processor, without what it asks for: its wheel fits this torch and no other.
+$(TRL)/.done: constraints.txt
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt trl==1.16.0 datasets pillow
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --no-deps torchvision==0.28.0
+	touch $@
+
 screenshots: setup  ## the pictures of the page in docs/page/, from the test that looks at every view
 	SCREENSHOTS=docs/page $(BIN)/pytest tests/monitor/test_page_walk.py -k every_view
 
@@ -78,4 +89,4 @@ logs: deploy/compose/.env  ## follow the containers' logs
 	$(COMPOSE) logs --follow
 
 clean:  ## remove what the targets above have made
-	rm -rf site $(VENV) $(VLLM) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf site $(VENV) $(VLLM) $(TRL) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -16,10 +16,11 @@ COMMANDS = {
     "weights": ["bench/weights.py"],
     "loop": ["bench/loop.py"],
     "algorithms": ["bench/algorithms.py"],
+    "ranks": ["bench/ranks.py"],
     "monitor": ["bench/monitor.py"],
     "page": ["bench/page.py"],
 }
-LONG = ("algorithms",)
+LONG = ("algorithms", "ranks")
 """Those that run only when they are named."""
 ROOT = Path(__file__).parent.parent
 
