@@ -85,14 +85,22 @@ def _count(text: str | None) -> int:
 
 
 def _lines(body: str) -> Table:
-    """Markdown's pipes, else DePlot's ` | `, else tabs, else commas; rules of dashes are no rows."""
+    """Markdown's pipes, else DePlot's ` | `, else tabs, else commas; rules of dashes are no rows.
+
+    No rows where there are more than `MOST_CELLS` cells: their texts are not read for nothing.
+    """
     mark = next((mark for mark in ("|", "\t", ",") if mark in body), None)
     if mark is None:
         return []
     rows: Table = []
+    left = MOST_CELLS
     for line in body.replace("<0x0A>", "\n").splitlines():
         if mark not in line or not line.strip(" |:-\t"):
             continue
         inner = line.strip().removeprefix("|").removesuffix("|") if mark == "|" else line
-        rows.append([Cell(comparable(cell)) for cell in inner.split(mark)])
+        cells = inner.split(mark)
+        left -= len(cells)
+        if left < 0:
+            return []
+        rows.append([Cell(comparable(cell)) for cell in cells])
     return rows

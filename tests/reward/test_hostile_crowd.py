@@ -1,9 +1,13 @@
 """Thousands of hostile completions through every verifier: no hang, no crash, memory flat.
 
-`TRIUNE_HOSTILE=10000` sends as many; `make test` has time for fewer.
+`TRIUNE_HOSTILE=10000 pytest -rP tests/reward/test_hostile_crowd.py` sends as many, and shows what they took; `make
+test` has time for fewer.
 """
 
+import json
 import os
+import sys
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +30,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 COUNT = int(os.environ.get("TRIUNE_HOSTILE", "100"))
 PROGRAMS = COUNT if "TRIUNE_HOSTILE" in os.environ else 20  # each starts a process
 DEADLINE_S = 5.0
+TOGETHER = 200
+FLAT_MB = 256
+"""What a process may grow by in the second half: caches of a bounded number of entries fill up."""
 _BOXES = "<answer>\n[{'bbox_2d': [1, 2, 30, 40], 'label': 'a'}]\n</answer>"
 _TABLE = "| a | b |\n| c | 1 |"
 TRUTHS = {
@@ -50,6 +57,21 @@ class Echo(Endpoint):
         return Reply(body["messages"][1]["content"][-1]["text"], 1, 1, 0.0)
 
 
+class Memory:
+    """What the workers and this process, which holds the pool, take in MB."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._by_pid = {pid: psutil.Process(pid).memory_info().rss / 1024**2 for pid in (*pool.pids, os.getpid())}
+
+    @property
+    def most(self) -> float:
+        return max(self._by_pid.values())
+
+    def growth_since(self, earlier: "Memory") -> float:
+        """Of the process that grew most among those that were there already."""
+        return max(now - earlier._by_pid[pid] for pid, now in self._by_pid.items() if pid in earlier._by_pid)
+
+
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("dialect", ["tolerant", "v-triune"])
 @pytest.mark.parametrize("verifier", sorted(VERIFIERS))
@@ -68,13 +90,33 @@ async def test_a_crowd_of_hostile_completions_is_answered_and_leaves_nothing(
     asking = Asking(Echo("http://nowhere", None), instruments(), at_once=8, kept=100)
     scorer = Scorer(pool, instruments(), {"judge": asking, "python": Running(at_once=2)})
     count = PROGRAMS if verifier == "python" else COUNT
-    for start in range(0, count, 200):
-        texts = completions(min(200, count - start), seed=start)
+    began, replaced, failed, slowest = time.monotonic(), pool.counts.replaced, 0, 0.0
+    half = Memory(pool)
+    for start in range(0, count, TOGETHER):
+        if start <= count // 2:
+            half = Memory(pool)
+        texts = list(completions(min(TOGETHER, count - start), seed=start))
+        asked = time.monotonic()
         rewards = await scorer.score([Sample(completion=text, spec=spec, deadline_s=DEADLINE_S) for text in texts])
-        assert len(rewards) == min(200, count - start)
-        for reward in rewards:
+        slowest = max(slowest, time.monotonic() - asked)
+        assert len(rewards) == len(texts)
+        for text, reward in zip(texts, rewards, strict=True):
             assert 0.0 <= reward.final <= 1.0 and reward.ok == (not reward.error)
             # Only mathematics may run out of its deadline (sympy is asked to), and most of these replies have no score.
-            assert reward.ok or verifier in ("mathverify", "composite", "judge"), reward.error
+            assert reward.ok or verifier in ("mathverify", "composite", "judge"), (reward.error, text[:500])
+        failed += sum(not reward.ok for reward in rewards)
     await asking.aclose()
-    assert all(psutil.Process(pid).memory_info().rss < 1024**3 for pid in pool.pids)
+    end = Memory(pool)
+    assert end.growth_since(half) < FLAT_MB
+    told = {
+        "verifier": verifier,
+        "dialect": dialect,
+        "completions": count,
+        "errors": failed,
+        "workers_replaced": pool.counts.replaced - replaced,
+        "seconds": round(time.monotonic() - began, 1),
+        f"slowest_{TOGETHER}_s": round(slowest, 2),
+        "most_mb": round(end.most),
+        "grown_in_second_half_mb": round(end.growth_since(half), 1),
+    }
+    sys.stdout.write(json.dumps(told) + "\n")

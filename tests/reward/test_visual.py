@@ -1,13 +1,17 @@
 """Polygons, rotated boxes, points, key points, tables, charts and nested answers: numbers worked by hand."""
 
+import importlib.util
 import json
 import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.reward.judge import judge
 from services.reward.verdict import Sample
+from services.reward.verifiers.anls_star import library
 from shared.messages import Reward, RewardSpec
 
 _ANSWER = "<think>\na\n</think>\n<answer>\n{}\n</answer>"
@@ -66,6 +70,26 @@ def test_accuracy_worked_by_hand(verifier: str, answer: object, truth: str, accu
     reward = _judge(verifier, answer, truth)
     assert reward.ok, reward.error
     assert reward.accuracy == pytest.approx(accuracy) and reward.format == 1.0
+
+
+def _library_as_it_comes() -> Any:
+    spec = importlib.util.spec_from_file_location("anls_star.as_it_comes", library.__file__)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_AS_IT_COMES = _library_as_it_comes()
+_LEAVES = st.text("abc ", max_size=6) | st.integers(0, 99).map(str)
+_LISTS = st.lists(_LEAVES, max_size=5)
+_NESTED = st.dictionaries(st.sampled_from("xyz"), _LEAVES | _LISTS | st.dictionaries(st.sampled_from("xy"), _LISTS))
+
+
+@given(truth=_LISTS | _NESTED, answer=_LISTS | _NESTED)
+def test_nested_answers_have_the_library_s_own_score(truth: Any, answer: Any) -> None:
+    assert library.ANLSLeaf._levenshtein_distance is not _AS_IT_COMES.ANLSLeaf._levenshtein_distance
+    assert library.anls_score(truth, answer) == pytest.approx(_AS_IT_COMES.anls_score(truth, answer), abs=1e-12)
 
 
 def test_a_threshold_cuts_small_overlaps() -> None:

@@ -30,9 +30,12 @@ _ASSIGNED = re.compile(r"([A-Za-z]\w{0,8}|\\[a-z]{2,8}) ?=(?!=)")
 _SMALL = Fraction(1, 10**12)
 
 
-@lru_cache(maxsize=8192)
 def agree(truth: str, answer: str) -> bool:
     """Whether `answer` says what `truth` says; both are answers as `final_answer` and `reference` find them."""
+    return (_known if len(answer) <= _SHORT else _agree)(truth, answer)
+
+
+def _agree(truth: str, answer: str) -> bool:
     said, wanted = plain(answer), plain(truth)
     if not said or not wanted:
         return False
@@ -50,6 +53,10 @@ def agree(truth: str, answer: str) -> bool:
     if one is not None and other is not None:
         return other.agrees(one, _bound(one, other))
     return _algebra_agrees(truth, answer)
+
+
+_SHORT = 256  # characters of an answer that is worth remembering
+_known = lru_cache(maxsize=8192)(_agree)
 
 
 def _is_text(text: str) -> bool:
