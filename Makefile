@@ -8,10 +8,11 @@ COMPOSE := docker compose -f deploy/compose/compose.yaml $(LAYERS:%=-f %)
 
 VLLM := .venv-vllm
 TRL := .venv-trl
+CLIENTS := .venv-clients
 # vLLM leaves a socket of its own to the collector, which complains after the last test.
 LATE := default::pytest.PytestUnraisableExceptionWarning
 
-.PHONY: help setup docs demo test test-vllm check format bench bench-trl screenshots chaos outages up down logs clean
+.PHONY: help setup docs demo test test-vllm test-clients check format bench bench-trl screenshots chaos outages up down logs clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,6 +39,14 @@ $(VLLM)/.done: pyproject.toml requirements-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm.txt
 	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+test-clients: setup $(CLIENTS)/.done  ## five trainers' own reward clients against one server, in an environment of their own
+	$(CLIENTS)/bin/pytest -c clients/pyproject.toml clients/tests
+
+$(CLIENTS)/.done: requirements-clients.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-clients.txt
 	touch $@
 
 check: setup  ## format, lint, types, import contracts
@@ -89,4 +98,4 @@ logs: deploy/compose/.env  ## follow the containers' logs
 	$(COMPOSE) logs --follow
 
 clean:  ## remove what the targets above have made
-	rm -rf site $(VENV) $(VLLM) $(TRL) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf site $(VENV) $(VLLM) $(CLIENTS) $(TRL) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
