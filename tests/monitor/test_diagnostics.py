@@ -62,6 +62,13 @@ def test_a_fall_is_told_before_a_plateau_and_a_rise_is_not() -> None:
     assert "from 0.60" in found[0][1]
 
 
+def test_an_evaluation_of_which_nothing_could_be_judged_is_told_until_one_could() -> None:
+    exams = {"": [At(0, 3.0), At(2, 3.0)]}
+    assert sentences(eval__void=exams) == [("held-out", "none of 3 held-out samples could be judged")]
+    assert sentences(eval__void=exams, eval__groups={"": [At(2, 5.0)]}) == []  # five of eight were
+    assert sentences(eval__void=exams, eval__groups={"": [At(4, 8.0)]}) == []
+
+
 def test_noise_is_no_fall_and_a_solved_source_no_plateau() -> None:
     rng = random.Random(0)
     noisy = [min(1.0, max(0.0, rng.gauss(0.5, 0.25))) for _ in range(200)]

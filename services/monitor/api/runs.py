@@ -55,7 +55,7 @@ class RunRoutes:
 
     def __init__(self, desk: Desk, control: Control) -> None:
         self._desk, self._control = desk, control
-        self._advice: dict[str, tuple[tuple[int, int], list[Line]]] = {}  # job -> the step they were made at, and they
+        self._advice: dict[str, tuple[tuple[int, ...], list[Line]]] = {}  # job -> what they were made of, and they
         self.router = APIRouter(tags=["runs"])
         add = self.router.add_api_route
         add("/v1/series", self.catalogue, methods=["GET"])
@@ -155,16 +155,16 @@ class RunRoutes:
         return Findings(job_id=job_id, findings=[FindingShown(**asdict(line)) for line in lines])
 
     def _find_advice(self, record: JobRecord) -> list[Line]:
-        """Read anew only after a further step or change."""
+        """Read anew only after a further step, evaluation or change."""
         folder = self._desk.runs / record.id
         with reading(folder) as reader:
-            step = reader.last_step() if reader else 0
-        made_at, lines = self._advice.get(record.id, ((-1, -1), []))
-        if made_at != (step, len(record.changes)):
-            made_at, lines = (step, len(record.changes)), find_advice(folder, settings_now(record))
+            seen = (reader.last_step(), len(reader.evaluations())) if reader else (0, 0)
+        made_of, lines = self._advice.get(record.id, ((), []))
+        if made_of != (*seen, len(record.changes)):
+            made_of, lines = (*seen, len(record.changes)), find_advice(folder, settings_now(record))
             if len(self._advice) >= RUNS_REMEMBERED:
                 self._advice.clear()
-            self._advice[record.id] = made_at, lines
+            self._advice[record.id] = made_of, lines
         return lines
 
     def _standstill(self, record: JobRecord) -> list[Line]:

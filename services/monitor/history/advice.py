@@ -81,6 +81,7 @@ RULES: Final[Mapping[str, _Rule]] = {
     ),
     "fall": _Rule("reward has fallen from its best", "the other findings of the source; its samples then and now"),
     "plateau": _Rule("reward has not risen for long", "the other findings of the source"),
+    "held-out": _Rule("no held-out sample could be judged", "the reasons of the evaluation's voids; data.held_out"),
     "audit-components": _Rule(
         "audit: format tells good completions from bad ones", "a smaller format_ratio in the data"
     ),

@@ -77,6 +77,8 @@ NEEDED: Final = (
     "response_length",
     "component/format",
     "eval/reward",
+    "eval/groups",
+    "eval/void",
     "audit/gap",
     "answers_alike",
     "truths_alike",
@@ -254,4 +256,14 @@ _SOURCE_RULES: Final = (
     _fall,
     _plateau,
 )
-_RUN_RULES: Final = (_entropy_collapse, _gradient_jump)
+
+
+def _held_out(curves: Curves) -> Iterator[Finding]:
+    """An evaluation of which nothing is left."""
+    voids, judged = curves.of("eval/void", ""), curves.of("eval/groups", "")
+    if voids and not (judged and judged[-1].step >= voids[-1].step):
+        text = f"none of {voids[-1].value:.0f} held-out samples could be judged"
+        yield Finding("held-out", "", voids[-1].step, "warning", text, "eval/void")
+
+
+_RUN_RULES: Final = (_entropy_collapse, _gradient_jump, _held_out)

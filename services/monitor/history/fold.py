@@ -299,6 +299,8 @@ class Fold:
         facts = [(key, self._facts(key)) for key in keys]
         values = values_by_set(Placed(*store.source_and_task(key), fact) for key, fact in facts if fact)
         named = {where: {f"eval/{name}": value for name, value in by_name.items()} for where, by_name in values.items()}
+        if event.void:
+            named.setdefault(ALL, {})["eval/void"] = float(event.void)
         time = store.newest_time("eval", event.version)
         store.add_points(event.version, time, named)
         store.add_evaluation(event, sequence, time)
