@@ -10,7 +10,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "compose"
 BASE = FOLDER / "compose.yaml"
-LAYERS = [FOLDER / f"compose.{name}.yaml" for name in ("gpu", "observability")]
+LAYERS = [FOLDER / f"compose.{name}.yaml" for name in ("gpu", "observability", "judge")]
 OURS = ("data", "rollout", "reward", "learner", "monitor")
 
 

@@ -37,7 +37,7 @@ NOT_OURS = {"HF_HOME", "OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "MPLCONFIGDI
 
 @pytest.fixture(scope="module")
 def variables() -> dict[str, str]:
-    return written_env()
+    return written_env() | {"TRIUNE_JUDGE_URL": "https://judge.example/v1"}
 
 
 @pytest.fixture(scope="module")
@@ -155,11 +155,13 @@ def test_docker_compose_takes_the_files_with_secrets_and_says_one_sentence_witho
 
 
 def test_the_layers_add_to_services_that_exist(variables: dict[str, str], services: dict[str, Any]) -> None:
-    gpu, observability = (load(path, variables) for path in LAYERS)
+    gpu, observability, judge = (load(path, variables) for path in LAYERS)
     assert set(gpu["services"]) == {"rollout", "learner"}
     for service in gpu["services"].values():
         assert service["shm_size"] and service["deploy"]["resources"]["reservations"]["devices"]
     assert importlib.util.find_spec(gpu["services"]["learner"]["entrypoint"][-1]) is not None
+    assert set(judge["services"]) == {"reward"}
+    assert set(judge["services"]["reward"]["networks"]) == {"bus", "default"}  # the one way out, for the one that asks
     assert set(observability["services"]) == {*OURS, "prometheus", "grafana", "otel"}
     for name in ("prometheus", "grafana"):
         assert all(port.startswith("127.0.0.1:") for port in observability["services"][name]["ports"])
