@@ -32,7 +32,7 @@ class PatchGrid(Family):
 
     def prepare(self, image: Image.Image, parts: Parts, *, alone: bool) -> PreparedImage:
         processor = parts.image_processor
-        pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+        pixels = np.asarray(image).transpose(2, 0, 1)  # a view: Pillow's order is what the processor resizes in
         if processor.do_resize:
             pixels = processor.resize(
                 pixels,
@@ -82,8 +82,10 @@ def _levels(processor: Any) -> NDArray[np.float32]:
 def _patches(pixels: NDArray[np.uint8], side: int, merge: int) -> NDArray[np.uint8]:
     """`pixels` (colours, H, W) as (patches, colours, side²), patches that are merged together in a row.
 
-    Source: transformers 5.19, `Qwen2VLImageProcessorPil.patchify`.
+    Source: transformers 5.19, `Qwen2VLImageProcessorPil.patchify`. A row of a patch is moved as one value.
     """
     _, height, width = pixels.shape
-    blocks = pixels.reshape(COLOURS, height // side // merge, merge, side, width // side // merge, merge, side)
-    return np.ascontiguousarray(blocks.transpose(1, 4, 2, 5, 0, 3, 6)).reshape(-1, COLOURS, side * side)
+    rows = np.ascontiguousarray(pixels).view(f"V{side}")
+    blocks = rows.reshape(COLOURS, height // side // merge, merge, side, width // side // merge, merge)
+    moved = np.ascontiguousarray(blocks.transpose(1, 4, 2, 5, 0, 3))
+    return moved.view(np.uint8).reshape(-1, COLOURS, side * side)
