@@ -79,6 +79,7 @@ def _print(what: str, measured: Measured, samples_each: int, **facts: Any) -> tu
         **facts,
         "samples_per_s": round(rates[0], 1),
         "samples_per_cpu_s": round(rates[1], 1),
+        "cpu_s_per_1000": round(1000 / rates[1], 3),
         "p50_ms": round(measured.percentile(0.5), 2),
         "p99_ms": round(measured.percentile(0.99), 2),
         "seconds": round(measured.seconds, 2),
@@ -103,22 +104,26 @@ async def _run(seconds: float, count: int) -> None:
 
 
 async def _replicas(batches: Sequence[bytes], seconds: float) -> None:
-    """Replicas of one worker, each on a core of its own, and the load on none of those."""
+    """Replicas of one worker, each on a core of its own while there are as many, and the load on none of those.
+
+    `share` is of linear growth over the cores that the servers have, `by_cpu` what is left of the rewards a CPU second
+    of one replica: what others take from those cores counts in the first alone.
+    """
     for_servers, for_load = free_cores()
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, for_load)
     try:
-        one = 0.0
+        one = (0.0, 0.0)
         for replicas in (1, 2, 4):
             cores = {"server_cores": min(replicas, len(for_servers)), "load_cores": len(for_load)}
             async with _ours(1, replicas) as (ports, servers):
                 for number, server in enumerate(servers):
                     keep_to(server, for_servers[number % len(for_servers)])
                 found = await load(ports, batches, servers, connections=4 * replicas, seconds=seconds)
-            rate, _ = _print("replicas", found, BATCH, replicas=replicas, batch=BATCH, **cores)
-            one = one or rate
-            linear = round(rate / (one * cores["server_cores"]), 3)
-            _line("share_of_linear", replicas=replicas, share=linear, of="the free cores", **cores)
+            rates = _print("replicas", found, BATCH, replicas=replicas, batch=BATCH, **cores)
+            one = one if any(one) else rates
+            wall, cpu = rates[0] / (one[0] * cores["server_cores"]), rates[1] / one[1]
+            _line("share_of_linear", replicas=replicas, share=round(wall, 3), by_cpu=round(cpu, 3), **cores)
     finally:
         os.sched_setaffinity(0, before)
 
