@@ -320,6 +320,20 @@ class WeightsLoaded(Message, frozen=True, kw_only=True, tag="loaded.v1"):
     loaded_at: float  # seconds since the epoch
 
 
+class DeviceTurn(Message, frozen=True, kw_only=True, tag="device.v1"):
+    """learner ⇄ rollout: whose a shared device is, with `rollout.shares_device`.
+
+    For its turn number `turn` the learner says that the device is `wanted`; the replica, once nothing of it is on the
+    device, that it is `free`; the learner, once nothing of it is there any more, that it is `returned`.
+    """
+
+    job: JobId
+    turn: int
+    state: Literal["wanted", "free", "returned"]
+    replica: str = ""
+    sent_at: float = 0.0  # seconds since the epoch
+
+
 class EvalDue(Message, frozen=True, kw_only=True, tag="eval-due.v2"):
     """learner → data, rollout: generate the held-out set with exactly `version`, whose weights `manifest` names."""
 
@@ -362,13 +376,24 @@ class JobChanged(Message, frozen=True, kw_only=True, tag="job.v1"):
     state: str
 
 
-Event = EngineOpened | WeightsPublished | WeightsLoaded | StepDone | EvalDue | EvalDone | EndOfOrder | JobChanged
+Event = (
+    EngineOpened
+    | WeightsPublished
+    | WeightsLoaded
+    | StepDone
+    | DeviceTurn
+    | EvalDue
+    | EvalDone
+    | EndOfOrder
+    | JobChanged
+)
 
 EVENT_NAMES: dict[type, str] = {
     EngineOpened: "engine",
     WeightsPublished: "weights",
     WeightsLoaded: "loaded",
     StepDone: "step",
+    DeviceTurn: "device",
     EvalDue: "eval-due",
     EvalDone: "eval-done",
     EndOfOrder: "end-of-order",

@@ -5,7 +5,8 @@ a step and bound η the window of v ends at
 
     end(v) = c(v) + min(η + 1, total_steps − v) · B + lost
 
-where `lost` counts the ordinals at or past c(v) that are known to be void or filtered: each is replaced by the next.
+where `lost` counts the ordinals at or past c(v) that no later step trains on: void or filtered, each of which is
+replaced by the next, and with `algorithm.order = "arrival"` those that were trained on before their turn.
 A group admitted by version m at ordinal k < end(m) is trained at the latest by the step that makes version m + η + 1,
 that is on weights m + η: its staleness is at most η, by construction, because consumption is in order and B groups
 make a step. η = 0 is on-policy.

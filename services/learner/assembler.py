@@ -1,9 +1,9 @@
 """Which groups make the next step: a fold over the log, without I/O.
 
-Consumption is in ordinal order. The record with the lowest journal sequence wins for each ordinal; the others are
-counted. A void group, and one that the learner passes over (uniform, not usable), is replaced by the next ordinal. What
-dynamic sampling passes over follows from the groups in their order alone, never from when they arrived; and a step that
-was told before is made of what it was told to be made of.
+Consumption is in ordinal order (`services.learner.by_arrival` has the other one). The record with the lowest journal
+sequence wins for each ordinal; the others are counted. A void group, and one that the learner passes over (uniform, not
+usable), is replaced by the next ordinal. What dynamic sampling passes over follows from the groups in their order
+alone, never from when they arrived; and a step that was told before is made of what it was told to be made of.
 """
 
 from collections.abc import Mapping
@@ -31,11 +31,14 @@ class Lost:
 
 @dataclass(frozen=True)
 class Step(Generic[Group]):
-    """What one training step consumes: B trainable groups (fewer at the end of the order) and the lost between them."""
+    """What one training step consumes: B trainable groups (fewer at the end of the order), and lost ones."""
 
     groups: dict[int, Group]
     lost: dict[int, Lost]
-    cursor: int  # the first ordinal past the step
+
+    @property
+    def ordinals(self) -> list[int]:
+        return sorted([*self.groups, *self.lost])
 
 
 @dataclass
@@ -65,13 +68,19 @@ class Assembler(Generic[Group]):
         """Continue from the progress: everything below its cursor is consumed, the journal is read from its offset."""
         self._read_up_to = self.progress.offset - 1
 
+    def admit(self, end: int, due: int) -> None:
+        """The window ends at `end` now; what it admits first keeps its bound up to the step on weights `due`.
+
+        In ordinal order every group keeps its bound by itself (`shared.staleness`).
+        """
+
     def is_new(self, ordinal: int, sequence: int) -> bool:
         """Whether the record at `sequence` is the first of its ordinal.
 
-        An ordinal below the cursor was consumed: its record is a duplicate, or is read again in a replay.
+        The record of an ordinal that was consumed is a duplicate, or is read again in a replay.
         """
         self._read_up_to = max(self._read_up_to, sequence)
-        if ordinal < self.cursor or ordinal in self._sequences:
+        if self._is_consumed(ordinal) or ordinal in self._sequences:
             return False
         self._sequences[ordinal] = sequence
         return True
@@ -86,9 +95,12 @@ class Assembler(Generic[Group]):
         """A group that will not be trained on; the next one takes its place."""
         self._lost[ordinal] = why
 
+    def _is_consumed(self, ordinal: int) -> bool:
+        return ordinal < self.cursor or ordinal in self.progress.ahead
+
     @property
     def lost(self) -> int:
-        """Ordinals at or past the cursor that are known to be lost: they widen the window.
+        """Ordinals at or past the cursor that no step will train on any more: they widen the window.
 
         A uniform one is known to be once fewer than `filter_cap` before it are uniform or have not arrived.
         """
@@ -140,7 +152,7 @@ class Assembler(Generic[Group]):
             else:
                 groups[ordinal] = self._ready[ordinal]
             ordinal += 1
-        return Step(groups, lost, ordinal) if ordinal > self.cursor else None
+        return Step(groups, lost) if ordinal > self.cursor else None
 
     def _as_told(self, told: StepDone) -> Step[Group] | None:
         for ordinal in told.trained:
@@ -154,20 +166,29 @@ class Assembler(Generic[Group]):
         nothing = Lost("unknown")
         lost = {ordinal: self._lost.get(ordinal) or self._uniform.get(ordinal) or nothing for ordinal in told.voided}
         groups = {ordinal: self._ready[ordinal] for ordinal in told.trained}
-        return Step(groups, lost, max([*told.trained, *told.voided]) + 1)
+        return Step(groups, lost)
 
     def consume(self, step: Step[Group]) -> None:
-        """Move the cursor past `step` and forget its groups."""
-        for ordinal in range(self.cursor, step.cursor):
+        """Forget the groups of `step` and move the cursor to the first ordinal that is not consumed."""
+        for ordinal in step.ordinals:
             self._ready.pop(ordinal, None)
             self._uniform.pop(ordinal, None)
             self._lost.pop(ordinal, None)
             self._sequences.pop(ordinal, None)
-        self.progress.cursor = step.cursor
+        self.progress.cursor, self.progress.ahead = self.place_after(step)
+
+    def place_after(self, step: Step[Group]) -> tuple[int, list[int]]:
+        """The first ordinal that is not consumed once `step` is, and those above it that are."""
+        cursor, ahead = self.cursor, {*self.progress.ahead, *step.ordinals}
+        while cursor in ahead:
+            ahead.remove(cursor)
+            cursor += 1
+        return cursor, sorted(ahead)
 
     def open(self, end: int) -> dict[int, Lost | None]:
         """Ordinals below `end` that are not consumed and that no record gives up; with our own reason, if any."""
-        known = {ordinal: self._lost.get(ordinal) for ordinal in range(self.cursor, end)}
+        left = (ordinal for ordinal in range(self.cursor, end) if not self._is_consumed(ordinal))
+        known = {ordinal: self._lost.get(ordinal) for ordinal in left}
         return {ordinal: why for ordinal, why in known.items() if why is None or why.is_ours}
 
     def row_of_lost(self, length: int) -> dict[int, Lost]:
@@ -181,7 +202,7 @@ class Assembler(Generic[Group]):
                 row[ordinal] = self._lost[ordinal]
                 if len(row) >= length:
                     return row
-            elif ordinal in self._ready:
+            elif ordinal in self._ready or self._is_consumed(ordinal):
                 if ordinal not in self._uniform:
                     row.clear()
             else:

@@ -14,3 +14,5 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Versions whose weights stay beside those that something still needs."""
     rewrite_s: float = 10.0
     """How long after a checkpoint that could not be written the next one is tried."""
+    device_limit_s: float = 600.0
+    """How long the rollout replica may take to leave a device that it shares with the learner."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -159,9 +159,9 @@ class Intake:
         self.assembler.consume(step)
         self.consumed.set()
 
-    def take_links(self, cursor: int) -> list[Link]:
-        """Links to the ingest spans of groups below `cursor`, each given once."""
-        return [self.links.pop(ordinal) for ordinal in sorted(self.links) if ordinal < cursor]
+    def take_links(self, ordinals: Iterable[int]) -> list[Link]:
+        """Links to the ingest spans of these groups, each given once."""
+        return [self.links.pop(ordinal) for ordinal in ordinals if ordinal in self.links]
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -136,6 +136,12 @@ class VisionLanguageModel:
         self.hf.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.hf.train()
 
+    def move(self, device: torch.device) -> None:
+        """Bring all weights to `device`; parameters stay the same objects."""
+        self.hf.to(device)
+        self._bias = self._bias.to(device)
+        self.device = device
+
     @property
     def vision_frozen(self) -> bool:
         """True when image features cannot change: neither tower nor connector is trained."""

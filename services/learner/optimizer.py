@@ -192,6 +192,16 @@ class ClippedAdamW:
         for tensor in (*self._parameters.values(), *self._masters.values()):
             tensor.grad = None
 
+    def move(self, device: torch.device) -> None:
+        """Bring masters and moments beside parameters that were moved to `device`, unless the host keeps them."""
+        if self._state == "cpu":
+            return
+        for name, master in self._masters.items():
+            if master is not self._parameters[name]:
+                master.data = master.data.to(device)
+            held = self._adam.state.get(master, {})
+            held.update({kind: value.to(device) for kind, value in held.items() if isinstance(value, Tensor)})
+
     # ---------------------------------------------------------------- checkpoints
 
     def state(self) -> dict[str, Tensor]:

@@ -12,6 +12,10 @@ class Progress(msgspec.Struct, kw_only=True):
     step: int = 0
     cursor: int = 0
     """The first ordinal not consumed."""
+    ahead: list[int] = []
+    """Ordinals above the cursor that are consumed, rising: with `algorithm.order = "arrival"`."""
+    windows: list[tuple[int, int]] = []
+    """With that order: (end of a window, the last weights on which what it admits may be trained), rising ends."""
     offset: int = 1
     """The journal sequence of the first record that a replay from here needs."""
     told: int = 0

@@ -7,7 +7,7 @@ from services.learner.exports import Stored
 from shared.bus.port import Bus
 from shared.errors import Corrupt, Unavailable
 from shared.ledger.port import Ledger, Window
-from shared.messages import BlobRef, WeightsPublished
+from shared.messages import WeightsPublished
 from shared.staleness import window_end
 
 REFRESH_S = 5.0
@@ -42,13 +42,13 @@ class Publisher:
         await self._show()
         return message
 
-    async def versions(self) -> dict[int, BlobRef]:
-        """The manifests of all versions that were announced, the newest last."""
-        found: dict[int, BlobRef] = {}
+    async def announcements(self) -> list[WeightsPublished]:
+        """All announcements that the log still has, the newest last."""
+        found: list[WeightsPublished] = []
         if self.last is not None:
             async for event, sequence in self._bus.events(self._job, "weights"):
                 if isinstance(event, WeightsPublished):
-                    found[event.version] = event.manifest
+                    found.append(event)
                 if sequence >= self._sequence:
                     break
         return found

@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from opentelemetry import trace
@@ -19,8 +20,10 @@ from services.learner.algorithms.step import over_step
 from services.learner.assembler import Assembler, Lost, Step
 from services.learner.attention.batch import Ready
 from services.learner.barren import give_up, longest_row
+from services.learner.by_arrival import ByArrival, early
 from services.learner.config import LearnerConfig
 from services.learner.course import Course
+from services.learner.device import SharedDevice
 from services.learner.ending import Ending
 from services.learner.engine import Engine, Ingest, StepResult, StepWork
 from services.learner.handlers import FILTER_CAP, Intake, read_evaluations, read_training
@@ -58,11 +61,17 @@ class Training:
         algorithm = job.spec.algorithm
         size = algorithm.prompts_per_step
         filter_cap = FILTER_CAP * size if algorithm.drop_uniform_groups else 0
-        assembler: Assembler[Ready] = Assembler(Progress(), size, filter_cap)
+        make: type[Assembler[Ready]] = ByArrival if algorithm.order == "arrival" else Assembler
+        assembler = make(Progress(), size, filter_cap)
         self._intake = Intake(job.id, ports.bus, ports.blobs, ingest, assembler, ports.retry)
         self._compute = ThreadPoolExecutor(1, "compute")
         self.versions = Versions(job, ports, engine, self._intake, status, self._in_compute)
         self._saving = Saving(job, ports, engine, self._intake, self.versions, config)
+        self._device = (
+            SharedDevice(ports.bus, job.id, engine, status, config.device_limit_s, self._in_compute)
+            if job.spec.rollout.shares_device
+            else None
+        )
         self._course = Course(job, ports.jobs, self._intake, self.versions)
         self._ending = Ending(job, ports, self._course, self._intake, self.versions, self._saving, status)
         self._passed_over: list[Lost] = []  # until the first step is made
@@ -72,7 +81,8 @@ class Training:
         """Train, evaluate and finish the job; raises TriuneError when it cannot go on."""
         self._status.state = "loading"
         try:
-            await self._restore()
+            async with self._turn():
+                await self._restore()
             with one_error():
                 await self._work()
         finally:
@@ -138,7 +148,7 @@ class Training:
             step = await self._next_step()
             if step is None:
                 return
-            links = self._intake.take_links(step.cursor)
+            links = self._intake.take_links(step.ordinals)
             if step.groups:
                 wait_s = time.monotonic() - began
                 with trace.get_tracer("triune").start_as_current_span("learner.step", links=links):
@@ -190,15 +200,16 @@ class Training:
         importance = self._importance(step, stale) if told is None else told.importance
         groups = over_step(list(step.groups.values()), self._job.spec.algorithm)
         work = StepWork(number, total, importance, groups)
-        began = time.monotonic()
-        result = await self._in_compute(lambda: self._engine.step(work))
-        stepped = time.monotonic()
-        await versions.settled()
-        announced = versions.announced
         with contextlib.ExitStack() as undo:
-            snapshot = await versions.snapshot() if number >= announced else None
-            if snapshot is not None:
-                undo.callback(snapshot.discard)
+            async with self._turn():
+                began = time.monotonic()
+                result = await self._in_compute(lambda: self._engine.step(work))
+                stepped = time.monotonic()
+                await versions.settled()
+                announced = versions.announced
+                snapshot = await versions.snapshot() if number >= announced else None
+                if snapshot is not None:
+                    undo.callback(snapshot.discard)
             timing = {"wait_s": wait_s, "step_s": stepped - began, "store_s": time.monotonic() - stepped}
             timing |= result.seconds
             versions.progress.step = number
@@ -241,12 +252,21 @@ class Training:
             trained=list(step.groups),
             voided=list(step.lost),
             staleness=stale,
-            metrics=result.metrics,
+            metrics=result.metrics | self._early(step),
             advantages={ready.ordinal: ready.advantages.tolist() for ready in groups},
             timing=timing,
             finished_at=time.time(),
             importance=importance,
         )
+
+    def _early(self, step: Step[Ready]) -> dict[str, float]:
+        """Of an order by arrival: what the step took before its turn."""
+        if self._job.spec.algorithm.order != "arrival":
+            return {}
+        cursor, _ = self._intake.assembler.place_after(step)
+        counts = early(step.groups, cursor)
+        self._log.info("trained before their turn", step=self.versions.step, **counts)
+        return counts
 
     async def _count(self, step: Step[Ready], stale: list[int], result: StepResult, timing: dict[str, float]) -> None:
         """Metrics of the process and the ledger's staleness by source."""
@@ -259,6 +279,10 @@ class Training:
                 await self._ports.ledger.trained(self._job.id, source, values)
 
     # ---------------------------------------------------------------- helpers
+
+    def _turn(self) -> AbstractAsyncContextManager[None]:
+        """Inside, the learner has its device."""
+        return contextlib.nullcontext() if self._device is None else self._device.turn()
 
     async def _in_compute(self, work: Callable[[], Result]) -> Result:
         """Run `work` in the one thread that computes, so that the bus goes on beside it."""

@@ -80,7 +80,10 @@ class Versions:
             if found is not None:
                 await self._intake.on_event(found[0])
         last = await self.publisher.recover()
-        published = await self.publisher.versions()
+        announced = await self.publisher.announcements()
+        for message in announced:
+            self._admit(message)
+        published = {message.version: message.manifest for message in announced}
         await self._from_store(partial(self.exports.recover, published))
         return last
 
@@ -224,8 +227,13 @@ class Versions:
                     max_staleness=self.value("max_staleness"),
                     stale_until=self.progress.stale_until,
                 )
+            if self.publisher.last is not None:
+                self._admit(self.publisher.last)
             self._announced_at.setdefault(version, self.publisher.sequence)
             self._status.version = version
+
+    def _admit(self, message: WeightsPublished) -> None:
+        self._intake.assembler.admit(message.window_end, message.version + message.max_staleness)
 
     def close(self) -> None:
         """Let go of the host's files, once nothing is being stored; blocks."""

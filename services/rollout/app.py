@@ -29,6 +29,7 @@ async def open_engine(spec: JobSpec, config: RolloutConfig, kept: Kept | None = 
         limits=limits,
         banned_tokens=spec.sampling.banned_tokens,
         kept=kept,
+        feature_gib=spec.rollout.feature_memory_gib,
     )
     room = spec.rollout.groups_in_flight * spec.algorithm.samples_per_prompt
     return BatchingEngine(opened, room, config.grace_s)
@@ -40,8 +41,10 @@ async def open_vllm(spec: JobSpec, limits: PromptLimits, kept: Kept | None) -> E
 
     from services.rollout.engines.vllm import launch
 
+    on_gpu = torch.cuda.is_available()
     launch.check_installed()
-    launch.set_environment(on_gpu=torch.cuda.is_available())
+    launch.check_device(spec, on_gpu=on_gpu)
+    launch.set_environment(on_gpu=on_gpu)
     from services.rollout.engines.vllm.engine import VllmEngine
 
     return await VllmEngine.open(spec, limits, kept)

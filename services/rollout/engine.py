@@ -70,7 +70,8 @@ class PreparedPrompt:
     """What an engine of a Hugging Face model takes (`Prepared`).
 
     `ids` int32 (P,) with image placeholders expanded, `logical_ids` with one placeholder an image; `images` as the
-    model's family prepares them. `box_convention` is what the family writes for a box, empty if it has none.
+    model's family prepares them, `image_names` their names where they have any (`Inputs.image_key`). `box_convention`
+    is what the family writes for a box, empty if it has none.
     """
 
     ids: NDArray[np.int32]
@@ -78,6 +79,7 @@ class PreparedPrompt:
     images: tuple[PreparedImage, ...]
     sampling: Sampling
     box_convention: str = ""
+    image_names: tuple[str, ...] = ()
 
     @property
     def image_grid_thw(self) -> list[tuple[int, int, int]]:
@@ -116,6 +118,13 @@ class Engine(Protocol):
         """Copy the `changed` tensors of `at` from its files; the others' bits are those that run.
 
         Raises Corrupt before anything is copied: the model doesn't have such a tensor, or one of another shape.
+        """
+        ...
+
+    async def sleep(self) -> None:
+        """Free the device of weights and caches; nothing is being generated. The next `load` wakes it.
+
+        That `load` is given all tensors as `changed`.
         """
         ...
 

@@ -60,6 +60,7 @@ class Source(Protocol):
 
     def at(self, target: Target) -> WeightsAt: ...
     def loaded(self, target: Target, at: WeightsAt) -> None: ...
+    def forget(self) -> None: ...
     def runs(self, target: Target) -> bool: ...
 
 
@@ -108,7 +109,7 @@ class Gate:
         self._waiting: list[Want] = []
         self._inside: list[Want] = []
         self._turning: UpdateMode | None = None
-        self._evaluates = False
+        self._evaluates = self._is_lent = False
         self.version = -1
 
     @contextlib.asynccontextmanager
@@ -137,6 +138,20 @@ class Gate:
     async def empty(self) -> None:
         """Return once no group waits or is inside."""
         await self._bell.until(lambda: not self._inside and not self._waiting)
+
+    async def lend(self) -> None:
+        """Return once what is inside has ended and the engine has left its device; until `take_back` nothing enters."""
+        self._is_lent = True
+        self._bell.ring()
+        await self._bell.until(lambda: not self._inside and self._turning is None)
+        await self._engine.sleep()
+        self._source.forget()
+        self.version = -1
+
+    def take_back(self) -> None:
+        """The device is the engine's again: it wakes with the weights that are wanted."""
+        self._is_lent = False
+        self._bell.ring()
 
     async def steer(self) -> None:
         """Bring the engine to the weights that are wanted, for ever."""
@@ -212,6 +227,8 @@ class Gate:
         Training groups start on older weights while newer ones are fetched, but not on those of an evaluation.
         """
         exact = self._exact()
+        if self._is_lent:
+            return False
         if want.exactly is not None:
             return want.exactly == exact == self.version and self._target() is None and self._turning is None
         if exact is not None or self._turning == "drain" or self.version < want.at_least:
@@ -228,6 +245,8 @@ class Gate:
 
     def _target(self) -> Target | None:
         """The weights that the engine should run and does not."""
+        if self._is_lent:
+            return None
         exact = self._exact()
         found = self._view.newest if exact is None else self._view.due(exact)
         return None if found is None or self._source.runs(found) else found

@@ -13,4 +13,5 @@ def prepare(prompt: Prompt, images: Sequence[bytes], inputs: Inputs, max_prompt_
     found = inputs.prompt(prompt.turns, made)
     check_length(len(found.ids), max_prompt_tokens)
     boxes = inputs.family.boxes or ""
-    return PreparedPrompt(found.ids, found.logical_ids, found.images, prompt.sampling, boxes)
+    names = tuple(inputs.image_key(image.blob.digest, alone=len(images) == 1) for image in prompt.images)
+    return PreparedPrompt(found.ids, found.logical_ids, found.images, prompt.sampling, boxes, names)

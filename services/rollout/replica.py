@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from services.rollout.config import RolloutConfig
+from services.rollout.device import SharedDevice
 from services.rollout.engine import Engine, Loaded, Prepared, UpdateMode
 from services.rollout.gate import Gate, Want
 from services.rollout.generation import completed
@@ -59,6 +60,7 @@ class Replica:
         self._hand = Hand()
         self._answers = Answers(ports.bus, ports.ledger, metrics)
         self._weights = WeightsView(ports.bus, job.id)
+        self._device = SharedDevice(ports.bus, job.id, ports.settings.replica, status)
         self._groups: set[asyncio.Task[None]] = set()
         self._replicas = 1
         self._log = get_logger(job=job.id)
@@ -67,6 +69,8 @@ class Replica:
         """Work until cancelled; raises the first TriuneError alone. What is in hand at the end is handed back."""
         failed = True
         try:
+            if self._job.spec.rollout.shares_device:
+                await self._device.until_ours()
             self._status.state = "loading"
             self._engine = await self._open_engine(self._job.spec)
             await self._tell_engine()
@@ -97,6 +101,8 @@ class Replica:
                 await self._count_replicas()
                 self._tasks.create_task(self._weights.watch())
                 self._tasks.create_task(self._gate.steer())
+                if self._job.spec.rollout.shares_device:
+                    self._tasks.create_task(self._device.follow(self._gate))
                 self._tasks.create_task(self._hand.keep_alive())
                 self._tasks.create_task(self._tell_version())
                 self._tasks.create_task(self._keep_counting())

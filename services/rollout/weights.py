@@ -100,6 +100,11 @@ class WeightsLoader:
         self.close()
         self._target, self._running = target, at
 
+    def forget(self) -> None:
+        """The engine runs no weights any more: the next ones are new to it in all tensors."""
+        self.close()
+        self._target = self._running = None
+
     def close(self) -> None:
         """Let go of the files."""
         if self._running is not None:

@@ -101,6 +101,10 @@ class Algorithm(Section, frozen=True, kw_only=True):
     max_staleness: Annotated[
         int, Meta(ge=0, le=10**6, description="η: versions a trained group may be old; 0 = on-policy")
     ] = 0
+    order: Annotated[
+        Literal["seeded", "arrival"],
+        Meta(description="groups that a step takes: the next ones of the order, or the first that have come"),
+    ] = "seeded"
     advantage: Annotated[
         Literal["grpo", "dr_grpo", "rloo", "reinforce_baseline", "pass_at_k"],
         Meta(description="how a completion compares with its group; docs/algorithms.md has the formulas"),
@@ -300,9 +304,18 @@ class Rollout(Section, frozen=True, kw_only=True):
     group_deadline_s: Annotated[
         float, Meta(gt=0.0, le=10**6, description="a group that takes longer is given up by its replica")
     ] = 600.0
+    shares_device: Annotated[
+        bool,
+        Meta(
+            description="the one replica and the learner take turns on one device, on-policy: who waits holds nothing"
+        ),
+    ] = False
     memory_share: Annotated[
         float, Meta(gt=0.0, le=1.0, description="vllm: share of the card's memory for weights, keys and values")
     ] = 0.85
+    feature_memory_gib: Annotated[
+        float, Meta(ge=0.0, le=10**6, description="hf: image features kept for other groups, at most")
+    ] = 1.0
     tensor_parallel: Annotated[int, Meta(ge=1, le=64, description="vllm: cards that hold one model together")] = 1
 
 
@@ -536,6 +549,7 @@ def _contradictions(spec: JobSpec) -> list[str]:
     if bounds != sorted(bounds) or not bounds or bounds[-1] < 1.0:
         found.append(f"reward.iou_schedule has bounds {bounds}; expected rising ones that end at 1.0")
     found += learner_contradictions(spec.learner)
+    found += _shared_device_contradictions(spec)
     if spec.sampling.top_p < 1 and algorithm.importance != "off":
         found.append(
             f"sampling.top_p is {spec.sampling.top_p} and algorithm.importance {algorithm.importance!r}: a nucleus "
@@ -557,6 +571,24 @@ def _contradictions(spec: JobSpec) -> list[str]:
         )
     if set(spec.optimizer.freeze) == {"vit", "connector", "llm"}:
         found.append("optimizer.freeze names every component; at least one must be trained")
+    return found
+
+
+def _shared_device_contradictions(spec: JobSpec) -> list[str]:
+    if not spec.rollout.shares_device:
+        return []
+    found = []
+    if spec.algorithm.max_staleness > 0:
+        found.append(
+            f"rollout.shares_device is true with algorithm.max_staleness {spec.algorithm.max_staleness}: one device "
+            "cannot generate while it trains; expected 0"
+        )
+    if spec.learner.engine != "torch":
+        found.append(f"rollout.shares_device is true with learner.engine {spec.learner.engine!r}; expected 'torch'")
+    if spec.rollout.tensor_parallel > 1:
+        found.append(
+            f"rollout.shares_device is true with rollout.tensor_parallel {spec.rollout.tensor_parallel}; expected 1"
+        )
     return found
 
 

@@ -29,11 +29,12 @@ async def purge_log(bus: Bus, job: str, needed: Needed) -> None:
     await bus.purge("events", job, "step", below=min(needed.steps, told))
     await bus.purge("events", job, "weights", below=min(needed.weights, told))
     await bus.purge("events", job, "loaded", below=told)
+    await bus.purge("events", job, "device", below=await bus.last_sequence("events", job, "device"))
 
 
 async def drop_log(bus: Bus, job: str) -> None:
     """Remove the log of a job that is on file and will never go on."""
     for kind in ("train", "eval"):
         await bus.purge("scored", job, kind)
-    for name in ("engine", "step", "weights", "loaded"):
+    for name in ("engine", "step", "weights", "loaded", "device"):
         await bus.purge("events", job, name)

@@ -25,6 +25,7 @@ from shared.jobs.spec import JobSpec, parse_job
 from shared.ledger.memory import MemoryLedger
 from shared.messages import (
     Completion,
+    DeviceTurn,
     EndOfOrder,
     EvalDue,
     Kind,
@@ -56,6 +57,7 @@ class CountingEngine:
         self.history: list[list[int]] = []
         self.importance: list[bool] = []
         self.saved_after: list[int] = []  # steps of this life
+        self.turns: list[str] = []  # on a shared device
         self.weight = torch.zeros(1, dtype=torch.float64)
         self._bad, self._die = bad, die_before_step
         self._noise, self._full_disk = noise, full_disk  # of another device's arithmetic; saves that find no room
@@ -96,6 +98,12 @@ class CountingEngine:
         self.saved_after.append(len(self.history))
         (folder / "w.json").write_text(json.dumps(self.weight.tolist()))
 
+    def sleep(self) -> None:
+        self.turns.append("sleep")
+
+    def wake(self) -> None:
+        self.turns.append("wake")
+
     def close(self) -> None:
         pass
 
@@ -116,6 +124,7 @@ class World:
         uniform: float = 0.0,
         checkpoint_every: int = 2,
         journal_bytes: int | None = None,
+        shares_device: bool = False,
         **algorithm: object,
     ) -> None:
         self.server = MemoryServer(max_bytes={} if journal_bytes is None else {"scored": journal_bytes})
@@ -137,6 +146,7 @@ class World:
                 "total_steps": 6,
                 "data": {"train": ["x"], "held_out": ["x"]},
                 "learner": {"checkpoint_every": checkpoint_every},
+                "rollout": {"shares_device": shares_device},
                 "algorithm": {"prompts_per_step": 4, "samples_per_prompt": 2} | algorithm,
             }
         )
@@ -183,6 +193,7 @@ class World:
             await self._publish_window()
             await self._evaluate(evaluated)
             await self._seal()
+            await self._leave_device()
             await self.server.wait_change(0.05)
 
     async def _publish_window(self) -> None:
@@ -222,6 +233,11 @@ class World:
         opened = {ordinal: ("sums", "math") for ordinal in range(total)}
         await self.bus.announce(EndOfOrder(job=JOB, kind="train", total=total, open=opened))
         await self.jobs.update(JOB, lambda old: msgspec.structs.replace(old, sealed=total))
+
+    async def _leave_device(self) -> None:
+        last = await self.bus.last_event(JOB, "device")
+        if last is not None and isinstance(last[0], DeviceTurn) and last[0].state == "wanted":
+            await self.bus.announce(DeviceTurn(job=JOB, turn=last[0].turn, state="free"))
 
     # ---------------------------------------------------------------- what came of it
 

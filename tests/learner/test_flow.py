@@ -17,7 +17,7 @@ from shared.errors import Refused, Unavailable
 from shared.jobs.record import Change
 from shared.ledger.memory import MemoryLedger
 from shared.ledger.port import Window
-from shared.messages import EngineOpened
+from shared.messages import DeviceTurn, EngineOpened
 from tests.fakes import eventually
 from tests.learner.flow_world import JOB, CountingEngine, World
 from tests.weather import under
@@ -334,3 +334,47 @@ class AwayLedger(MemoryLedger):
 
 async def has_steps(world: World, count: int) -> bool:
     return len(await world.steps()) >= count
+
+
+@pytest.mark.parametrize("death", [None, 2, 4, 5])
+async def test_an_order_by_arrival_trains_each_group_once_within_the_bound_and_repeats_what_was_told(
+    tmp_path: Path, death: int | None
+) -> None:
+    world = World(tmp_path, seed=5, voids=0.2, max_staleness=2, order="arrival")
+    await world.submit()
+    first, survivor = CountingEngine(die_before_step=death), CountingEngine()
+    await world.learn(first)
+    if death is not None:
+        await world.learn(survivor)
+    steps = await world.steps()
+    told = [step.trained for step in steps]
+    computed = {tuple(step) for step in [*first.history, *survivor.history]}
+    assert computed == {tuple(step) for step in told}, "no step is made of other groups the second time"
+    trained = [ordinal for step in told for ordinal in step]
+    assert trained != sorted(trained), "not in the order of the ordinals"
+    assert sorted([*trained, *await world.voids()]) == list(range(world.published))
+    assert max(value for step in steps for value in step.staleness) <= 2
+    assert sum(step.metrics["early_groups"] for step in steps) > 0
+
+
+async def test_on_a_shared_device_the_learner_takes_its_turn_for_each_step_and_leaves_it(tmp_path: Path) -> None:
+    world, engine = World(tmp_path, shares_device=True), CountingEngine()
+    await world.submit()
+    await world.learn(engine)
+    assert len(engine.history) == 6
+    assert engine.turns == ["sleep", *["wake", "sleep"] * 6], "opened on the first turn, then a turn a step"
+    turns = [(event.turn, event.state) for event in await world.events("device") if isinstance(event, DeviceTurn)]
+    every = [(turn, state) for turn in range(1, 8) for state in ("wanted", "free", "returned")]
+    assert turns == every[-len(turns) :], "those before the last checkpoint may be purged"
+
+
+@pytest.mark.parametrize("death", [1, 3])
+async def test_a_learner_that_died_on_its_turn_takes_the_same_one_up_again(tmp_path: Path, death: int) -> None:
+    world, survivor = World(tmp_path, shares_device=True), CountingEngine()
+    await world.submit()
+    await world.learn(CountingEngine(die_before_step=death))
+    (last, _) = await world.bus.last_event(JOB, "device") or (None, 0)
+    assert isinstance(last, DeviceTurn) and (last.turn, last.state) == (death + 1, "free")
+    await world.learn(survivor)
+    assert (await world.steps())[-1].step == 6
+    assert survivor.turns[0] == "sleep"

@@ -315,3 +315,21 @@ def test_a_device_without_enough_memory_is_one_sentence_that_names_the_key_to_lo
     spec = parse_job({"model": "m", "total_steps": 1, "data": {"train": ["x"]}})
     with pytest.raises(DoesNotFit, match=r"lower learner.tokens_per_batch.*\(tried to allocate 20 GiB\)"), fits(spec):
         raise torch.OutOfMemoryError("tried to allocate 20 GiB\nmore")
+
+
+@pytest.mark.parametrize("learner", [{"dtype": "bfloat16"}, {"dtype": "float32", "lora_rank": 4}])
+def test_an_engine_that_left_its_device_between_two_steps_ends_with_equal_bits(
+    make_engine, make_group, tmp_path, learner
+):
+    """On a CPU nothing moves; parameters, masters and moments must be the same objects all the same."""
+    digests = []
+    for leaves in (False, True):
+        engine = make_engine(learner=learner)
+        for number in (1, 2):
+            step(engine, ready_groups(engine, make_group, first=10 * number), number)
+            if leaves:
+                engine.engine.sleep()
+                engine.save(tmp_path)
+                engine.engine.wake()
+        digests.append(digest(engine))
+    assert digests[0] == digests[1]

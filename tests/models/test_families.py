@@ -70,7 +70,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def rollout(folder: Path) -> HfEngine:
     limits = PromptLimits(min_image_pixels=0, max_image_pixels=2048 * 2048, max_prompt_tokens=2048)
-    return HfEngine.open(str(folder), dtype="float32", limits=limits)
+    return HfEngine.open(str(folder), dtype="float32", limits=limits, feature_gib=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +118,18 @@ def scored(rollout: HfEngine) -> list[tuple[Scored, list[bytes]]]:
 @pytest.fixture(scope="module")
 def ready(learner: Learner, scored: list[tuple[Scored, list[bytes]]]) -> list[Ready]:
     return [learner.ingest.ready(*group) for group in scored]
+
+
+def test_an_image_that_was_seen_before_is_not_computed_again(
+    rollout: HfEngine, scored: list[tuple[Scored, list[bytes]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: Any) -> None:
+        raise AssertionError("the vision tower sees an image twice")
+
+    monkeypatch.setattr(rollout.model.model, "get_image_features", refuse)
+    again = dict(rollout.generate([rollout.prepare(one.prompt, images) for one, images in scored]))
+    for index, (one, _) in enumerate(scored):
+        assert [c.token_ids for c in again[index]] == [c.token_ids for c in one.group.completions]
 
 
 def test_a_prompt_is_counted_without_a_pixel(rollout: HfEngine) -> None:

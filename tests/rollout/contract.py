@@ -198,6 +198,19 @@ class EngineContract:
             question = case(1, n=1)
             plain.agrees(*question, (await sample(engine, *question))[0])
 
+    async def test_an_engine_that_has_slept_wakes_with_the_weights_that_it_is_given(
+        self, engine: Engine, plain: Plain, tmp_path: Path
+    ) -> None:
+        question = case(0, 168, n=1, temperature=0.0, tokens=20)
+        before = await sample(engine, *question)
+        await engine.sleep()
+        plain.change(tmp_path, 6, "layers")
+        everything = weights_at(tmp_path / "whole", 7, dict(plain.model.state_dict()))
+        await engine.load(everything)
+        after = await sample(engine, *question)
+        plain.agrees(*question, after[0])
+        assert after[0].log_probs != before[0].log_probs
+
     async def test_what_the_model_can_not_take_is_a_bad_sample(self, engine: Engine) -> None:
         with pytest.raises(BadSample, match="which only an image may put"):
             await engine.prepare(make_prompt("<image>What is <|image_pad|>?"), [png(84, 84)])

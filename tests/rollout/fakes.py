@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,7 @@ class FakeEngine:
         self.most_together = 0
         self.aborted: list[str] = []
         self.is_closed = False
+        self.sleeps = 0
         self.fault: TriuneError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -90,6 +92,11 @@ class FakeEngine:
         self.loads.append((at.version, mode))
         return Loaded(at.version, 0.0, len(self.running))
 
+    async def sleep(self) -> None:
+        assert not self.running
+        self.version = -1
+        self.sleeps += 1
+
     async def aclose(self) -> None:
         self.is_closed = True
 
@@ -101,7 +108,7 @@ def make_ports(folder: Path, server: MemoryServer | None = None) -> Ports:
     return Ports(Settings(replica="replica-1", runs=folder), bus, MemoryLedger(), blobs, JobStore(bus))
 
 
-def make_record(max_staleness: int = 0, **rollout: float) -> JobRecord:
+def make_record(max_staleness: int = 0, **rollout: Any) -> JobRecord:
     """A running job of two completions a prompt."""
     algorithm = Algorithm(samples_per_prompt=2, max_staleness=max_staleness)
     data = Data(train=["unused"])

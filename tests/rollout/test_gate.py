@@ -53,6 +53,9 @@ class Weights:
     def runs(self, target: Target) -> bool:
         return self.running == target
 
+    def forget(self) -> None:
+        self.running = None
+
 
 @dataclass
 class TokenEngine:
@@ -71,6 +74,10 @@ class TokenEngine:
         self.version = at.version
         self.loads.append((at.version, mode, self.running))
         return Loaded(at.version, 0.0, self.running)
+
+    async def sleep(self) -> None:
+        assert not self.running
+        self.version = -1
 
     async def sample(self, tokens: int) -> list[int]:
         self.running += 1
@@ -224,3 +231,34 @@ async def test_weights_in_a_blob_store_that_is_away_are_waited_for_and_the_state
     assert retry.waiting_for == ""
     steering.cancel()
     await asyncio.wait({steering})
+
+
+async def test_a_lent_device_is_left_once_what_is_inside_has_ended_and_the_engine_wakes_with_the_newest_weights() -> (
+    None
+):
+    announced, engine = Announced(), TokenEngine(random.Random(0), Traits(room=8, in_flight_updates=False))
+    gate = Gate(engine, announced, Weights(), "drain", 5.0, told, Retry())  # type: ignore[arg-type]
+    announced.newest = Target(1, NOWHERE)
+    async with asyncio.timeout(60.0), asyncio.TaskGroup() as tasks:
+        steering = tasks.create_task(gate.steer())
+        async with gate.enter(Want(0, 1, at_least=1)):
+            lending = tasks.create_task(gate.lend())
+            assert await engine.sample(5) == [1] * 5
+            assert not lending.done()
+        await lending
+        announced.newest = Target(2, NOWHERE)
+        announced.news.ring()
+        entering = tasks.create_task(sampled(gate, engine, Want(1, 1, at_least=1)))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert engine.version == -1 and not entering.done(), "nothing enters, nothing is loaded"
+        gate.take_back()
+        assert await entering == [2, 2]
+        steering.cancel()
+    assert [version for version, _, _ in engine.loads] == [1, 2]
+
+
+async def sampled(gate: Gate, engine: TokenEngine, want: Want) -> list[int]:
+    async with gate.enter(want) as admitted:
+        assert admitted
+        return await engine.sample(2)

@@ -4,15 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
+from blake3 import blake3
 
 from services.rollout.engine import PreparedPrompt
 from services.rollout.engines import decode
 from services.rollout.engines.hf import HfEngine
 from shared.errors import Corrupt, UserError
-from shared.messages import Completion, unpack_floats, unpack_ints
+from shared.messages import BlobRef, Completion, ImageRef, unpack_floats, unpack_ints
 from shared.models.hf.forward import plain_arguments
 from tests.published import weights_at
 from tests.rollout.helpers import LIMITS, make_prompt, png
@@ -211,3 +213,83 @@ def test_weights_that_are_not_finite_are_refused_when_they_sample(engine: HfEngi
 def test_a_missing_model_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded"):
         HfEngine.open(str(tmp_path / "nowhere"), dtype="float32", limits=LIMITS)
+
+
+# ---------------------------------------------------------------- sleep
+
+
+def test_an_engine_that_sleeps_holds_no_parameter_and_is_not_woken_by_a_part_of_them(
+    engine: HfEngine, tmp_path: Path
+) -> None:
+    weights = {name: tensor.clone() for name, tensor in engine.model.state_dict().items() if name != "lm_head.weight"}
+    before = dict(engine.generate([prepared(engine, seed=4)]))
+    engine.sleep()
+    assert sum(parameter.nbytes for parameter in engine.model.parameters()) == 0
+    engine.load(weights_at(tmp_path / "whole", 1, weights))
+    after = dict(engine.generate([prepared(engine, seed=4)]))
+    assert [one.log_probs for one in after[0]] == [one.log_probs for one in before[0]]
+    engine.sleep()
+    part = {name: tensor for name, tensor in weights.items() if "visual" not in name}
+    with pytest.raises(Corrupt, match="expected all tensors"):
+        engine.load(weights_at(tmp_path / "part", 2, part))
+
+
+# ---------------------------------------------------------------- image features
+
+
+def asked(engine: HfEngine, text: str, shade: int = 0) -> PreparedPrompt:
+    """A prompt whose image has a name."""
+    data = png(84, 84, shade)
+    image = ImageRef(blob=BlobRef(digest=blake3(data).hexdigest(), size=len(data)), width=84, height=84)
+    question = msgspec.structs.replace(make_prompt(text, n=2), images=[image])
+    return engine.prepare(question, [data])
+
+
+@pytest.fixture
+def seen(engine: HfEngine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Images that the vision tower has seen, by pass; those of the plain forward passes of a test left out."""
+    counts: list[int] = []
+    whole = engine.model.model.get_image_features
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        counts.extend([len(named["image_grid_thw"])] if "image_grid_thw" in named else [])
+        return whole(*arguments, **named)
+
+    monkeypatch.setattr(engine.model.model, "get_image_features", counted)
+    return counts
+
+
+def test_the_vision_tower_sees_an_image_once_whatever_is_asked_about_it(seen: list[int], engine: HfEngine) -> None:
+    engine._features.max_bytes = 2**20
+    both = [asked(engine, "<image>How many?"), asked(engine, "<image>Where is it?")]
+    dict(engine.generate(both))
+    later = asked(engine, "<image>What is the largest one?")
+    (_, completions), *_ = engine.generate([later])
+    assert seen == [1]
+    for completion in completions:
+        expected = naive_log_probs(engine, later, completion, 1.0)
+        np.testing.assert_allclose(unpack_floats(completion.log_probs), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("part", "passes"), [("language_model.layers", 1), ("visual.blocks", 2), ("visual.merger", 2)])
+def test_kept_features_go_with_the_weights_that_made_them(
+    engine: HfEngine, seen: list[int], tmp_path: Path, part: str, passes: int
+) -> None:
+    engine._features.max_bytes = 2**20
+    question = asked(engine, "<image>How many?")
+    dict(engine.generate([question]))
+    moved = {name: tensor + 0.05 for name, tensor in engine.model.state_dict().items() if part in name}
+    engine.load(weights_at(tmp_path, 1, moved))
+    (_, completions), *_ = engine.generate([question])
+    assert len(seen) == passes
+    expected = naive_log_probs(engine, question, completions[0], 1.0)
+    np.testing.assert_allclose(unpack_floats(completions[0].log_probs), expected, atol=2e-5)
+
+
+def test_kept_features_are_bounded(engine: HfEngine, seen: list[int]) -> None:
+    one = asked(engine, "<image>How many?")
+    dict(engine.generate([one]))
+    engine._features.max_bytes = 0
+    dict(engine.generate([one]))
+    dict(engine.generate([one]))
+    assert len(seen) == 3 and not engine._features._kept

@@ -26,6 +26,7 @@ from shared.messages import (
     BlobRef,
     Completed,
     DeadLetter,
+    DeviceTurn,
     EngineOpened,
     EvalDone,
     EvalDue,
@@ -461,3 +462,53 @@ async def test_a_job_that_is_stopping_takes_no_more_training_prompts(world: Worl
     async with running(world.replica(msgspec.structs.replace(make_record(), state="stopping"))):
         await world.answers("completions", 1, "eval")
     assert [text for _, text in world.engine.groups] == ["eval"]
+
+
+# ---------------------------------------------------------------- a device that the learner uses, too
+
+
+async def say(world: World, turn: int, state: Any) -> None:
+    await world.ports.bus.announce(DeviceTurn(job="job", turn=turn, state=state))
+
+
+async def is_free(world: World, turn: int) -> None:
+    """Return once the replica has said so."""
+    async with asyncio.timeout(5.0):
+        async for event, _ in world.ports.bus.events("job", "device"):
+            if isinstance(event, DeviceTurn) and (event.turn, event.state) == (turn, "free"):
+                assert event.replica == "replica-1"
+                return
+
+
+async def test_a_shared_device_is_left_for_the_learner_and_the_next_prompt_waits_for_its_return(world: World) -> None:
+    await world.announce(0)
+    world.engine.gate.clear()
+    await world.send(prompt(0))
+    async with running(world.replica(make_record(shares_device=True))):
+        await until(lambda: len(world.engine.running) == 1)
+        await say(world, 1, "wanted")
+        world.engine.gate.set()
+        await is_free(world, 1)
+        assert world.engine.sleeps == 1 and len(await world.answers("completions", 1)) == 1
+        await world.announce(1)
+        await world.send(prompt(1, min_version=1))
+        await until(lambda: world.prompts_left == 1 and world.status.in_flight == 1)
+        assert world.engine.loads == [(0, "drain")]
+        await say(world, 1, "returned")
+        await world.answers("completions", 2)
+    assert world.engine.groups == [(0, "text 0"), (1, "text 1")]
+
+
+async def test_a_replica_that_starts_on_the_learners_turn_opens_no_engine_until_the_device_is_returned(
+    world: World,
+) -> None:
+    await world.announce(0)
+    await say(world, 3, "wanted")
+    replica = world.replica(make_record(shares_device=True))
+    async with running(replica):
+        await is_free(world, 3)
+        await until(lambda: world.status.state == "waiting for the device")
+        assert await world.ports.bus.last_event("job", "engine") is None
+        await say(world, 3, "returned")
+        await world.send(prompt(0))
+        await world.answers("completions", 1)

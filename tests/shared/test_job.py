@@ -50,6 +50,14 @@ def test_keys_of_the_learner_that_exclude_each_other_are_refused() -> None:
     assert "expected 'deepspeed' and 3" in mistakes(learner={"engine": "deepspeed", "offload_parameters": True})[0]
 
 
+def test_a_device_is_shared_on_policy_by_one_process_each() -> None:
+    shared = {"rollout": {"shares_device": True}}
+    assert parse_job({**GOOD, **shared}).rollout.shares_device
+    assert "max_staleness 1" in mistakes(**shared, algorithm={"max_staleness": 1})[0]
+    assert "expected 'torch'" in mistakes(**shared, learner={"engine": "deepspeed"})[0]
+    assert "tensor_parallel 2" in mistakes(rollout={"shares_device": True, "tensor_parallel": 2})[0]
+
+
 def test_a_nucleus_is_refused_beside_importance_weights() -> None:
     assert "importance = 'off'" in mistakes(sampling={"top_p": 0.9})[0]
     assert "importance 'on'" in mistakes(sampling={"top_p": 0.9}, algorithm={"importance": "on"})[0]

@@ -32,6 +32,7 @@ class TorchEngine:
     _spec: JobSpec
     model: VisionLanguageModel
     _optimizer: ClippedAdamW
+    _device: torch.device
     _first: VisionLanguageModel | None
 
     def __init__(self, pixels: PixelCache) -> None:
@@ -78,6 +79,23 @@ class TorchEngine:
         """Write `model/` in the published type, and masters and moments in float32."""
         self.model.save(folder / "model", {each.name: each.value() for each in self.model.whole()})
         write_state(folder, 0, self._optimizer.state())
+
+    def sleep(self) -> None:
+        """See `services.learner.device.Sleeper`."""
+        self._device = self.model.device
+        self._move(torch.device("cpu"))
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def wake(self) -> None:
+        """See `services.learner.device.Sleeper`."""
+        self._move(self._device)
+
+    def _move(self, device: torch.device) -> None:
+        for model in (self.model, self._first):
+            if model is not None:
+                model.move(device)
+        self._optimizer.move(device)
 
     def close(self) -> None:
         """Let go of model and optimizer."""

@@ -140,6 +140,12 @@ CATALOG: Final = (
         "learner/self_check", "nat", "largest |log π learner − log π plain forward| of the check at load", "learner"
     ),
     SeriesInfo("learner/mismatch_max", "nat", "largest |log π learner − log π rollout|", "learner"),
+    SeriesInfo(
+        "learner/early_groups", "{group}", "groups trained on while an older one was open (order by arrival)", "learner"
+    ),
+    SeriesInfo("learner/early_groups/*", "{group}", "those of a source", "learner"),
+    SeriesInfo("learner/early_tokens", "{token}", "mean length of the completions of such groups", "learner"),
+    SeriesInfo("learner/in_order_tokens", "{token}", "mean length of the completions of the other groups", "learner"),
     SeriesInfo("learner/lr", "1", "learning rate", "learner", "actor/lr"),
     SeriesInfo("learner/lr/*", "1", "learning rate of a component", "learner", "actor/lr_{rest}"),
     SeriesInfo("learner/grad_norm", "1", "global gradient norm before clipping", "gradients", "actor/grad_norm"),

@@ -22,10 +22,14 @@ _SAMPLES = re.compile(r"(?:train|eval)-(\d+)\.parquet")
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where the learner stood at the last checkpoint, and in which journal (its stream's creation time)."""
+    """Where the learner stood at the last checkpoint, and in which journal (its stream's creation time).
+
+    `ahead`: ordinals above the cursor that were consumed, too.
+    """
 
     step: int = 0
     cursor: int = 0
+    ahead: list[int] = []
     journal_created: str = ""
 
 
@@ -67,10 +71,15 @@ def take_back(folder: Path, place: Place) -> None:
     database = open_for_writing(folder)
     try:
         database.execute("BEGIN IMMEDIATE")
+        consumed = json.dumps(place.ahead)
+        for table in ("groups", "waiting"):
+            database.execute(
+                f"DELETE FROM {table} WHERE kind = 'train' AND ordinal >= ? "
+                "AND ordinal NOT IN (SELECT value FROM json_each(?))",
+                (place.cursor, consumed),
+            )
         for statement, value in (
-            ("DELETE FROM groups WHERE kind = 'train' AND ordinal >= ?", place.cursor),
             ("DELETE FROM groups WHERE kind = 'eval' AND version > ?", place.step),
-            ("DELETE FROM waiting WHERE kind = 'train' AND ordinal >= ?", place.cursor),
             ("DELETE FROM waiting WHERE kind = 'eval' AND version > ?", place.step),
             ("DELETE FROM points WHERE step > ?", place.step),
             ("DELETE FROM steps WHERE step > ?", place.step),

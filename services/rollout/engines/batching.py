@@ -43,6 +43,10 @@ class BlockingEngine(Protocol):
         """Copy the `changed` tensors; raises Corrupt before any is copied when one does not fit the model."""
         ...
 
+    def sleep(self) -> None:
+        """Free the device of weights and caches, until the next `load`, of all tensors."""
+        ...
+
 
 @dataclass(eq=False)
 class _Group:
@@ -197,6 +201,9 @@ class BatchingEngine:
         self._queue.hold(1)
         await asyncio.get_running_loop().run_in_executor(self._thread, partial(self._load, at))
         return Loaded(at.version, time.monotonic() - began, 0)
+
+    async def sleep(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.sleep)
 
     def _load(self, at: WeightsAt) -> None:
         try:

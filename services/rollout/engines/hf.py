@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from services.rollout.engine import Facts, PreparedPrompt, PromptLimits
 from services.rollout.engines.decode import DecodeLoop, Sampled, Start
+from services.rollout.engines.features import FeatureCache
 from services.rollout.engines.feed import AllAtOnce, Feed
 from services.rollout.engines.kv import GrowingCache
 from services.rollout.prepare import prepare
@@ -21,9 +22,10 @@ from shared.blobs.weights import WeightsAt
 from shared.errors import Corrupt
 from shared.messages import Completion, Prompt, pack_floats, pack_ints
 from shared.models.hf import adapters, selfcheck
-from shared.models.hf.forward import image_arguments, position_ids, positions_of
+from shared.models.hf.forward import encoder_outputs, position_ids, positions_of
 from shared.models.hf.loading import open_inputs, open_model
 from shared.models.inputs import Inputs, Kept, PixelLimits
+from shared.models.roles import role_of
 
 _PREFILL_TOKENS = 16384
 """Prompt tokens, padding included, that are prefilled together: bounds the memory of a batch of long prompts."""
@@ -32,9 +34,11 @@ _PREFILL_TOKENS = 16384
 class HfEngine:
     """See `services.rollout.engines.batching.BlockingEngine`."""
 
-    def __init__(self, model: Any, inputs: Inputs, max_prompt_tokens: int) -> None:
+    def __init__(self, model: Any, inputs: Inputs, max_prompt_tokens: int, feature_gib: float = 0.0) -> None:
+        """`feature_gib`: image features that are kept for later groups, at most."""
         self.model = model.eval().requires_grad_(False)
         self.inputs = inputs
+        self._features = FeatureCache(self.model, inputs, int(feature_gib * 2**30))
         self._max_prompt_tokens = max_prompt_tokens
         self._positions = positions_of(inputs, model)
         self._banned = torch.zeros(inputs.vocab_size, device=model.device)
@@ -42,6 +46,7 @@ class HfEngine:
         self._ends = torch.zeros(inputs.vocab_size, dtype=torch.bool, device=model.device)
         self._ends[inputs.ends] = True
         self.version = -1
+        self._asleep: list[tuple[torch.nn.Parameter, torch.Size]] = []
         self.self_check = float("nan")
 
     @classmethod
@@ -53,13 +58,14 @@ class HfEngine:
         limits: PromptLimits,
         banned_tokens: Sequence[str] = (),
         kept: Kept | None = None,
+        feature_gib: float = 0.0,
     ) -> "HfEngine":
         """The engine of a model folder or hub id, on the GPU if there is one; raises BadJob when it can't load."""
         device = "cuda" if torch.cuda.is_available() else "cpu"
         pixels = PixelLimits(limits.min_image_pixels, limits.max_image_pixels)
         inputs = open_inputs(name, pixels=pixels, banned_tokens=banned_tokens, kept=kept)
         model = open_model(name, dtype=getattr(torch, dtype))
-        engine = cls(model.to(device), inputs, limits.max_prompt_tokens)
+        engine = cls(model.to(device), inputs, limits.max_prompt_tokens, feature_gib)
         engine.self_check = engine._check()
         return engine
 
@@ -83,8 +89,29 @@ class HfEngine:
     def prepare(self, prompt: Prompt, images: Sequence[bytes]) -> PreparedPrompt:
         return prepare(prompt, images, self.inputs, self._max_prompt_tokens)
 
-    @torch.inference_mode()
+    def sleep(self) -> None:
+        """The parameters let go of their memory; buffers, which are small, stay."""
+        self._asleep = [(parameter, parameter.shape) for parameter in self.model.parameters()]
+        for parameter, _ in self._asleep:
+            parameter.data = parameter.data.new_empty(0)
+        self._features.clear()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def load(self, at: WeightsAt) -> None:
+        asleep, self._asleep = self._asleep, []
+        for parameter, shape in asleep:
+            parameter.data = parameter.data.new_empty(shape)
+        loaded = self._copy(at)
+        if asleep and (missing := {name for name, _ in self.model.named_parameters()} - loaded):
+            raise Corrupt(f"version {at.version} wakes the engine without {sorted(missing)[0]!r}; expected all tensors")
+        if any(role_of(name) in ("vit", "connector") for name in loaded):
+            self._features.clear()
+        self.version = at.version
+
+    @torch.inference_mode()
+    def _copy(self, at: WeightsAt) -> set[str]:
+        """Copy the `changed` tensors and return their names."""
         own = self.model.state_dict(keep_vars=True)
         with adapters.opened(at.files, at.changed) as tensors:
             for name, stored in tensors.items():
@@ -95,7 +122,7 @@ class HfEngine:
                     )
             for name, stored in tensors.items():
                 own[name].copy_(stored.read())
-        self.version = at.version
+            return set(tensors)
 
     def generate(self, prompts: Sequence[PreparedPrompt]) -> Iterator[tuple[int, list[Completion]]]:
         """Sample all groups together; yields (index into `prompts`, its n completions) as soon as a group is whole."""
@@ -131,10 +158,9 @@ class HfEngine:
         if self.inputs.family.kinds_argument:
             arguments[self.inputs.family.kinds_argument] = self.inputs.kinds(ids)
         padded = np.stack([_left_pad(list(axis)) for axis in zip(*places, strict=True)])  # (A, G, P)
-        images = [image for prompt in prompts for image in prompt.images]
         made = self.model(
             **{name: torch.from_numpy(value).to(device) for name, value in arguments.items()},
-            **image_arguments(self.inputs, images, device),
+            **encoder_outputs(self._features.of(prompts)),
             position_ids=position_ids(torch.from_numpy(padded).to(device)),
             past_key_values=self._empty_cache(),
             use_cache=True,

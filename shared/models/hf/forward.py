@@ -4,6 +4,8 @@ Letters: P tokens of a prompt, A axes of a position (3 with mRoPE, else 1), K im
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,11 +60,53 @@ def image_arguments(inputs: Inputs, images: Sequence[PreparedImage], device: tor
     return {name: _on(device, value) for name, value in made.items()}
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """What the tower and the connector make of one image.
+
+    `pooled` (k, H), or (tiles, k / tiles, H) where the family's tower sees tiles: what replaces its k placeholders;
+    `levels` (k, H) each, of DeepStack.
+    """
+
+    pooled: Tensor
+    levels: tuple[Tensor, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(one.nbytes for one in (self.pooled, *self.levels))
+
+
+def encode_images(
+    model: Any, inputs: Inputs, images: Sequence[PreparedImage], device: torch.device
+) -> list[EncodedImage]:
+    """Every image (one or more) by the model's own tower; parts of what it makes of all."""
+    output = model.model.get_image_features(**image_arguments(inputs, images, device))
+    tokens = [image.tokens for image in images]
+    pooled = output.pooler_output
+    if isinstance(pooled, Tensor) and pooled.dim() == 3:
+        pooled = pooled.split([count // pooled.shape[1] for count in tokens])
+    elif isinstance(pooled, Tensor):
+        pooled = pooled.split(tokens)
+    levels = [_flat(level).split(tokens) for level in getattr(output, "deepstack_features", None) or ()]
+    by_image = zip(*levels, strict=True) if levels else [()] * len(images)
+    return [EncodedImage(one, tuple(own)) for one, own in zip(pooled, by_image, strict=True)]
+
+
+def encoder_outputs(images: Sequence[EncodedImage]) -> dict[str, Any]:
+    """The model's arguments for encoded images in the order of their placeholders; none without images."""
+    if not images:
+        return {}
+    pooled: Any = [image.pooled for image in images]
+    if images[0].pooled.dim() == 3:
+        pooled = torch.cat(pooled)
+    levels = [list(level) for level in zip(*(image.levels for image in images), strict=True)]
+    return {"mm_encoder_outputs": {"image": SimpleNamespace(pooler_output=pooled, deepstack_features=levels)}}
+
+
 def image_features(model: Any, inputs: Inputs, images: Sequence[PreparedImage], device: torch.device) -> list[Tensor]:
     """One (levels, k, H) tensor an image: what replaces its k placeholders, then DeepStack's levels if it has any."""
-    output = model.model.get_image_features(**image_arguments(inputs, images, device))
-    levels = [_flat(output.pooler_output), *map(_flat, getattr(output, "deepstack_features", None) or ())]
-    return list(torch.stack(levels).split([image.tokens for image in images], dim=1))
+    encoded = encode_images(model, inputs, images, device)
+    return [torch.stack([_flat(image.pooled), *image.levels]) for image in encoded]
 
 
 def plain_arguments(

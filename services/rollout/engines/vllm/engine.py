@@ -63,6 +63,7 @@ class VllmEngine:
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "prepare")
         self._open: set[str] = set()
         self._version = _BEFORE_ANY
+        self._is_asleep = False
         self.facts: Facts = {"engine": "vllm"}
 
     @classmethod
@@ -188,8 +189,19 @@ class VllmEngine:
         """Pausing with `clear_cache` drops all keys, values and image features: what goes on is computed again."""
         await asyncio.to_thread(self._check, at)
         began, kept = time.monotonic(), len(self._open)
+        await self._wake()
         await self._run(self._unless_dead(self._replace(at, "keep" if mode == "keep" else "wait")))
         return Loaded(at.version, time.monotonic() - began, kept if mode == "keep" else 0)
+
+    async def sleep(self) -> None:
+        """At vLLM's level 2: weights, keys and values leave the card, and the host keeps no copy of them."""
+        await self._run(self._llm.sleep(level=2))
+        self._is_asleep = True
+
+    async def _wake(self) -> None:
+        if self._is_asleep:
+            await self._run(self._llm.wake_up())
+            self._is_asleep = False
 
     async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:
         """vLLM leaves a call to its process unanswered when that dies under it; only groups are told."""

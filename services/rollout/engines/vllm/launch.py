@@ -36,6 +36,15 @@ def check_installed() -> None:
         )
 
 
+def check_device(spec: JobSpec, *, on_gpu: bool) -> None:
+    """Raises UserError when the job wants of vLLM what it does not do on this device."""
+    if spec.rollout.shares_device and not on_gpu:
+        raise UserError(
+            "rollout.shares_device is true, and this replica has no GPU: vLLM frees nothing on a CPU; set "
+            "rollout.engine = 'hf', or shares_device = false"
+        )
+
+
 def set_environment(*, on_gpu: bool) -> None:
     """What vLLM reads from the environment, for this process and its children; what is set already stays.
 
@@ -83,6 +92,7 @@ def arguments(spec: JobSpec, banned: list[int], *, on_gpu: bool) -> dict[str, An
     }
     if on_gpu:
         return made | {
+            "enable_sleep_mode": spec.rollout.shares_device,
             "gpu_memory_utilization": spec.rollout.memory_share,
             "tensor_parallel_size": spec.rollout.tensor_parallel,
         }
