@@ -1,10 +1,13 @@
-"""Lossless deltas: the xor of a tensor's bits with those of an earlier version, compressed with zstd.
+"""Lossless deltas: where a tensor's bits are not those of an earlier version, and what to xor them with.
 
 Reinforcement learning moves a weight by about 1e-6 of its size, which bfloat16 mostly rounds away: few bits differ.
 (PULSE, arXiv 2602.03839, section 3: about 99 % of the weights keep their bits in a step.) All work is cut into
-pieces, so that memory is bounded by a few of them whatever the model's size.
+pieces, so that memory is bounded by a few of them whatever the model's size. A piece's frame is a byte that says its
+form, a count (uint32), and zstd of: all its bytes' xor; or, where few differ, of the 16-bit units that do the distances
+from one to the next (uint32) and their xor (uint16), each as planes of equal bytes, which compress better.
 """
 
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -14,6 +17,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 from blake3 import blake3
+from numpy.typing import NDArray
 
 from shared.blobs.manifest import PIECE, TensorEntry, TensorSpec
 from shared.blobs.port import BlobReader, BlobWriter
@@ -28,6 +32,12 @@ _AHEAD = 4
 _SMALL_BYTES = 2 << 20
 """Tensors that are together smaller are worked on in place: handing pieces to threads would take longer."""
 _ZSTD = pa.Codec("zstd", compression_level=1)
+_HEAD = struct.Struct("<BI")
+_DENSE, _SPARSE = 0, 1
+_WORD, _UNITS = 8, 4
+"""Bytes that are compared at once, and 16-bit units in them."""
+_FEW = 0.25
+"""Share of changed words up to which their places are written."""
 
 
 class TooLarge(Exception):
@@ -67,7 +77,7 @@ def encode(
             entries.append(
                 TensorEntry(
                     item.spec.name, item.spec.dtype, item.spec.shape, hasher.hexdigest(), blob, start, written - start,
-                    "xor-zstd", tuple(pieces),
+                    "delta", tuple(pieces),
                 )
             )  # fmt: skip
             hasher, pieces, start = blake3(), [], written
@@ -95,7 +105,7 @@ def decode(
         place, compressed = item
         bits = base(place.offset, place.length)
         for frame in compressed:
-            bits = _xor(bits, _decompress(frame, place))
+            bits = _applied(bits, frame, place)
         write(place.offset, bits)
 
     for _ in _in_order(_worker(pool, specs), work, map(frames, _places(specs, places))):
@@ -165,22 +175,58 @@ def _in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable[It
 
 
 def _delta(after: bytes | memoryview, before: bytes | memoryview) -> bytes:
-    if after == before:
+    """The frame that makes `before` to `after`, of equal lengths; empty: they are equal."""
+    size = len(after)
+    new, old = (np.frombuffer(bits, dtype="<u8", count=size // _WORD) for bits in (after, before))
+    changed = np.flatnonzero(new != old)
+    rest = size - size % _WORD
+    has_rest = after[rest:] != before[rest:]
+    if not len(changed) and not has_rest:
         return b""
-    return bytes(_ZSTD.compress(_xor(after, before), asbytes=True))
+    if has_rest or len(changed) > _FEW * len(new):
+        return _framed(_DENSE, 0, _xor(after, before))
+    words = (new[changed] ^ old[changed]).view("<u2")
+    units = np.flatnonzero(words)
+    places = changed[units // _UNITS] * _UNITS + units % _UNITS
+    distances = np.diff(places, prepend=0).astype("<u4")
+    return _framed(_SPARSE, len(units), np.concatenate([_planes(distances), _planes(words[units])]).data)
 
 
-def _xor(one: bytes | memoryview, other: bytes | memoryview) -> memoryview:
+def _applied(bits: bytes | memoryview, frame: bytes | memoryview, place: "_Place") -> memoryview:
+    """`bits` after the change of `frame`; raises BlobMissing when it is torn."""
+    try:
+        form, count = _HEAD.unpack_from(frame)
+        body = memoryview(frame)[_HEAD.size :]
+        if form == _DENSE:
+            return _xor(bits, _ZSTD.decompress(body, place.length))
+        if 2 * count > place.length:
+            raise IndexError(f"{count} changes of {place.length} bytes")
+        planes = np.frombuffer(_ZSTD.decompress(body, 6 * count), dtype=np.uint8)
+        places = np.cumsum(_unplaned(planes[: 4 * count], "<u4"), dtype=np.int64)
+        changed = np.frombuffer(bits, dtype=np.uint8).copy()
+        changed[: len(changed) // 2 * 2].view("<u2")[places] ^= _unplaned(planes[4 * count :], "<u2")
+        return changed.data
+    except (OSError, struct.error, IndexError) as error:  # no zstd frame of that length, or places that there are not
+        raise BlobMissing(f"a delta of tensor {place.spec.name!r} is torn: {error}") from error
+
+
+def _framed(form: int, count: int, body: Any) -> bytes:
+    return _HEAD.pack(form, count) + bytes(_ZSTD.compress(body, asbytes=True))
+
+
+def _planes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """The first bytes of all values, then the second ones, …"""
+    return values.view(np.uint8).reshape(-1, values.itemsize).T.ravel()
+
+
+def _unplaned(planes: NDArray[np.uint8], kind: str) -> NDArray[Any]:
+    return np.ascontiguousarray(planes.reshape(np.dtype(kind).itemsize, -1).T).view(kind)[:, 0]
+
+
+def _xor(one: Any, other: Any) -> memoryview:
     return np.bitwise_xor(np.frombuffer(one, dtype=np.uint8), np.frombuffer(other, dtype=np.uint8)).data
 
 
 def _frame(reader: BlobReader, entry: TensorEntry, number: int) -> bytes | memoryview:
     length = entry.pieces[number]
     return reader.read(entry.offset + sum(entry.pieces[:number]), length) if length else b""
-
-
-def _decompress(frame: bytes | memoryview, place: _Place) -> memoryview:
-    try:
-        return memoryview(_ZSTD.decompress(frame, place.length))
-    except OSError as error:  # pyarrow's word for bytes that are no zstd frame of that length
-        raise BlobMissing(f"a delta of tensor {place.spec.name!r} is torn: {error}") from error

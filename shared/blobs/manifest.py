@@ -1,7 +1,7 @@
 """A version of the weights as a list of tensors: where the bits of each one lie, and their digest.
 
 Bits are those of a safetensors file. Frozen tensors have a blob of their own, the same for every version; the trained
-ones are raw in an anchor's blob, or the xor with the bits of the manifest's `base`, compressed piece by piece.
+ones are raw in an anchor's blob, or deltas on the bits of the manifest's `base`, piece by piece.
 """
 
 import math
@@ -38,9 +38,9 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
 class TensorEntry(msgspec.Struct, frozen=True, array_like=True):
     """A tensor of a version: blake3 `digest` of its bits, and where they are.
 
-    `raw`: `length` bytes at `offset` of blob number `blob`, an anchor's safetensors file. `xor-zstd`: `pieces` holds
-    the compressed length of each `PIECE` bytes' xor with the base, one after the other from `offset` on; 0 means that
-    the piece is the base's.
+    `raw`: `length` bytes at `offset` of blob number `blob`, an anchor's safetensors file. `delta`: `pieces` holds the
+    length of the frame (`shared.blobs.deltas`) of each `PIECE` bytes, one after the other from `offset` on; 0 means
+    that the piece is the base's.
     """
 
     name: str
@@ -50,7 +50,7 @@ class TensorEntry(msgspec.Struct, frozen=True, array_like=True):
     blob: int
     offset: int
     length: int
-    encoding: Literal["raw", "xor-zstd"] = "raw"
+    encoding: Literal["raw", "delta"] = "raw"
     pieces: tuple[int, ...] = ()
 
     @property
@@ -61,7 +61,7 @@ class TensorEntry(msgspec.Struct, frozen=True, array_like=True):
 class WeightsManifest(msgspec.Struct, frozen=True, kw_only=True, tag="manifest.v1"):
     """One version. `digest` is of its tensors alone: equal digests are equal weights, however they are encoded.
 
-    `base` is the manifest whose bits the xor entries are applied to; None: an anchor. `anchor` is a second manifest of
+    `base` is the manifest whose bits the deltas are applied to; None: an anchor. `anchor` is a second manifest of
     the same bits without a base, where there is one.
     """
 
