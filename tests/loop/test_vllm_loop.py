@@ -1,16 +1,24 @@
-"""The whole loop with vLLM on a CPU: rollout in its own environment, everything else as ever; `make test-vllm`."""
+"""The whole loop with vLLM on a CPU: rollout in its own environment, everything else as ever; `make test-vllm`.
 
-import contextlib
+One deployment runs all jobs, one after the other; what vLLM sampled is on file with its tokens, and is compared with
+what the learner's own weights make of it.
+"""
+
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import pytest_asyncio
+import torch
 
+from shared.models.hf.forward import plain_arguments
+from shared.models.hf.loading import open_inputs, open_model
 from tests.loop import system
 from tests.loop.system import B, System, agrees
 from tests.rollout.tiny import wider
@@ -19,17 +27,18 @@ from triune.demo.tiny_vlm import Family
 from triune.demo.warm_start import Recipe, Stage, warm_start
 from triune.local.deployment import deployed
 
-pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1800), pytest.mark.asyncio(loop_scope="module")]
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 3
 AGREES = 1e-3
-"""Of |Δ log-prob| between vLLM and the learner in float32, the mean over all tokens."""
+"""Of |Δ log-prob| between vLLM and the learner in float32: the mean over all tokens of a step, and each by its own."""
+FAMILIES: tuple[Family, ...] = ("qwen2_5_vl", "qwen3_vl")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_model(tmp_path_factory.mktemp("wide"), "qwen2_5_vl")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[Family, Path]:
+    return {family: make_model(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
 
 
 def make_model(folder: Path, family: Family) -> Path:
@@ -45,79 +54,149 @@ def command(service: str) -> Sequence[str]:
     return [str(python), "-m", "triune", "serve", service]
 
 
-@contextlib.asynccontextmanager
-async def running(tmp_path: Path, model: Path, data: Path) -> AsyncIterator[System]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory, data: Path) -> AsyncIterator[System]:
+    root = tmp_path_factory.mktemp("deployment")
     replicas = dict.fromkeys(("data", "rollout", "reward", "learner", "monitor"), 1)
     threads = dict.fromkeys(replicas, 1)
-    folders = (tmp_path / "runs", tmp_path / "local")
-    async with deployed(*folders, replicas=replicas, threads=threads, command=command) as deployment:
-        made = System(deployment, model, data)
-        with made.client:
-            yield made
+    async with deployed(root / "runs", root / "local", replicas=replicas, threads=threads, command=command) as made:
+        found = System(made, root, data)
+        with found.client:
+            yield found
 
 
-def submit(system: System, *, steps: int = STEPS, **changes: Any) -> str:
-    rates = {"learning_rate": 3e-3, "freeze": []}
-    return system.submit(
-        total_steps=steps, rollout={"engine": "vllm"}, data={"max_prompt_tokens": 512}, optimizer=rates, **changes
-    )
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "LIMIT_S", 900.0)
 
 
-def series(system: System, job: str, name: str) -> dict[int, float]:
+def submit(running: System, model: Path, *, steps: int = STEPS, **changes: Any) -> str:
+    """Every weight is trained, at a rate that moves it far: stale ones would be off by more than a hundredfold."""
+    changes = {
+        "total_steps": steps,
+        "model": str(model),
+        "rollout": {"engine": "vllm"},
+        "data": {"max_prompt_tokens": 512},
+        "optimizer": {"learning_rate": 3e-3, "freeze": []},
+        **changes,
+    }
+    return running.submit(**changes)
+
+
+def series(running: System, job: str, name: str) -> dict[int, float]:
     """A metric of the run folder by step."""
-    rows = pq.read_table(system.deployment.runs / job / "metrics.parquet").to_pylist()
+    rows = pq.read_table(running.deployment.runs / job / "metrics.parquet").to_pylist()
     return {row["step"]: row["value"] for row in rows if row["name"] == name}
 
 
-def vllm_says_what_the_learner_computes(system: System, job: str, steps: int) -> None:
-    """Every weight is trained at a rate that moves it far: stale ones would be off by more than a hundredfold."""
-    mismatch = series(system, job, "learner/mismatch_abs")
+def samples(running: System, job: str) -> Iterator[dict[str, Any]]:
+    """Every group on file that was answered."""
+    for file in sorted((running.deployment.runs / job / "samples").glob("*.parquet")):
+        yield from (row for row in pq.read_table(file).to_pylist() if row["completions"])
+
+
+def vllm_says_what_the_learner_computes(running: System, job: str, steps: int) -> None:
+    mismatch = series(running, job, "learner/mismatch_abs")
     assert set(mismatch) == set(range(1, steps + 1))
     assert max(mismatch.values()) < AGREES, mismatch
-    assert max(series(system, job, "learner/grad_norm").values()) > 0.01
+    assert max(series(running, job, "learner/grad_norm").values()) > 0.01
 
 
-async def test_vllm_samples_what_the_learner_computes_and_the_death_of_its_process_loses_nothing(
-    tmp_path: Path, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+class Checkpoints:
+    """A job's versions as any Hugging Face loader reads them; version 0 is the model folder."""
+
+    def __init__(self, folder: Path, first: Path) -> None:
+        self._folder, self._first = folder, first
+        self._models: dict[int, Any] = {}
+        self.inputs = open_inputs(str(first))
+
+    def log_softmax(self, version: int, row: dict[str, Any], answer: np.ndarray) -> torch.Tensor:
+        """(T, V), where the tokens (T,) of `answer` were sampled, by a plain forward pass over the whole sequence."""
+        model = self._model(version)
+        encoded = [(self._folder / "images" / image["digest"]).read_bytes() for image in row["images"]]
+        images = [self.inputs.image(data, alone=len(encoded) == 1) for data in encoded]
+        ids = np.concatenate([row["prompt_ids"], answer])
+        with torch.no_grad():
+            logits = model(**plain_arguments(self.inputs, ids, images, model.device)).logits[0, -len(answer) - 1 : -1]
+        logits[:, self.inputs.banned] = -torch.inf
+        return logits.log_softmax(-1)
+
+    def _model(self, version: int) -> Any:
+        if version not in self._models:
+            source = self._folder / "checkpoints" / f"step-{version:06d}" / "model" if version else self._first
+            self._models[version] = open_model(str(source), dtype=torch.float32).eval()
+        return self._models[version]
+
+
+def tokens_are_those_of_their_versions(running: System, job: str, model: Path) -> int:
+    """Every token on file has its log-prob under the weights that its run names, and is their choice if it is greedy.
+
+    Returns how many completions went on under new weights.
+    """
+    folder = running.deployment.runs / job
+    checkpoints, mixed = Checkpoints(folder, model), 0
+    for row in samples(running, job):
+        for completion in row["completions"]:
+            answer, start = np.array(completion["token_ids"]), 0
+            mixed += len(completion["versions"]) > 1
+            for run in completion["versions"]:
+                end = start + run["tokens"]
+                logs = checkpoints.log_softmax(run["version"], row, answer)[start:end]
+                chosen = torch.from_numpy(answer[start:end]).long()
+                found = logs.gather(1, chosen[:, None])[:, 0].numpy()
+                np.testing.assert_allclose(completion["log_probs"][start:end], found, atol=AGREES)
+                if row["kind"] == "eval":
+                    assert torch.equal(logs.argmax(-1), chosen)
+                start = end
+            assert start == len(answer)
+    return mixed
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_on_policy_each_version_answers_as_its_checkpoint_does(
+    running: System, models: dict[Family, Path], family: Family
 ) -> None:
-    """On-policy; long enough that vLLM's process dies in the middle."""
-    monkeypatch.setattr(system, "LIMIT_S", 900.0)
-    steps = 20
-    async with running(tmp_path, model, data) as made:
-        job = submit(made, steps=steps)
-        await made.until(job, lambda details: details["step"] >= 3)
-        (rollout,) = made.deployment.supervisor.pids("rollout")
-        (core,) = [one for one in psutil.Process(rollout).children(recursive=True) if "EngineCore" in one.name()]
-        core.send_signal(signal.SIGKILL)
-        report = await made.finished(job)
-        assert made.deployment.supervisor.pids("rollout") != [rollout]
-        assert report["state"] == "done"
-        agrees(report, steps=steps)
-        assert report["staleness"]["max"] == 0
-        trained = made.trained(job)
-        assert len(trained) == len(set(trained)) == steps * B
-        vllm_says_what_the_learner_computes(made, job, steps)
+    job = submit(
+        running, models[family], evaluation={"every": 1}, learner={"checkpoint_every": 1, "keep_checkpoints": STEPS}
+    )
+    report = await running.finished(job)
+    agrees(report, steps=STEPS)
+    assert report["staleness"]["max"] == 0
+    vllm_says_what_the_learner_computes(running, job, STEPS)
+    assert tokens_are_those_of_their_versions(running, job, models[family]) == 0
 
 
-async def test_a_qwen3_vl_learns_as_vllm_samples_it(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_off_policy_weights_change_under_what_is_generated(
+    running: System, models: dict[Family, Path], family: Family
 ) -> None:
-    """DeepStack: features of several levels of the vision tower, which is trained, too."""
-    monkeypatch.setattr(system, "LIMIT_S", 900.0)
-    async with running(tmp_path, make_model(tmp_path / "wide", "qwen3_vl"), data) as made:
-        job = submit(made)
-        report = await made.finished(job)
-        agrees(report, steps=STEPS)
-        assert report["staleness"]["max"] == 0
-        vllm_says_what_the_learner_computes(made, job, STEPS)
+    job = submit(
+        running,
+        models[family],
+        algorithm={"max_staleness": 2},
+        sampling={"max_new_tokens": 200},
+        rollout={"engine": "vllm", "groups_in_flight": B},
+        learner={"checkpoint_every": 1, "keep_checkpoints": STEPS},
+    )
+    report = await running.finished(job)
+    agrees(report, steps=STEPS)
+    assert report["staleness"]["max"] <= report["staleness"]["bound"] == 2
+    assert tokens_are_those_of_their_versions(running, job, models[family]) > 0
 
 
-async def test_three_steps_off_policy_with_weights_that_change_in_flight(
-    tmp_path: Path, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(system, "LIMIT_S", 900.0)
-    async with running(tmp_path, model, data) as made:
-        job = submit(made, algorithm={"max_staleness": 2})
-        report = await made.finished(job)
-        agrees(report, steps=STEPS)
-        assert report["staleness"]["max"] <= report["staleness"]["bound"] == 2
+async def test_the_death_of_vllms_process_loses_nothing(running: System, models: dict[Family, Path]) -> None:
+    """On-policy; long enough that it dies in the middle."""
+    steps = 10
+    job = submit(running, models["qwen2_5_vl"], steps=steps)
+    await running.until(job, lambda details: details["step"] >= 2)
+    (rollout,) = running.deployment.supervisor.pids("rollout")
+    (core,) = [one for one in psutil.Process(rollout).children(recursive=True) if "EngineCore" in one.name()]
+    core.send_signal(signal.SIGKILL)
+    report = await running.finished(job)
+    assert running.deployment.supervisor.pids("rollout") != [rollout]
+    assert report["state"] == "done"
+    agrees(report, steps=steps)
+    assert report["staleness"]["max"] == 0
+    trained = running.trained(job)
+    assert len(trained) == len(set(trained)) == steps * B
+    vllm_says_what_the_learner_computes(running, job, steps)
