@@ -6,11 +6,13 @@ was admitted by a window stays within its bound, also when weights change under 
 """
 
 import asyncio
+import bisect
 import contextlib
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from services.rollout.engine import Engine, Loaded, UpdateMode
 from shared.blobs.weights import WeightsAt
@@ -65,12 +67,19 @@ class Source(Protocol):
 
 
 class Bell:
-    """Wakes all who wait for a condition over plain state."""
+    """Wakes all who wait for a condition over plain state, after it has told who `listens`."""
 
     def __init__(self) -> None:
         self._waiting: set[asyncio.Future[None]] = set()
+        self._listeners: list[Callable[[], None]] = []
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener` at each ring."""
+        self._listeners.append(listener)
 
     def ring(self) -> None:
+        for listener in self._listeners:
+            listener()
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
@@ -88,8 +97,24 @@ class Bell:
         return found
 
 
+Answer = Literal["in", "dropped"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Waiter:
+    """A group that wants in. `announced`: its weights are known; `answer`: what it is told at the gate."""
+
+    want: Want
+    announced: asyncio.Future[None]
+    answer: asyncio.Future[Answer]
+
+
 class Gate:
-    """The way into one engine."""
+    """The way into one engine.
+
+    Thousands may wait, so a change wakes none but those whom it lets in: they are looked at from the front of their
+    line (a line for each version that is evaluated, one for training).
+    """
 
     def __init__(
         self,
@@ -106,8 +131,11 @@ class Gate:
         self._limit_s, self._on_loaded, self._retry = limit_s, on_loaded, retry
         self._keeps = mode == "keep" and engine.traits.in_flight_updates
         self._bell = view.news
-        self._waiting: list[Want] = []
-        self._inside: list[Want] = []
+        self._bell.listen(self._admit)
+        self._lines: dict[int | None, list[_Waiter]] = {}  # by the version that is wanted exactly, in their order
+        self._inside: set[_Waiter] = set()
+        self._unannounced: list[_Waiter] = []
+        self._rows = 0  # of all that are inside
         self._turning: UpdateMode | None = None
         self._evaluates = self._is_lent = False
         self.version = -1
@@ -118,26 +146,55 @@ class Gate:
 
         Raises TimeoutError when its weights are not announced in time.
         """
-        self._waiting.append(want)
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(want, loop.create_future(), loop.create_future())
+        bisect.insort(self._lines.setdefault(want.exactly, []), waiter, key=_ordinal)
+        self._unannounced.append(waiter)
         self._bell.ring()
         try:
-            admitted = await self._admitted(want)
+            async with asyncio.timeout(self._limit_s):
+                await waiter.announced
+            yield await waiter.answer == "in"
         finally:
-            self._waiting.remove(want)
+            self._leave(waiter)
             self._bell.ring()
-        if not admitted:
-            yield False
+
+    def _admit(self) -> None:
+        """Tell those what they wait for who can be told now; evaluations go before training."""
+        self._unannounced = [waiter for waiter in self._unannounced if not self._tell_announced(waiter)]
+        for version in sorted(self._lines, key=lambda version: math.inf if version is None else version):
+            line = self._lines[version]
+            while line and (answer := self._answer(line[0].want)):
+                waiter = line.pop(0)
+                if waiter.answer.done():  # it was cancelled, and will leave
+                    continue
+                waiter.answer.set_result(answer)
+                if answer == "in":
+                    self._inside.add(waiter)
+                    self._rows += waiter.want.rows
+            if not line:
+                del self._lines[version]
+
+    def _tell_announced(self, waiter: _Waiter) -> bool:
+        """Whether it need not be told any more."""
+        if not waiter.announced.done() and self._announced(waiter.want):
+            waiter.announced.set_result(None)
+        return waiter.announced.done()
+
+    def _leave(self, waiter: _Waiter) -> None:
+        if waiter in self._inside:
+            self._inside.remove(waiter)
+            self._rows -= waiter.want.rows
             return
-        self._inside.append(want)
-        try:
-            yield True
-        finally:
-            self._inside.remove(want)
-            self._bell.ring()
+        line = self._lines.get(waiter.want.exactly, [])
+        if waiter in line:
+            line.remove(waiter)
+            if not line:
+                del self._lines[waiter.want.exactly]
 
     async def empty(self) -> None:
         """Return once no group waits or is inside."""
-        await self._bell.until(lambda: not self._inside and not self._waiting)
+        await self._bell.until(lambda: not self._inside and not self._lines)
 
     async def lend(self) -> None:
         """Return once what is inside has ended and the engine has left its device; until `take_back` nothing enters."""
@@ -199,27 +256,19 @@ class Gate:
             self._bell.ring()
         await self._on_loaded(loaded, at.bytes_read, time.monotonic() - began)
 
-    async def _admitted(self, want: Want) -> bool:
-        async with asyncio.timeout(self._limit_s):
-            await self._bell.until(lambda: self._announced(want))
-        return await self._bell.until(lambda: self._answer(want)) == "in"
-
     def _announced(self, want: Want) -> bool:
         if want.exactly is not None:
             return self._view.due(want.exactly) is not None or self._view.evaluation_done(want.exactly)
         return self._view.newest is not None and self._view.newest.version >= want.at_least
 
-    def _answer(self, want: Want) -> str | None:
+    def _answer(self, want: Want) -> Answer | None:
+        """For the first of a line; None while it has to wait."""
         if want.exactly is not None and self._view.evaluation_done(want.exactly):
             return "dropped"
-        return "in" if self._is_next(want) and self._fits(want) and self._runs(want) else None
-
-    def _is_next(self, want: Want) -> bool:
-        return not any(one.exactly == want.exactly and one.ordinal < want.ordinal for one in self._waiting)
+        return "in" if self._announced(want) and self._fits(want) and self._runs(want) else None
 
     def _fits(self, want: Want) -> bool:
-        rows = sum(one.rows for one in self._inside)
-        return rows == 0 or rows + want.rows <= self._engine.traits.room
+        return not self._inside or self._rows + want.rows <= self._engine.traits.room
 
     def _runs(self, want: Want) -> bool:
         """Whether the engine runs what `want` asks for.
@@ -237,8 +286,9 @@ class Gate:
 
     def _exact(self) -> int | None:
         """The version of the evaluation that goes first: the one that is inside, else the lowest that waits."""
-        for wants in (self._inside, self._waiting):
-            versions = [want.exactly for want in wants if want.exactly is not None]
+        inside = (waiter.want.exactly for waiter in self._inside)
+        for wanted in (inside, self._lines):
+            versions = [version for version in wanted if version is not None]
             if versions:
                 return min(versions)
         return None
@@ -250,3 +300,7 @@ class Gate:
         exact = self._exact()
         found = self._view.newest if exact is None else self._view.due(exact)
         return None if found is None or self._source.runs(found) else found
+
+
+def _ordinal(waiter: _Waiter) -> int:
+    return waiter.want.ordinal

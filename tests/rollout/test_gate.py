@@ -262,3 +262,72 @@ async def sampled(gate: Gate, engine: TokenEngine, want: Want) -> list[int]:
     async with gate.enter(want) as admitted:
         assert admitted
         return await engine.sample(2)
+
+
+class Counted(Announced):
+    """How often it was looked at."""
+
+    looks = 0
+
+    def evaluation_done(self, version: int) -> bool:
+        self.looks += 1
+        return super().evaluation_done(version)
+
+
+def gate_of(announced: Announced, room: int) -> Gate:
+    engine = TokenEngine(random.Random(0), Traits(room=room, in_flight_updates=False))
+    return Gate(engine, announced, Weights(), "drain", 60.0, told, Retry())  # type: ignore[arg-type]
+
+
+async def test_a_change_wakes_none_but_those_whom_it_lets_in_however_many_wait() -> None:
+    announced, inside = Counted(), list[int]()
+    gate = gate_of(announced, room=8)
+    steering = asyncio.ensure_future(gate.steer())
+
+    async def group(ordinal: int) -> None:
+        async with gate.enter(Want(ordinal, 1, exactly=0)) as is_in:
+            assert is_in
+            inside.append(ordinal)
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(60.0), asyncio.TaskGroup() as groups:
+        for ordinal in reversed(range(400)):
+            groups.create_task(group(ordinal))
+        await asyncio.sleep(0)
+        announced.open[0] = Target(0, NOWHERE)
+        before = announced.looks
+        announced.news.ring()
+    assert inside == list(range(400))
+    assert announced.looks - before < 20 * 400
+    await gate.empty()
+    steering.cancel()
+    await asyncio.wait({steering})
+
+
+async def test_a_group_that_is_cancelled_at_the_gate_or_just_let_in_leaves_its_place_to_the_next() -> None:
+    announced = Announced()
+    gate = gate_of(announced, room=1)
+
+    async def group(ordinal: int) -> int:
+        async with gate.enter(Want(ordinal, 1)):
+            return ordinal
+
+    first, second, third = (asyncio.ensure_future(group(ordinal)) for ordinal in range(3))
+    await asyncio.sleep(0)
+    first.cancel()  # while it waits, at the front
+
+    def cancel_second() -> None:
+        """It has been let in, and does not know it yet."""
+        if gate.version == 0:
+            second.cancel()
+
+    announced.newest = Target(0, NOWHERE)
+    steering = asyncio.ensure_future(gate.steer())
+    async with asyncio.timeout(60.0):
+        announced.news.listen(cancel_second)
+        assert await third == 2
+        await gate.empty()
+    assert first.cancelled()
+    assert second.cancelled()
+    steering.cancel()
+    await asyncio.wait({steering})
