@@ -29,8 +29,12 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
 # ---------------------------------------------------------------- parts
 
 
+IMAGE_MARK = "<image>"
+"""Where an image stands in a user turn (V-Triune's data format)."""
+
+
 class ChatTurn(Message, frozen=True, kw_only=True):
-    """One turn of a conversation; each `<image>` in a user turn stands for the next image of the sample."""
+    """One turn of a conversation; each `IMAGE_MARK` in a user turn stands for the next image of the sample."""
 
     role: Literal["system", "user", "assistant"]
     content: str

@@ -7,10 +7,9 @@ import msgspec
 
 from services.reward.verdict import Sample
 from shared.blobs.port import Blobs
-from shared.messages import Completed, Prompt
+from shared.messages import IMAGE_MARK, Completed, Prompt
 
 JUDGE = "judge"
-_PLACEHOLDER = "<image>"
 
 
 async def with_images(samples: Sequence[Sample], group: Completed, blobs: Blobs | None) -> list[Sample]:
@@ -31,4 +30,4 @@ async def with_images(samples: Sequence[Sample], group: Completed, blobs: Blobs 
 def question_of(prompt: Prompt) -> str:
     """What the user asked, without placeholders of images."""
     turns = [turn.content for turn in prompt.turns if turn.role == "user"]
-    return "\n\n".join(turns).replace(_PLACEHOLDER, "").strip()
+    return "\n\n".join(turns).replace(IMAGE_MARK, "").strip()

@@ -17,8 +17,7 @@ from services.reward.outside.server import Server, TooLarge, data_url
 from shared.blobs.port import Blobs
 from shared.errors import BadSample, Unavailable, one_error
 from shared.jobs.spec import Distillation
-from shared.messages import ChatTurn, Completed, Completion, pack_floats, unpack_ints
-from shared.models.inputs import IMAGE_MARK
+from shared.messages import IMAGE_MARK, ChatTurn, Completed, Completion, pack_floats, unpack_ints
 
 TEACHER = "the teacher"
 REQUESTS_AT_ONCE = 32

@@ -12,13 +12,11 @@ from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from shared.errors import BadSample
-from shared.messages import ChatTurn
+from shared.messages import IMAGE_MARK, ChatTurn
 from shared.models.family import Family, Parts, PreparedImage
 from shared.models.tokens import banned_token_ids, end_token_ids, ids_of_names, marked_ids
 from shared.samples.images import decode_image, scaled_size
 
-IMAGE_MARK = "<image>"
-"""Where an image stands in a user turn (V-Triune's data format)."""
 _DATA_ERRORS = (ArithmeticError, LookupError, TypeError, ValueError, TemplateError)
 """What a tokenizer, a chat template or an image processor raises for text or pixels that it did not expect."""
 

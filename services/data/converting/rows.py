@@ -12,6 +12,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from shared.errors import BadSample
+from shared.messages import IMAGE_MARK
 from shared.samples.images import probe_image
 from shared.samples.schema import RATIO_NAMES
 
@@ -93,8 +94,8 @@ def answer_row(
     """A question with one answer; `turns` stand before it. Raises BadSample for an empty question or answer."""
     if not question.strip() or not answer.strip():
         raise BadSample("no question" if not question.strip() else "no answer")
-    missing = len(images) - question.count("<image>") - sum(turn["content"].count("<image>") for turn in turns)
-    text = "<image>" * max(0, missing) + question
+    missing = len(images) - question.count(IMAGE_MARK) - sum(turn["content"].count(IMAGE_MARK) for turn in turns)
+    text = IMAGE_MARK * max(0, missing) + question
     if verifier != "mathverify":  # the data service asks mathverify rows itself
         text = f"{text}\n{_ANSWER_FORM}"
     reward = {

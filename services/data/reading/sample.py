@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shared.errors import BadSample
-from shared.messages import ChatTurn
+from shared.messages import IMAGE_MARK, ChatTurn
 from shared.samples.images import probe_image
 from shared.samples.schema import cast_row, source_name
 from shared.samples.verifiers import known_verifiers, why_unusable
 
-PLACEHOLDER = "<image>"
 ROLES = ("system", "user", "assistant")
 TEXT_LIMIT = 256 * 1024
 """Characters of all turns together, past which a row is refused: it must fit a message."""
@@ -118,9 +117,9 @@ def _turns(prompt: Any) -> tuple[ChatTurn, ...]:
 
 
 def _check_placeholders(turns: tuple[ChatTurn, ...], images: int) -> None:
-    places = sum(turn.content.count(PLACEHOLDER) for turn in turns if turn.role == "user")
+    places = sum(turn.content.count(IMAGE_MARK) for turn in turns if turn.role == "user")
     if places != images:
-        raise BadSample(f"the prompt has {places} {PLACEHOLDER} for {images} images; expected one for each image")
+        raise BadSample(f"the prompt has {places} {IMAGE_MARK} for {images} images; expected one for each image")
 
 
 def _image(image: Mapping[str, Any], number: int, load: LoadImage) -> EncodedImage:
