@@ -14,6 +14,7 @@ from shared.bus.port import Bus
 from shared.ledger.port import Ledger
 from triune.local.servers import NatsServer, RedisServer
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test asks the hub
 # `HYPOTHESIS_PROFILE=full` draws many more examples than `make test` has time for.
 # The same examples in every run: a red run is of the change that it tests. `full` draws new ones.
 settings.register_profile("quick", max_examples=100, deadline=None, derandomize=True)

@@ -6,16 +6,16 @@ optimizer updates, and no group is older than `max_staleness` versions. `docs/jo
 
 import difflib
 import math
-import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta
 
 from shared.errors import BadJob
-from shared.messages import SOURCE_PATTERN
+from shared.jobs.rules import contradictions, touches
 
 Rate = Annotated[float, Meta(gt=0.0, le=10.0)]
 Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
@@ -23,6 +23,9 @@ Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of the job file's tables."""
+
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class Data(Section, frozen=True, kw_only=True):
@@ -412,15 +415,33 @@ class JobSpec(Section, frozen=True, kw_only=True):
     monitor: MonitorSettings = MonitorSettings()
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A job file as far as it can be read: in `spec`, a key with a mistake has its default, or stands for nothing."""
+
+    spec: JobSpec
+    mistakes: list[str]
+    wrong: frozenset[str]
+    """The keys that have a mistake."""
+
+    def has(self, *keys: str) -> bool:
+        """Whether none of these keys, or of those in or above them, has a mistake."""
+        return not any(touches(key, self.wrong) for key in keys)
+
+
+def draft_job(document: dict[str, Any]) -> Draft:
+    """What can be read of the job in `document`, with every mistake: of its keys, and between those that are right."""
+    found = _Found([], set())
+    spec = _convert(document, JobSpec, "", found)
+    return Draft(spec, [*found.mistakes, *contradictions(spec, found.wrong)], frozenset(found.wrong))
+
+
 def parse_job(document: dict[str, Any]) -> JobSpec:
     """The job in `document`; raises BadJob that lists every mistake, one sentence each."""
-    mistakes: list[str] = []
-    spec = _convert(document, JobSpec, "", mistakes)
-    if spec is not None and not mistakes:
-        mistakes += _contradictions(spec)
-    if mistakes:
-        raise BadJob(mistakes)
-    return spec
+    draft = draft_job(document)
+    if draft.mistakes:
+        raise BadJob(draft.mistakes)
+    return draft.spec
 
 
 def read_job(path: Path) -> JobSpec:
@@ -456,37 +477,57 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _convert(document: Any, kind: type[Section], path: str, mistakes: list[str]) -> Any:
-    """A struct from a table, appending one sentence a mistake; None when it cannot be built."""
+class _Found(NamedTuple):
+    """Mistakes so far, one sentence each, and the keys that have them."""
+
+    mistakes: list[str]
+    wrong: set[str]
+
+    def add(self, path: str, sentence: str) -> None:
+        self.mistakes.append(sentence)
+        self.wrong.add(path)
+
+
+_STAND_INS: dict[str, Any] = {"model": "", "total_steps": 1, "data": Data(train=[]), "train": []}
+"""For keys without a default, in the draft of a job that lacks them."""
+
+
+def _convert(document: Any, kind: type[AnySection], path: str, found: _Found) -> AnySection:
+    """A struct from a table; what is wrong in it is told to `found` and has its default."""
     if not isinstance(document, dict):
-        mistakes.append(f"{path or 'the job'} is {document!r}; expected a table")
-        return None
+        found.add(path, f"{path or 'the job'} is {document!r}; expected a table")
+        document = {}
     fields = {field.name: field for field in msgspec.structs.fields(kind)}
     for key in document.keys() - fields.keys():
         near = difflib.get_close_matches(key, fields, n=1, cutoff=0.0)
-        mistakes.append(f"unknown key {_join(path, key)!r}; the nearest known one is {_join(path, near[0])!r}")
-    values: dict[str, Any] = {}
+        found.add(
+            _join(path, key), f"unknown key {_join(path, key)!r}; the nearest known one is {_join(path, near[0])!r}"
+        )
+    values: dict[str, Any] = {name: _STAND_INS[name] for name, field in fields.items() if field.required}
     for name, field in fields.items():
+        own = _join(path, name)
         if name in document:
-            values[name] = _convert_field(document[name], field.type, _join(path, name), mistakes)
-        elif field.required:
-            mistakes.append(f"{_join(path, name)} is missing")
-    before = len(mistakes)
-    return kind(**values) if before == 0 else None
+            value = _convert_field(document[name], field.type, own, found)
+            values |= {} if value is UNSET else {name: value}
+        elif field.required and not touches(path, found.wrong):
+            found.add(own, f"{own} is missing")
+    return kind(**values)
 
 
-def _convert_field(value: Any, kind: Any, path: str, mistakes: list[str]) -> Any:
+def _convert_field(value: Any, kind: Any, path: str, found: _Found) -> Any:
+    """The value of one key; UNSET when it is wrong."""
     if isinstance(kind, type) and issubclass(kind, Section):
-        return _convert(value, kind, path, mistakes)
+        return _convert(value, kind, path, found)
     if path == "sources" and isinstance(value, dict):
-        return {name: _convert(table, Source, f"sources.{name}", mistakes) for name, table in value.items()}
+        return {name: _convert(table, Source, f"sources.{name}", found) for name, table in value.items()}
     try:
         converted = msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        mistakes.append(f"{path} is {_shown(value)}: {str(error)[0].lower()}{str(error)[1:]}")
+        found.add(path, f"{path} is {_shown(value)}: {str(error)[0].lower()}{str(error)[1:]}")
         return UNSET
     if isinstance(converted, float) and not math.isfinite(converted):
-        mistakes.append(f"{path} is {value!r}; expected a finite number")
+        found.add(path, f"{path} is {value!r}; expected a finite number")
+        return UNSET
     return converted
 
 
@@ -498,111 +539,6 @@ def _shown(value: Any) -> str:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
-
-
-def _algorithm_contradictions(algorithm: Algorithm) -> list[str]:
-    found = []
-    if algorithm.kl_coefficient and (algorithm.kl_estimator, algorithm.kl_in) == ("k1", "loss"):
-        found.append('algorithm.kl_estimator is "k1", whose gradient in the loss has mean 0; expected kl_in = "reward"')
-    if algorithm.pass_k > algorithm.samples_per_prompt and algorithm.advantage == "pass_at_k":
-        found.append(
-            f"algorithm.pass_k is {algorithm.pass_k}, more than the {algorithm.samples_per_prompt} completions of a "
-            "prompt (samples_per_prompt)"
-        )
-    if algorithm.importance_floor > algorithm.importance_cap:
-        found.append(
-            f"algorithm.importance_floor is {algorithm.importance_floor:g}, above importance_cap "
-            f"{algorithm.importance_cap:g}"
-        )
-    return found
-
-
-def _contradictions(spec: JobSpec) -> list[str]:
-    """Mistakes that only show between keys."""
-    found = [
-        f"sources.{name}: a source name has only small letters, digits, - and _"
-        for name in spec.sources
-        if not re.match(SOURCE_PATTERN, name)
-    ]
-    found += [
-        f"sources.{name}.schedule has steps {steps}; expected rising ones"
-        for name, source in spec.sources.items()
-        if (steps := [step for step, _ in source.schedule]) != sorted(set(steps))
-    ]
-    if spec.evaluation.samples_per_prompt > 1 and spec.evaluation.temperature == 0:
-        found.append(
-            f"evaluation.samples_per_prompt is {spec.evaluation.samples_per_prompt} at temperature 0, where all are "
-            "equal; expected a temperature above 0"
-        )
-    found += _algorithm_contradictions(spec.algorithm)
-    algorithm, bounds = spec.algorithm, [bound for bound, _ in spec.reward.iou_schedule]
-    if algorithm.samples_per_prompt < 2:
-        found.append(
-            f"algorithm.samples_per_prompt is {algorithm.samples_per_prompt}; a group needs at least 2 completions "
-            "to have an advantage"
-        )
-    if algorithm.updates_per_step > algorithm.prompts_per_step:
-        found.append(
-            f"algorithm.updates_per_step is {algorithm.updates_per_step}, more than the "
-            f"{algorithm.prompts_per_step} groups of a step (prompts_per_step)"
-        )
-    if bounds != sorted(bounds) or not bounds or bounds[-1] < 1.0:
-        found.append(f"reward.iou_schedule has bounds {bounds}; expected rising ones that end at 1.0")
-    found += learner_contradictions(spec.learner)
-    found += _shared_device_contradictions(spec)
-    if spec.sampling.top_p < 1 and algorithm.importance != "off":
-        found.append(
-            f"sampling.top_p is {spec.sampling.top_p} and algorithm.importance {algorithm.importance!r}: a nucleus "
-            "changes the distribution that importance weights divide by; expected top_p = 1 or importance = 'off'"
-        )
-    if spec.distillation.model and spec.sampling.temperature != 1:
-        found.append(
-            f"sampling.temperature is {spec.sampling.temperature:g} with distillation.model: a teacher's log-probs are "
-            "at temperature 1; expected 1"
-        )
-    if spec.optimizer.warmup_steps > spec.total_steps:
-        found.append(
-            f"optimizer.warmup_steps is {spec.optimizer.warmup_steps}, more than total_steps, {spec.total_steps}"
-        )
-    if spec.data.min_image_pixels > spec.data.max_image_pixels:
-        found.append(
-            f"data.min_image_pixels is {spec.data.min_image_pixels}, more than data.max_image_pixels, "
-            f"{spec.data.max_image_pixels}"
-        )
-    if set(spec.optimizer.freeze) == {"vit", "connector", "llm"}:
-        found.append("optimizer.freeze names every component; at least one must be trained")
-    return found
-
-
-def _shared_device_contradictions(spec: JobSpec) -> list[str]:
-    if not spec.rollout.shares_device:
-        return []
-    found = []
-    if spec.algorithm.max_staleness > 0:
-        found.append(
-            f"rollout.shares_device is true with algorithm.max_staleness {spec.algorithm.max_staleness}: one device "
-            "cannot generate while it trains; expected 0"
-        )
-    if spec.learner.engine != "torch":
-        found.append(f"rollout.shares_device is true with learner.engine {spec.learner.engine!r}; expected 'torch'")
-    if spec.rollout.tensor_parallel > 1:
-        found.append(
-            f"rollout.shares_device is true with rollout.tensor_parallel {spec.rollout.tensor_parallel}; expected 1"
-        )
-    return found
-
-
-def learner_contradictions(learner: Learner) -> list[str]:
-    """Mistakes that only show between the learner's keys."""
-    found = []
-    if learner.engine == "deepspeed" and learner.optimizer_state == "8bit":
-        found.append("learner.optimizer_state is '8bit', which ZeRO cannot share out; expected 'float32' or 'cpu'")
-    if learner.offload_parameters and (learner.engine != "deepspeed" or learner.zero_stage != 3):
-        found.append(
-            f"learner.offload_parameters is true with engine {learner.engine!r} and zero_stage {learner.zero_stage}; "
-            "expected 'deepspeed' and 3, where parameters are shared out"
-        )
-    return found
 
 
 def derived(spec: JobSpec, *, train_rows: int | None = None) -> dict[str, float]:

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import msgspec
 
 from shared.errors import BadJob
-from shared.jobs.spec import JobSpec, learner_contradictions
+from shared.jobs.rules import learner_contradictions
+from shared.jobs.spec import JobSpec
 from shared.models.roles import ROLES, Role, role_of
 
 GIB = 1024**3

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -5,14 +6,22 @@ import pytest
 from services.monitor.api.changes import read_changes, step_mistakes, weights_left, with_changes
 from services.monitor.api.foolish import warnings
 from services.monitor.api.journal import journal_mistakes, left_over_bytes
-from services.monitor.api.submission import parse_document, read_submission
+from services.monitor.api.submission import parse_document
+from services.monitor.api.submission import read_submission as draft_of
 from shared.bus.memory import MemoryBus
 from shared.errors import BadJob
 from shared.jobs.record import Change, JobRecord
-from shared.jobs.spec import parse_job
+from shared.jobs.spec import JobSpec, parse_job
 from shared.samples.places import ANYWHERE, Roots
 from tests.fakes import make_voided
 from tests.monitor.stage import write_data
+
+
+def read_submission(body: bytes, kind: str, roots: Roots, plugin_roots: Sequence[Path] = ()) -> JobSpec:
+    draft = draft_of(body, kind, roots, plugin_roots)
+    if draft.mistakes:
+        raise BadJob(draft.mistakes)
+    return draft.spec
 
 
 def spec(**algorithm: int) -> object:
@@ -153,7 +162,7 @@ def test_what_is_legal_and_hardly_meant_is_told(tmp_path: Path) -> None:
     files = [str(tmp_path / "train.parquet")]
 
     def told(held_out: list[str], **keys: dict[str, object]) -> list[str]:
-        document = {"model": "org/name", "total_steps": 2, "data": {"train": files, "held_out": held_out}} | keys
+        document = {"model": str(tmp_path), "total_steps": 2, "data": {"train": files, "held_out": held_out}} | keys
         return warnings(parse_job(document), ANYWHERE)
 
     assert told(["none.parquet"]) == []
@@ -169,3 +178,22 @@ def test_what_is_legal_and_hardly_meant_is_told(tmp_path: Path) -> None:
         "algorithm.updates_per_step",
         "algorithm.max_staleness",
     ]
+
+
+def test_mistakes_of_all_kinds_are_told_in_one_answer(tmp_path: Path) -> None:
+    body = (
+        f'model = "{tmp_path}/gone"\ntotal_steps = "ten"\ntotl = 1\n'  # a folder, a type, a name
+        '[data]\ntrain = ["/no/such/*.parquet"]\n'  # files
+        "[algorithm]\nsamples_per_prompt = 1\n"  # a rule
+        '[optimizer]\nlearning_rate = -1.0\nfreeze = ["vit", "connector", "llm"]\n'  # a bound, another rule
+        "[monitor]\nsinks = [1]\n"
+    )
+    draft = draft_of(body.encode(), "application/toml", ANYWHERE)
+    for begin in (
+        "model ", "total_steps is 'ten'", "unknown key 'totl'", "data.train: ", "algorithm.samples_per_prompt is 1",
+        "optimizer.learning_rate is -1.0", "optimizer.freeze names", "monitor.sinks is [1]",
+    ):  # fmt: skip
+        assert [begin for told in draft.mistakes if told.startswith(begin)] == [begin], draft.mistakes
+    assert len(draft.mistakes) == 8
+    assert not draft.has("optimizer.learning_rate")
+    assert draft.has("optimizer.warmup_steps", "algorithm")

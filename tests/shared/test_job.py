@@ -35,6 +35,14 @@ def test_all_mistakes_are_listed_at_once() -> None:
     assert any("sources.a.w" in text for text in found)
 
 
+def test_a_rule_between_keys_is_told_beside_mistakes_of_other_keys_and_not_beside_those_of_its_own() -> None:
+    steps = {"updates_per_step": 8, "prompts_per_step": 4}
+    found = mistakes(total_steps=0, algorithm=steps, optimizer={"warmup_steps": 5})
+    assert len(found) == 2  # whether 5 steps of warm-up are too many, nobody knows
+    assert found[0].startswith("total_steps is 0")
+    assert found[1].startswith("algorithm.updates_per_step is 8, more than")
+
+
 def test_a_group_of_one_completion_has_no_advantage_and_is_refused() -> None:
     assert "samples_per_prompt is 1" in mistakes(algorithm={"samples_per_prompt": 1})[0]
 

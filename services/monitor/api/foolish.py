@@ -1,7 +1,9 @@
 """What a job file may say, and hardly anybody means: sentences for who submits it; the job is taken all the same."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from services.monitor.api.hub import hub_note
 from shared.errors import BadData
 from shared.jobs.spec import JobSpec
 from shared.samples.files import count_rows, inspect_files
@@ -14,8 +16,13 @@ MANY_STEPS = 200
 
 
 def warnings(spec: JobSpec, roots: Roots) -> list[str]:
-    """One sentence each; reads the files' footers, no row."""
-    return [*_of_numbers(spec), *_of_data(spec, roots)]
+    """One sentence each; reads the files' footers, no row, and may ask the hub."""
+    return [*_of_model(spec), *_of_numbers(spec), *_of_data(spec, roots)]
+
+
+def _of_model(spec: JobSpec) -> Iterator[str]:
+    if not Path(spec.model).expanduser().is_dir() and (note := hub_note(spec.model)) is not None:
+        yield note
 
 
 def _of_numbers(spec: JobSpec) -> Iterator[str]:

@@ -16,6 +16,17 @@ _TOKEN_BYTES = 4 + 4 + 4
 """Of a completion's token at most: its id, its log-probability, and about four letters of text."""
 
 
+JOURNAL_KEYS = (
+    "algorithm.prompts_per_step",
+    "algorithm.samples_per_prompt",
+    "algorithm.max_staleness",
+    "sampling.max_new_tokens",
+    "data.max_prompt_tokens",
+    "sources",
+)
+"""What the size of a job's groups follows from."""
+
+
 def journal_mistakes(spec: JobSpec, max_bytes: int, left_over: int = 0) -> list[str]:
     """Whether the window and one more step of groups fit in the rest of a journal of `max_bytes` (-1: unlimited).
 

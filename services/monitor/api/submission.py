@@ -6,15 +6,17 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from services.monitor.api.hub import hub_mistake
 from services.monitor.exports.sinks import missing_sinks
 from services.monitor.history.report import write_whole
 from shared.errors import BadData, BadJob
 from shared.jobs.record import JobRecord, JobStore
-from shared.jobs.spec import JobSpec, parse_job, parse_toml, write_toml
+from shared.jobs.spec import Draft, JobSpec, draft_job, parse_toml, write_toml
 from shared.jobs.weights import planned_weights, weight_mistakes
 from shared.models.catalog import family_in
 from shared.models.memory import DEVICES, GIB, estimate, largest_shape, misfit, read_architecture
@@ -25,7 +27,7 @@ from shared.samples.plugins import find_plugin, verifiers_in
 
 JOB_NAME = "job.toml"
 HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
-"""What the hub takes for the id of a model; whether it has it, the services find out that load it."""
+"""What the hub takes for the id of a model; whether it has it, it is asked (`hub`)."""
 
 
 def parse_document(body: bytes, content_type: str) -> dict[str, Any]:
@@ -56,19 +58,23 @@ def refuse_any_file(host: str, roots: Roots) -> None:
         )
 
 
-def read_submission(body: bytes, content_type: str, roots: Roots, plugin_roots: Sequence[Path] = ()) -> JobSpec:
-    """The job in a request's body, its files looked at; raises BadJob with every mistake."""
-    spec = parse_job(parse_document(body, content_type))
-    mistakes = [
-        *_model_mistakes(spec.model, roots),
-        *_data_mistakes(spec, roots),
-        *_plugin_mistakes(spec, plugin_roots),
-        *missing_sinks(spec.monitor.sinks),
-    ]
-    mistakes = mistakes or [*_memory_mistakes(spec)]
-    if mistakes:
-        raise BadJob(mistakes)
-    return spec
+def read_submission(body: bytes, content_type: str, roots: Roots, plugin_roots: Sequence[Path] = ()) -> Draft:
+    """The job in a request's body with every mistake: of its keys, between them, and of the files that it names.
+
+    Raises BadJob when the body is no document at all.
+    """
+    draft = draft_job(parse_document(body, content_type))
+    spec, mistakes = draft.spec, list(draft.mistakes)
+    if draft.has("model"):
+        mistakes += _model_mistakes(spec.model, roots)
+    mistakes += _data_mistakes(draft, roots)
+    if draft.has("reward.plugins"):
+        mistakes += _plugin_mistakes(spec, plugin_roots)
+    if draft.has("monitor.sinks"):
+        mistakes += missing_sinks(spec.monitor.sinks)
+    if not mistakes:
+        mistakes += _memory_mistakes(spec)
+    return replace(draft, mistakes=mistakes)
 
 
 def _model_mistakes(model: str, roots: Roots) -> Iterator[str]:
@@ -76,6 +82,8 @@ def _model_mistakes(model: str, roots: Roots) -> Iterator[str]:
     if not (model.startswith(("/", ".", "~")) or path.exists()):
         if not HUB_ID.fullmatch(model):
             yield f"model {model!r}: there is no folder of that name, and it is no hub id (owner/name)"
+        elif (mistake := hub_mistake(model)) is not None:
+            yield mistake
     elif not (path / "config.json").is_file():
         yield f"model {model!r}: there is no folder of that name with a config.json"
     elif not roots.allow_path(path):
@@ -126,12 +134,15 @@ def _family_mistakes(folder: Path) -> Iterator[str]:
         yield from error.mistakes
 
 
-def _data_mistakes(spec: JobSpec, roots: Roots) -> Iterator[str]:
-    for key, patterns in (("data.train", spec.data.train), ("data.held_out", spec.data.held_out)):
+def _data_mistakes(draft: Draft, roots: Roots) -> Iterator[str]:
+    data, sources = draft.spec.data, draft.spec.sources
+    for key, patterns in (("data.train", data.train), ("data.held_out", data.held_out)):
+        if not draft.has(key):
+            continue
         files, problems = inspect_files(patterns, roots=roots)
         yield from (f"{key}: {problem}" for problem in problems)
-        if key == "data.train" and not problems and spec.sources:
-            yield from _source_mistakes(spec, files)
+        if key == "data.train" and not problems and sources and draft.has("sources"):
+            yield from _source_mistakes(draft.spec, files)
 
 
 def _plugin_mistakes(spec: JobSpec, roots: Sequence[Path]) -> Iterator[str]:

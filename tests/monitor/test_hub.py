@@ -1,0 +1,68 @@
+"""A model's name is asked of the hub before its job is taken; the hub itself is played here."""
+
+from collections.abc import Callable
+
+import httpx
+import pytest
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+from services.monitor.api import hub
+
+
+class Hub:
+    """Answers as `outcome` says, and counts its questions."""
+
+    def __init__(self, outcome: Exception | None) -> None:
+        self.outcome, self.asked = outcome, 0
+
+    def __call__(self) -> "Hub":
+        return self
+
+    def model_info(self, model: str, timeout: float) -> object:
+        self.asked += 1
+        if self.outcome is not None:
+            raise self.outcome
+        return object()
+
+
+Play = Callable[[Exception | None], Hub]
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+    def play(outcome: Exception | None) -> Hub:
+        hub._ask.cache_clear()
+        answer = Hub(outcome)
+        monkeypatch.setattr(hub, "HfApi", answer)
+        return answer
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return play
+
+
+def refused(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    return kind("no", response=httpx.Response(status, request=httpx.Request("GET", "https://hub.example")))
+
+
+def test_a_name_that_the_hub_does_not_have_is_a_mistake(play: Play) -> None:
+    play(refused(RepositoryNotFoundError, 404))
+    assert "the hub has none of that name" in (hub.hub_mistake("org/nmae") or "")
+    assert hub.hub_note("org/nmae") is None
+
+
+def test_a_gated_model_says_what_to_do(play: Play) -> None:
+    play(refused(GatedRepoError, 403))
+    assert "is gated on the hub; accept its terms there and set HF_TOKEN" in (hub.hub_mistake("org/gated") or "")
+
+
+@pytest.mark.parametrize("outcome", [httpx.ConnectError("no route"), refused(HfHubHTTPError, 500)], ids=str)
+def test_no_network_is_a_note_and_no_mistake(play: Play, outcome: Exception) -> None:
+    play(outcome)
+    assert hub.hub_mistake("org/name") is None
+    assert "the hub does not answer" in (hub.hub_note("org/name") or "")
+
+
+def test_a_model_that_is_there_is_asked_for_once(play: Play) -> None:
+    answer = play(None)
+    assert (hub.hub_mistake("org/name"), hub.hub_note("org/name")) == (None, None)
+    assert answer.asked <= 2  # twice, if a minute ended in between
