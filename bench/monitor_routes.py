@@ -1,4 +1,8 @@
-"""How long the API takes to answer about a large run, as ratios to the same question about a run of one step."""
+"""How long the API takes to answer about a large run, as ratios to the same question about smaller ones.
+
+`times_small`: a run of one step. `times_drawn`: a run that stores as many points a curve as the answer draws, so that
+what is left of the ratio is the cost of points that nobody sees.
+"""
 
 import asyncio
 import time
@@ -9,6 +13,8 @@ from tempfile import TemporaryDirectory
 import httpx
 
 from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.queries import reading
+from services.monitor.history.report import build_report, write_report
 from services.monitor.history.series import ALL, Where
 from services.monitor.history.store import Store
 from shared.bus.memory import MemoryServer
@@ -16,10 +22,15 @@ from tests.monitor import runs
 from tests.monitor.stage import Stage
 
 POINTS, GROUPS, GROUPS_A_STEP, SERIES = 1_000_000, 50_000, 500, 100
+DRAWN = 200
+"""Points of a curve in an answer."""
+LEARNER = 20
+"""So many of the series are the learner's."""
 ROUTES = {
     "job": "",
     "a curve": "/metrics?name=reward&source=sums&max_points=600",
-    "all curves": "/metrics?max_points=200",
+    "all curves": f"/metrics?max_points={DRAWN}",
+    "the learner's 20 series": f"/metrics?name=learner/*&source=&task=&max_points={DRAWN}",
     "newest samples": "/samples?limit=20",
     "samples of a source by reward": "/samples?source=shapes&max_reward=0.3&limit=20",
     "one step's groups": "/samples?step=1&limit=100",
@@ -37,16 +48,28 @@ def measure_routes() -> list[dict[str, object]]:
 
 async def _measure(folder: Path) -> list[dict[str, object]]:
     stage = Stage(folder, MemoryServer())
-    small, large = await stage.submit(), await stage.submit()
+    small, drawn, large = [await stage.submit() for _ in range(3)]
     fill(folder / "runs" / small, steps=1, points=SERIES)
+    fill(folder / "runs" / drawn, steps=2, points=SERIES * DRAWN)
     fill(folder / "runs" / large, steps=GROUPS // GROUPS_A_STEP, points=POINTS)
+    for job in (small, drawn, large):
+        await _report(stage, job)
     lines: list[dict[str, object]] = []
     for what, route in ROUTES.items():
-        one, many = [await _seconds(stage.http, f"/v1/jobs/{job}{route}") for job in (small, large)]
-        line = {"points": POINTS, "groups": GROUPS, "value": round(many, 4), "times_small": round(many / one, 1)}
+        one, seen, many = [await _seconds(stage.http, f"/v1/jobs/{job}{route}") for job in (small, drawn, large)]
+        ratios = {"times_small": round(many / one, 1), "times_drawn": round(many / seen, 2)}
+        line = {"points": POINTS, "groups": GROUPS, "value": round(many, 4), **ratios}
         lines.append({"what": f"seconds for {what}", **line})
     await stage.http.aclose()
     return lines
+
+
+async def _report(stage: Stage, job: str) -> None:
+    """The run's report.json, as the monitor writes it while it reads a job."""
+    record, folder = await stage.jobs.get(job), stage.folder / "runs" / job
+    assert record is not None
+    with reading(folder) as reader:
+        write_report(folder, build_report(record, reader, 0))
 
 
 async def _seconds(http: httpx.AsyncClient, url: str) -> float:
@@ -81,7 +104,8 @@ def _group(ordinal: int) -> object:
 
 def _more_points(count: int) -> Iterator[tuple[int, dict[Where, dict[str, float]]]]:
     for step in range(count // SERIES):
-        yield step, {ALL: {f"part/part-{k}": (step * 7 + k) % 1000 / 1000 for k in range(SERIES)}}
+        names = [f"learner/extra-{k}" if k < LEARNER else f"part/part-{k}" for k in range(SERIES)]
+        yield step, {ALL: {name: (step * 7 + k) % 1000 / 1000 for k, name in enumerate(names)}}
 
 
 if __name__ == "__main__":

@@ -40,6 +40,9 @@ from shared.runtime.moments import passing
 
 Result = TypeVar("Result")
 
+DRAW_PAUSE = 30
+"""Times as long as writing curves and metrics takes, the next writing waits: a long run's take seconds."""
+
 
 @dataclass(frozen=True)
 class Desk:
@@ -62,7 +65,7 @@ class JobReading:
         self.folder = desk.runs / record.id
         self._thread = ThreadPoolExecutor(1, f"store-{record.id}")  # the store's one thread
         self._log = get_logger(job=record.id)
-        self._reported_at = self._drawn_at = -math.inf
+        self._reported_at = self._draw_at = -math.inf
         self._store: Store | None = None
         self._sinks: Sinks | None = None
 
@@ -176,10 +179,11 @@ class JobReading:
             return
         self._reported_at = now
         await self._feed_sinks()
-        draw = now - self._drawn_at >= self.desk.config.draw_s
+        draw = now >= self._draw_at
         await self.write_files(everything=draw)
         if draw:
-            self._drawn_at = asyncio.get_running_loop().time()
+            drawn_at = asyncio.get_running_loop().time()
+            self._draw_at = drawn_at + max(self.desk.config.draw_s, DRAW_PAUSE * (drawn_at - now))
 
     async def _feed_sinks(self) -> None:
         sinks, store = self._sinks, self._store

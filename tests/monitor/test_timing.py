@@ -40,6 +40,23 @@ def test_sums_and_shares_of_a_run_worked_by_hand(tmp_path: Path) -> None:
     assert shares["other"] == pytest.approx(1 - 7 / wall)
 
 
+def test_an_update_lies_before_its_version_is_stored_and_the_parts_of_the_wall_time_add_up_to_all_of_it(
+    tmp_path: Path,
+) -> None:
+    # Group 86 is generated from 96 to 98 and scored from 98.5 to 99. The step ends at 100: stored from 99.875 on,
+    # updated from 98.875 on, of which 0.125 s lie beside the scoring.
+    Fold(Store(tmp_path)).apply(Batch(train=entries(group(86)), events=[(step_done(1, [86]), 1)]))
+    with reading(tmp_path) as reader:
+        assert reader is not None
+        shares = time_shares(reader)
+    wall = 4.0
+    assert shares["generation"] == pytest.approx(2 / wall)
+    assert shares["update"] == pytest.approx(1 / wall)
+    assert shares["scoring"] == pytest.approx(0.375 / wall)
+    assert shares["other"] == pytest.approx(0.625 / wall)  # 0.5 on the way to the verifier, 0.125 to store the version
+    assert shares["work"] + shares["scoring"] + shares["other"] == pytest.approx(1.0)
+
+
 def test_the_report_names_what_each_replica_computes_with_as_it_was_last_opened(tmp_path: Path) -> None:
     store = Store(tmp_path)
 

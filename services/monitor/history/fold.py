@@ -15,6 +15,7 @@ from services.monitor.history.facts import GroupFacts, facts_of
 from services.monitor.history.samples import FOLDER, REST_FILE, evaluation_file, step_file, write_part
 from services.monitor.history.series import ALL, Placed, Where, error_rates, values_by_set
 from services.monitor.history.store import Arrived, Key, Store, key_of
+from services.monitor.history.totals import STALENESS
 from shared.bus.port import JournalEntry
 from shared.errors import Corrupt
 from shared.messages import (
@@ -208,7 +209,7 @@ class Fold:
         values: dict[str, float] = {
             "weights/fetched": event.fetched_bytes, "weights/load": event.load_s, "weights/load_stall": event.stall_s,
         }  # fmt: skip
-        self._store.add_points(event.version, event.loaded_at, {ALL: values})
+        self._add_weights(event.version, event.loaded_at, values)
 
     def _on_weights_published(self, event: WeightsPublished) -> None:
         store = self._store
@@ -218,10 +219,14 @@ class Fold:
                 "weights/bytes": sync.sent_bytes, "weights/full_bytes": sync.full_bytes,
                 "weights/stall": sync.export_s, "weights/publish": sync.publish_s,
             }  # fmt: skip
-            store.add_points(event.version, event.published_at, {ALL: values})
+            self._add_weights(event.version, event.published_at, values)
         store.announce(event.version, digest=event.digest)
         store.set_meta("version", str(event.version))
         store.set_meta("bound", str(max(event.max_staleness, int(store.meta("bound") or 0))))
+
+    def _add_weights(self, version: int, at: float, values: dict[str, float]) -> None:
+        self._store.add_points(version, at, {ALL: values})
+        self._store.add_totals({name: [value] for name, value in values.items()})
 
     def _on_step_done(self, event: StepDone, sequence: int, progress: Progress) -> bool:
         store = self._store
@@ -244,6 +249,7 @@ class Fold:
         self._add_voids(values, voided)
         store.add_points(event.step, event.finished_at, values)
         store.add_step(event, sequence)
+        store.add_totals({STALENESS: event.staleness} | {f"timing/{k}": [v] for k, v in event.timing.items()})
         store.announce(event.step, importance=event.importance)
         ordinals = sorted([*event.trained, *event.voided])
         rows = store.training_groups(ordinals)

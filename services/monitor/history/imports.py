@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from services.monitor.history import peaks, totals
 from services.monitor.history.report import read_report
 from services.monitor.history.samples import FOLDER, REST_FILE
 from services.monitor.history.schema import open_for_writing
@@ -90,6 +91,8 @@ def take_back(folder: Path, place: Place) -> None:
             database.execute(statement, (value,))
         database.execute("DELETE FROM streams")
         database.execute("DELETE FROM meta WHERE key IN ('final', 'order_total')")
+        totals.recount(database)
+        peaks.rewrite(database)
         database.execute("COMMIT")
     finally:
         database.close()

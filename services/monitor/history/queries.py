@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from services.monitor.history import peaks, totals
 from services.monitor.history.schema import ENGINE, open_for_reading
 from services.monitor.history.series import Where
 from services.monitor.history.shelf import Spot, read_spot
+from services.monitor.history.totals import STALENESS, Total
 
 ENGINES_SHOWN = 64
 """Replicas come and go for as long as a job lives."""
@@ -102,11 +104,12 @@ class Reader:
 
     def staleness(self) -> dict[str, float]:
         """`max` and `mean` over trained groups; 0 when there are none."""
-        row = self._db.execute(
-            "SELECT MAX(staleness) AS max, AVG(staleness) AS mean FROM groups "
-            "WHERE kind = 'train' AND state = 'trained'"
-        ).fetchone()
-        return {"max": int(row["max"] or 0), "mean": float(row["mean"] or 0.0)}
+        found = self.totals().get(STALENESS, Total())
+        return {"max": int(found.most), "mean": found.mean}
+
+    def totals(self) -> dict[str, Total]:
+        """Sums over the whole run, by name."""
+        return totals.read(self._db)
 
     # ---- steps and evaluations
     def steps(self, after: int = 0, limit: int = 1_000_000) -> list[dict[str, Any]]:
@@ -142,37 +145,58 @@ class Reader:
     def thinned(self, series: int, steps: tuple[int | None, int | None], limit: int) -> list[tuple[int, float, float]]:
         """(step, time, value) of a series between two steps, both included (None: open), `limit` of them at most.
 
-        Of each of limit / 2 equal stretches the lowest and the highest value stay: no spike is lost.
+        Of each of limit / 2 equal stretches the lowest and the highest value stay: no spike is lost. What is read grows
+        with `limit` and not with the points that the store has (`peaks`).
         """
-        first, last = (0 if steps[0] is None else steps[0]), (2**53 if steps[1] is None else steps[1])
-        span = (series, first, last)
-        where = "FROM points WHERE series = ?1 AND step BETWEEN ?2 AND ?3"
-        row = self._db.execute(f"SELECT COUNT(*), MIN(step), MAX(step) {where}", span).fetchone()
-        count, low, high = row
-        if count <= limit:
-            return [tuple(p) for p in self._db.execute(f"SELECT step, time, value {where} ORDER BY step, time", span)]
+        span = self._span(series, steps)
+        if span is None:
+            return []
+        first, last = span
+        between = "FROM points WHERE series = ?1 AND step BETWEEN ?2 AND ?3"
+        few = self._db.execute(
+            f"SELECT step, time, value {between} ORDER BY step, time LIMIT ?4", (series, *span, limit + 1)
+        )
+        if len(points := [tuple(point) for point in few]) <= limit:
+            return points
         stretches = max(1, limit // 2)
-        axis, low, width = "step", low, (high - low + 1) / stretches
-        if high - low < stretches:  # many points at few steps: stretches of time
-            begin, end = self._db.execute(f"SELECT MIN(time), MAX(time) {where}", span).fetchone()
+        width = (last - first + 1) / stretches
+        parts = list(peaks.segments(first, last + 1, peaks.level_for(width), peaks.past_of(self._db)))
+        found = " UNION ALL ".join(_part(segment) for segment in parts)
+        axis, low = "step", float(first)
+        if width < 1:  # many points at few steps: stretches of time
+            begin, end = self._db.execute(f"SELECT MIN(time), MAX(time) {between}", (series, *span)).fetchone()
             axis, low, width = "time", begin, (end - begin + 1e-9) / stretches
-        ends = [
-            f"SELECT step, time, {extreme}(value) {where} GROUP BY CAST(({axis} - ?4) / ?5 AS INTEGER)"
+        ends = " UNION ".join(
+            f"SELECT step, time, {extreme}(value) FROM found GROUP BY CAST(({axis} - ?2) / ?3 AS INTEGER)"
             for extreme in ("MIN", "MAX")
-        ]
-        return [tuple(p) for p in self._db.execute(f"{' UNION '.join(ends)} ORDER BY 1, 2", (*span, low, width))]
+        )
+        query = f"WITH found AS MATERIALIZED ({found}) {ends} ORDER BY 1, 2"
+        return [tuple(point) for point in self._db.execute(query, (series, low, width))]
 
-    def find_groups(self, wanted: dict[str, Any], limit: int) -> list[dict[str, Any]]:
-        """The newest groups that are as wanted; None: any. Keys as in `browse.Wanted`."""
+    def _span(self, series: int, steps: tuple[int | None, int | None]) -> tuple[int, int] | None:
+        """The first and the last step between two (None: open) that has a point."""
+        first, last = (0 if steps[0] is None else steps[0]), (2**53 if steps[1] is None else steps[1])
+        ends = [
+            self._db.execute(
+                f"SELECT step FROM points WHERE series = ? AND step BETWEEN ? AND ? ORDER BY step {order} LIMIT 1",
+                (series, first, last),
+            ).fetchone()
+            for order in ("ASC", "DESC")
+        ]
+        return (ends[0][0], ends[1][0]) if ends[0] is not None and ends[1] is not None else None
+
+    def find_groups(self, wanted: dict[str, Any], limit: int, before: int | None = None) -> list[dict[str, Any]]:
+        """The newest groups that are as wanted, from below the id `before`; None: any. Keys as in `browse.Wanted`."""
         query = (
             "SELECT * FROM groups WHERE (:source IS NULL OR source = :source) AND (:kind IS NULL OR kind = :kind) "
             "AND (:step IS NULL OR (kind = 'train' AND step = :step)) "
             "AND (:version IS NULL OR (kind = 'eval' AND version = :version)) "
             "AND (:ordinal IS NULL OR ordinal = :ordinal) AND (:state IS NULL OR state = :state) "
             "AND (:errors IS NULL OR (errors > 0) = :errors) AND (:min_reward IS NULL OR reward >= :min_reward) "
-            "AND (:max_reward IS NULL OR reward <= :max_reward) ORDER BY id DESC LIMIT :limit"
+            "AND (:max_reward IS NULL OR reward <= :max_reward) "
+            "AND (:before IS NULL OR id < :before) ORDER BY id DESC LIMIT :limit"
         )
-        return [dict(row) for row in self._db.execute(query, wanted | {"limit": limit})]
+        return [dict(row) for row in self._db.execute(query, wanted | {"limit": limit, "before": before})]
 
     def waiting_body(self, kind: str, version: int, ordinal: int) -> bytes | None:
         """The record of a group whose step is not done."""
@@ -187,12 +211,10 @@ class Reader:
 
     def all_points(self) -> Iterator[tuple[int, float, str, str, str, float]]:
         """(step, time, name, source, task, value) of every series."""
-        query = (
-            "SELECT step, time, name, source, task, value FROM points JOIN series ON series.id = points.series "
-            "ORDER BY name, source, task, step, time"
-        )
-        for row in self._db.execute(query):
-            yield tuple(row)
+        query = "SELECT step, time, value FROM points WHERE series = ? ORDER BY step, time"
+        for number, name, source, task in self.find_series(None, None, None):
+            for step, time, value in self._db.execute(query, (number,)):
+                yield step, time, name, source, task, value
 
     def step_points(self, step: int, *, evaluated: bool) -> list[tuple[str, Where, float]]:
         """(name, set, value) of one training step, or of one evaluated version: of all sources, and of each."""
@@ -213,11 +235,14 @@ class Reader:
 
     def newest_values(self, name: str) -> dict[str, float]:
         """By source, the last value of one series."""
-        query = (
-            "SELECT source, value, MAX(step) FROM points JOIN series ON series.id = points.series "
-            "WHERE name = ? AND source != '' GROUP BY source"
-        )
-        return {row["source"]: row["value"] for row in self._db.execute(query, (name,))}
+        found = {}
+        for number, _, source, _ in self.find_series(name, None, ""):
+            row = self._db.execute(
+                "SELECT value FROM points WHERE series = ? ORDER BY step DESC, time DESC LIMIT 1", (number,)
+            ).fetchone()
+            if source and row is not None:
+                found[source] = row["value"]
+        return found
 
     # ---- times
     def generation_times(self, kind: str) -> Iterator[Interval]:
@@ -227,6 +252,19 @@ class Reader:
     def scoring_times(self, kind: str) -> Iterator[Interval]:
         """When groups were scored, in order of start."""
         return self._intervals("score_started_at", "score_finished_at", kind)
+
+    def update_times(self) -> Iterator[Interval]:
+        """When the learner made its updates, in order of start: a step is told `store_s` after its update."""
+        query = (
+            "SELECT told - step_s AS start, told AS end FROM (SELECT "
+            "finished_at - COALESCE(json_extract(timing, '$.store_s'), 0) AS told, "
+            "COALESCE(json_extract(timing, '$.step_s'), 0) AS step_s FROM steps WHERE finished_at > 0) ORDER BY start"
+        )
+        return (Interval(*row) for row in self._db.execute(query))
+
+    def last_step_end(self) -> float:
+        """When the last step was told; 0 when there is none."""
+        return float(self._db.execute("SELECT COALESCE(MAX(finished_at), 0) AS at FROM steps").fetchone()["at"])
 
     def generation_times_by_replica(self) -> Iterator[tuple[str, Iterator[Interval]]]:
         """When each rollout replica had a training group in hand, in order of start."""
@@ -277,6 +315,15 @@ class Reader:
     def _intervals(self, start: str, end: str, kind: str) -> Iterator[Interval]:
         query = f"SELECT {start}, {end} FROM groups WHERE kind = ? AND {start} IS NOT NULL ORDER BY {start}"
         return (Interval(*row) for row in self._db.execute(query, (kind,)))
+
+
+def _part(segment: peaks.Segment) -> str:
+    """The query for the points of a segment of series ?1."""
+    level, first, end = segment
+    where = f"series = ?1 AND step >= {first:d} AND step < {end:d}"
+    if level == 0:
+        return f"SELECT step, time, value FROM points WHERE {where}"
+    return f"SELECT step, time, value FROM peaks WHERE {where} AND level = {level:d}"
 
 
 def _no_groups() -> dict[str, int]:

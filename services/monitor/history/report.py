@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.monitor.history.queries import Reader
-from services.monitor.history.series import ALL
 from services.monitor.history.store import incarnation_key
 from services.monitor.history.timing import time_shares, time_sums
+from services.monitor.history.totals import Total
 from shared.jobs.record import JobRecord
 
 REPORT_NAME = "report.json"
@@ -93,9 +93,8 @@ def _fill(report: dict[str, Any], record: JobRecord, reader: Reader, ordinal: in
     report["staleness"] = reader.staleness() | {
         "bound": max(record.spec.algorithm.max_staleness, int(reader.meta("bound") or 0))
     }
-    report["weights"] = {
-        key: sum(value for _, _, value in reader.points(name, ALL)) for key, name in WEIGHT_SUMS.items()
-    }
+    sums = reader.totals()
+    report["weights"] = {key: sums.get(name, Total()).total for key, name in WEIGHT_SUMS.items()}
     report["engines"] = reader.engines()
     report["latest"] = reader.newest_values("reward")
     report["evaluations"] = [

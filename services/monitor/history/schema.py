@@ -3,6 +3,8 @@
 import sqlite3
 from pathlib import Path
 
+from services.monitor.history import peaks, totals
+
 STORE_NAME = "monitor.sqlite"
 TRAIN_VERSION = -1
 """Stands for "no version" in the key of training groups."""
@@ -10,7 +12,8 @@ TRAIN_VERSION = -1
 ENGINE = "engine/"
 """What a fact's key begins with that holds what a replica computes with."""
 
-LAYOUT = 1
+LAYOUT = 2
+"""1 had neither peaks nor totals: they follow from the rest, and are made when such a store is opened."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -61,6 +64,12 @@ CREATE TABLE IF NOT EXISTS series(
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, source TEXT NOT NULL, task TEXT NOT NULL, UNIQUE(name, source, task));
 CREATE TABLE IF NOT EXISTS points(
     series INTEGER, step INTEGER, time REAL, value REAL NOT NULL, PRIMARY KEY(series, step, time)) WITHOUT ROWID;
+-- The lowest and the highest point of each stretch of 16^level steps (`peaks.py`); sums over all steps (`totals.py`).
+CREATE TABLE IF NOT EXISTS peaks(
+    series INTEGER, level INTEGER, step INTEGER, time REAL, value REAL NOT NULL,
+    PRIMARY KEY(series, level, step, time)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS totals(
+    name TEXT PRIMARY KEY, n INTEGER NOT NULL, total REAL NOT NULL, most REAL NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE IF NOT EXISTS steps(
     step INTEGER PRIMARY KEY, incarnation INTEGER, sequence INTEGER, finished_at REAL, groups INTEGER, void INTEGER,
@@ -79,7 +88,10 @@ def open_for_writing(folder: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(folder / STORE_NAME, isolation_level=None, check_same_thread=False, timeout=30.0)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
+    earlier = connection.execute("PRAGMA user_version").fetchone()[0]
     connection.executescript(SCHEMA)
+    if 0 < earlier < LAYOUT:
+        _fill(connection)
     connection.execute(f"PRAGMA user_version={LAYOUT}")  # last: readers pass over a store that is not laid out yet
     connection.row_factory = sqlite3.Row
     return connection
@@ -91,8 +103,20 @@ def open_for_reading(folder: Path) -> sqlite3.Connection | None:
     if not path.exists():
         return None
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10.0, check_same_thread=False)
-    if connection.execute("PRAGMA user_version").fetchone()[0] != LAYOUT:
+    layout = connection.execute("PRAGMA user_version").fetchone()[0]
+    if layout != LAYOUT:
         connection.close()
-        return None
+        if not 0 < layout < LAYOUT:
+            return None
+        open_for_writing(folder).close()
+        return open_for_reading(folder)
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def _fill(connection: sqlite3.Connection) -> None:
+    """What is kept beside the points and steps, of a store that has them alone."""
+    connection.execute("BEGIN IMMEDIATE")
+    totals.recount(connection)
+    peaks.rewrite(connection)
+    connection.execute("COMMIT")

@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from services.monitor.history import totals
 from services.monitor.history.facts import GroupFacts
+from services.monitor.history.peaks import Peaks
 from services.monitor.history.schema import ENGINE, TRAIN_VERSION, open_for_writing
 from services.monitor.history.series import Where
 from services.monitor.history.shelf import Shelf, Spot, read_spot
@@ -59,6 +61,7 @@ class Store:
             for row in self._db.execute("SELECT * FROM series")
         }
         self._sources: set[tuple[str, str]] = set()  # that are surely in the store
+        self._peaks = Peaks(self._db)
 
     def close(self) -> None:
         self._db.close()
@@ -77,6 +80,7 @@ class Store:
                 if self._one("SELECT 1 FROM series WHERE id = ?", number)
             }
             self._sources.clear()
+            self._peaks.forget()
             raise
         self._db.execute("COMMIT")
         if self._dropped:
@@ -235,6 +239,11 @@ class Store:
             if math.isfinite(value)
         ]
         self._db.executemany("INSERT OR REPLACE INTO points VALUES(?, ?, ?, ?)", rows)
+        self._peaks.on_points(step, [row[0] for row in rows])
+
+    def add_totals(self, values: Mapping[str, Sequence[float]]) -> None:
+        """Values that the report sums up, by name."""
+        totals.add(self._db, values)
 
     def _series_id(self, name: str, where: Where) -> int:
         found = self._series.get((name, where))

@@ -3,9 +3,9 @@
 import heapq
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from services.monitor.history.queries import Interval, Reader
+from services.monitor.history.totals import Total
 
 LEARNER_TIMES = {"learner_wait_s": "wait_s", "learner_step_s": "step_s", "weight_sync_s": "store_s"}
 """Sums of the report and the times of a step (`StepDone.timing`) that they add up."""
@@ -28,8 +28,8 @@ class Union:
 
 def time_sums(reader: Reader) -> dict[str, float]:
     """The report's sums in seconds; `rollout_wait_s` is the mean over replicas of the time without a group in hand."""
-    steps = reader.steps()
-    sums = {name: sum(step["timing"].get(key, 0.0) for step in steps) for name, key in LEARNER_TIMES.items()}
+    totals = reader.totals()
+    sums = {name: totals.get(f"timing/{key}", Total()).total for name, key in LEARNER_TIMES.items()}
     idle = []
     for _, intervals in reader.generation_times_by_replica():
         busy = Union()
@@ -46,14 +46,13 @@ def time_shares(reader: Reader) -> dict[str, float]:
     The wall time runs from the first group's generation to the last step's end, less the evaluations in between. The
     service's own cost, `overhead` = 1 − `work`, holds scoring, transport, codec, bookkeeping and waiting for messages.
     """
-    steps = [step for step in reader.steps() if step["finished_at"]]
-    first = next(reader.generation_times("train"), None)
-    if not steps or first is None:
+    end, first = reader.last_step_end(), next(reader.generation_times("train"), None)
+    if not end or first is None:
         return {}
-    begin, end = first.start, max(step["finished_at"] for step in steps)
+    begin = first.start
     times = {
         "generation": reader.generation_times("train"),
-        "update": iter(sorted(_update(step) for step in steps)),
+        "update": reader.update_times(),
         "scoring": reader.scoring_times("train"),
         "evaluation": reader.generation_times("eval"),
     }
@@ -95,7 +94,3 @@ def _covered(times: Mapping[str, Iterator[Interval]], begin: float, end: float) 
 
 def _named(kind: str, intervals: Iterator[Interval]) -> Iterator[tuple[Interval, str]]:
     return ((interval, kind) for interval in intervals)
-
-
-def _update(step: Mapping[str, Any]) -> Interval:
-    return Interval(step["finished_at"] - step["timing"].get("step_s", 0.0), step["finished_at"])
