@@ -7,7 +7,7 @@ says it of the records.
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -178,9 +178,11 @@ class JobStore:
         """Take the job to `state`; raises IllegalMove (to its own state: nothing happens)."""
         return await self.update(job, lambda record: record if record.state == state else _move(record, state, error))
 
-    async def list(self) -> list[JobRecord]:
-        """All jobs, oldest first."""
-        records = [await self.get(key.removeprefix("job.")) for key in await self._bus.keys("job.")]
+    async def list(self, known: Mapping[str, JobRecord] | None = None) -> list[JobRecord]:
+        """All jobs, oldest first; those that are over for good are taken from `known`, where they are in it."""
+        over = {job: record for job, record in (known or {}).items() if record.state in OVER}
+        jobs = [key.removeprefix("job.") for key in await self._bus.keys("job.")]
+        records = [over.get(job) or await self.get(job) for job in jobs]
         return sorted((record for record in records if record is not None), key=by_age)
 
     async def active(self) -> JobRecord | None:

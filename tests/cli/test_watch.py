@@ -1,5 +1,7 @@
 """`triune job watch` (and `submit --watch`): the command ends as its job has ended."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,14 +25,27 @@ class EndedJob:
     def get(self, path: str) -> dict[str, Any]:
         return self.details if path == "/v1/jobs/j" else {"replicas": []}
 
+    def jobs(self) -> Iterator[dict[str, Any]]:
+        yield self.details
 
+    def validate(self, text: str) -> dict[str, Any]:
+        return {"warnings": []}
+
+    def submit(self, text: str) -> dict[str, Any]:
+        return {"job_id": "j", "state": "queued"}
+
+
+@pytest.mark.parametrize("command", ["watch", "submit"])
 @pytest.mark.parametrize(
     ("state", "error", "code"), [("done", "", 0), ("stopped", "", 1), ("failed", NO_STEP, 1)], ids=str
 )
 def test_the_command_fails_unless_the_job_is_done(
-    monkeypatch: pytest.MonkeyPatch, state: str, error: str, code: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, error: str, code: int, command: str
 ) -> None:
     monkeypatch.setattr(commands, "Api", lambda settings: EndedJob(state, error))
-    result = CliRunner().invoke(app, ["job", "watch", "j", "--json"])
+    file = tmp_path / "job.toml"
+    file.write_text('model = "m"\ntotal_steps = 2\n[data]\ntrain = ["t.parquet"]\n')
+    arguments = ["submit", str(file), "--watch"] if command == "submit" else ["watch", "j"]
+    result = CliRunner().invoke(app, ["job", *arguments, "--json"])
     assert result.exit_code == code
     assert error in result.output

@@ -114,7 +114,7 @@ async def test_a_submission_lists_every_mistake_at_once(stage: Stage) -> None:
     assert len(answer.json()["mistakes"]) == 3
     answer = await stage.http.post("/v1/jobs", content=b"total_steps = [", headers={"content-type": "application/toml"})
     assert answer.status_code == 422
-    assert (await stage.http.get("/v1/jobs")).json() == {"jobs": []}
+    assert (await stage.http.get("/v1/jobs")).json() == {"jobs": [], "next": None}
 
 
 async def test_toml_and_json_make_the_same_job(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -10,6 +11,7 @@ from shared.errors import Unavailable, UserError
 from shared.runtime.settings import Settings
 
 TIMEOUT_S = 30.0
+PAGE = 200
 
 
 class Api:
@@ -23,6 +25,16 @@ class Api:
 
     def get(self, path: str, **query: Any) -> Any:
         return self._call("GET", path, params=query)
+
+    def jobs(self) -> Iterator[dict[str, Any]]:
+        """All jobs, the newest first, page by page."""
+        before: dict[str, Any] = {}
+        while True:
+            page = self.get("/v1/jobs", limit=PAGE, **before)
+            yield from reversed(page["jobs"])
+            if page["next"] is None:
+                return
+            before = {"before": page["next"]}
 
     def post(self, path: str, **query: Any) -> Any:
         return self._call("POST", path, params=query)

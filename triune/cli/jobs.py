@@ -4,7 +4,7 @@ import contextlib
 import json
 import math
 import shutil
-from itertools import takewhile
+from itertools import dropwhile, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +36,10 @@ def submit(
     watch: Annotated[bool, typer.Option("--watch", help="follow it until it ends")] = False,
     as_json: Json = False,
 ) -> None:
-    """Submit a job; relative paths in it are taken from the job file's folder if they exist there."""
+    """Submit a job; relative paths in it are taken from the job file's folder if they exist there.
+
+    With --watch the exit code is 0 when the job is done, and 1 when it failed or was stopped.
+    """
     with exit_codes():
         spec = read_job(file)
         api = Api(read_settings())
@@ -51,8 +54,8 @@ def submit(
 
 def _place(api: Api, created: dict[str, Any]) -> str:
     """What a submitted job is, and whom it waits for."""
-    before = takewhile(lambda job: job["job_id"] != created["job_id"], api.get("/v1/jobs")["jobs"])
-    ahead = [job["job_id"] for job in before if job["state"] in LIVE]
+    older = dropwhile(lambda job: job["job_id"] != created["job_id"], api.jobs())
+    ahead = [job["job_id"] for job in islice(older, 1, None) if job["state"] in LIVE][::-1]
     if not ahead:
         return f"{created['job_id']} is {created['state']}"
     others = f" and {len(ahead) - 1} more" if len(ahead) > 1 else ""
@@ -62,11 +65,13 @@ def _place(api: Api, created: dict[str, Any]) -> str:
 @app.command("list")
 def list_jobs(
     state: Annotated[str | None, typer.Option(help="only jobs in this state, such as running")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="only so many of the newest")] = None,
     as_json: Json = False,
 ) -> None:
     """All jobs, oldest first."""
     with exit_codes():
-        jobs = [job for job in Api(read_settings()).get("/v1/jobs")["jobs"] if state in (None, job["state"])]
+        newest = (job for job in Api(read_settings()).jobs() if state in (None, job["state"]))
+        jobs = list(islice(newest, limit))[::-1]
         if as_json:
             for job in jobs:
                 out.print(json.dumps(job), soft_wrap=True)
@@ -92,7 +97,7 @@ def show(job: Id, as_json: Json = False) -> None:
 
 @app.command()
 def watch(job: Id, as_json: Json = False) -> None:
-    """Follow a job until it ends."""
+    """Follow a job until it ends. Exit code 0: it is done; 1: it failed or was stopped."""
     with exit_codes():
         _follow(Api(read_settings()), job, as_json)
 

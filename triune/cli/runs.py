@@ -101,4 +101,4 @@ def _superfluous(folders: list[RunFolder], *, checkpoints: bool) -> Iterator[Pat
 
 
 def _states(api: Api) -> dict[str, str]:
-    return {job["job_id"]: job["state"] for job in api.get("/v1/jobs")["jobs"]}
+    return {job["job_id"]: job["state"] for job in api.jobs()}

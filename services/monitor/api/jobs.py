@@ -6,10 +6,10 @@ import dataclasses
 import re
 import sqlite3
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 
 from services.monitor.api.changes import (
     changed_spec,
@@ -21,7 +21,7 @@ from services.monitor.api.changes import (
     with_changes,
 )
 from services.monitor.api.foolish import warnings
-from services.monitor.api.journal import journal_mistakes, left_over_bytes
+from services.monitor.api.journal import JOURNAL_KEYS, journal_mistakes, left_over_bytes
 from services.monitor.api.shapes import JobChange, JobDetails, JobList, JobState, JobSummary, Validated
 from services.monitor.api.submission import (
     create_job,
@@ -39,7 +39,7 @@ from services.monitor.history.labels import Label, read_label
 from services.monitor.history.queries import reading
 from services.monitor.history.report import build_report, read_report
 from shared.errors import BadJob, Corrupt, Unavailable
-from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, UnknownJob, abandoned
+from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, UnknownJob, abandoned, by_age
 from shared.jobs.spec import JobSpec, derived
 from shared.messages import JOB_ID_PATTERN, StepDone
 from shared.runtime.settings import Settings
@@ -112,13 +112,27 @@ class JobRoutes:
             spec=msgspec.to_builtins(spec), derived=derived(spec), learner_memory_gib=memory, warnings=foolish
         )
 
-    async def list_jobs(self) -> JobList:
-        """All jobs, oldest first."""
+    async def list_jobs(
+        self,
+        limit: Annotated[int | None, Query(ge=1, le=1000)] = None,
+        before: Annotated[str | None, Query(max_length=40)] = None,
+    ) -> JobList:
+        """All jobs, oldest first; with `limit`, the newest of them, and with `before`, the newest of those before it.
+
+        `before` is the `next` of the page before.
+        """
         try:
-            records = await self._desk.jobs.list()
+            records = await self._desk.jobs.list(self._control.records)
         except Unavailable:
-            records = list(self._control.records.values())
-        return JobList(jobs=await asyncio.to_thread(lambda: [_summary(self._desk, record) for record in records]))
+            records = sorted(self._control.records.values(), key=by_age)
+        if before is not None:
+            place = next((index for index, record in enumerate(records) if record.id == before), None)
+            if place is None:
+                raise UnknownJob(before)
+            records = records[:place]
+        shown = records if limit is None else records[-limit:]
+        jobs = await asyncio.to_thread(lambda: [_summary(self._desk, record) for record in shown])
+        return JobList(jobs=jobs, next=shown[0].id if len(shown) < len(records) else None)
 
     async def show(self, job_id: str) -> JobDetails:
         """One job with its report so far."""
@@ -223,11 +237,13 @@ class JobRoutes:
     async def _read(self, request: Request) -> JobSpec:
         body, kind = await request.body(), request.headers.get("content-type", "")
         refuse_any_file(self._settings.api_host, self._roots)
-        spec = await asyncio.to_thread(read_submission, body, kind, self._roots, self._plugin_roots)
-        mistakes = await self._journal_mistakes(spec)
+        draft = await asyncio.to_thread(read_submission, body, kind, self._roots, self._plugin_roots)
+        mistakes = draft.mistakes
+        if draft.has(*JOURNAL_KEYS):
+            mistakes = [*mistakes, *await self._journal_mistakes(draft.spec)]
         if mistakes:
             raise BadJob(mistakes)
-        return spec
+        return draft.spec
 
 
 async def find_job(desk: Desk, control: Control, job_id: str) -> JobRecord:

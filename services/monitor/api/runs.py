@@ -111,14 +111,19 @@ class RunRoutes:
         errors: bool | None = None,
         min_reward: Annotated[float | None, Query(ge=0, le=1)] = None,
         max_reward: Annotated[float | None, Query(ge=0, le=1)] = None,
+        before: Number = None,
     ) -> Response:
-        """Groups with their completions, newest first. `step`: trained in it; `version`: evaluated at it."""
+        """Groups with their completions, newest first; `before`: the `next` of the page before.
+
+        `step`: trained in it; `version`: evaluated at it.
+        """
         record = await find_job(self._desk, self._control, job_id)
         wanted = Wanted(source, kind, step, version, ordinal, state, errors, min_reward, max_reward)
         folder = self._desk.runs / record.id
 
         def answer() -> Response:
-            return _json({"job_id": job_id, "samples": find_samples(folder, wanted, limit)})
+            page = find_samples(folder, wanted, limit, before)
+            return _json({"job_id": job_id, "samples": page.samples, "next": page.next})
 
         return await asyncio.to_thread(answer)
 

@@ -62,9 +62,10 @@ class JobDetails(JobSummary):
 
 
 class JobList(BaseModel):
-    """All jobs, oldest first."""
+    """Jobs, oldest first."""
 
     jobs: list[JobSummary]
+    next: str | None = Field(description="`before` of the page of older ones; null: there are none")
 
 
 class Validated(BaseModel):
@@ -123,6 +124,7 @@ class SampleList(BaseModel):
 
     job_id: str
     samples: list[dict[str, Any]]
+    next: int | None = Field(description="`before` of the next page; null: this was the last one")
 
 
 class VoidList(BaseModel):

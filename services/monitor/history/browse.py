@@ -86,13 +86,22 @@ class Wanted(NamedTuple):
     max_reward: float | None = None
 
 
-def find_samples(folder: Path, wanted: Wanted, limit: int) -> list[dict[str, Any]]:
-    """At most `limit` groups, newest first, as JSON-ready rows."""
+class Page(NamedTuple):
+    """Samples, newest first, as JSON-ready rows; `next` is the `before` of the page behind; None: this is the last."""
+
+    samples: list[dict[str, Any]]
+    next: int | None
+
+
+def find_samples(folder: Path, wanted: Wanted, limit: int, before: int | None = None) -> Page:
+    """At most `limit` groups, from below the id `before` on."""
     with reading(folder) as reader:
         if reader is None:
-            return []
-        groups = reader.find_groups(wanted._asdict(), limit)
-        return [_shown(row) for row in _rows(folder, reader, groups)]
+            return Page([], None)
+        groups = reader.find_groups(wanted._asdict(), limit + 1, before)
+        shown = groups[:limit]
+        rows = [_shown(row) for row in _rows(folder, reader, shown)]
+        return Page(rows, shown[-1]["id"] if len(groups) > limit else None)
 
 
 def _rows(folder: Path, reader: Reader, groups: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:

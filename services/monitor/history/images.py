@@ -46,7 +46,7 @@ def _newest(folder: Path) -> Iterator[str]:
     with reading(folder) as reader:
         sources = list(reader.tasks()) if reader is not None else []
     found: list[list[dict[str, Any]]] = [
-        find_samples(folder, Wanted(source=source), GROUPS_A_SOURCE) for source in sources if source
+        find_samples(folder, Wanted(source=source), GROUPS_A_SOURCE).samples for source in sources if source
     ]
     for place in range(GROUPS_A_SOURCE):  # of each source in turn, the newest first
         for rows in found:

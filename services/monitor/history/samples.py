@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from services.monitor.history.columns import SCHEMA, Sample, sample_table
@@ -79,7 +80,7 @@ def write_part(folder: Path, name: str, samples: Iterable[Sample]) -> None:
 
 def read_part(folder: Path, name: str, ordinals: Sequence[int]) -> list[dict[str, Any]]:
     """The rows of these groups in a file, without their tokens; none when there is no such file."""
-    path, wanted = folder / FOLDER / name, set(ordinals)
+    path, wanted = folder / FOLDER / name, sorted(set(ordinals))
     if not path.exists():
         return []
     found: list[dict[str, Any]] = []
@@ -87,6 +88,6 @@ def read_part(folder: Path, name: str, ordinals: Sequence[int]) -> list[dict[str
         for number in range(file.num_row_groups):
             held = file.metadata.row_group(number).column(_ORDINAL).statistics
             if any(held.min <= ordinal <= held.max for ordinal in wanted):
-                rows = file.read_row_group(number, columns=SHOWN_COLUMNS).to_pylist()
-                found += [row for row in rows if row["ordinal"] in wanted]
+                table = file.read_row_group(number, columns=SHOWN_COLUMNS)
+                found += table.filter(pc.is_in(table["ordinal"], pa.array(wanted))).to_pylist()
     return found

@@ -40,7 +40,7 @@ def trace_group(
     folder: Path, ordinal: int, *, kind: Literal["train", "eval"] = "train", version: int | None = None
 ) -> GroupTrace:
     """The life of group `ordinal` in the run folder `folder`; raises UserError when it is not there."""
-    found = find_samples(folder, Wanted(kind=kind, ordinal=ordinal, version=version), 1)
+    found = find_samples(folder, Wanted(kind=kind, ordinal=ordinal, version=version), 1).samples
     if not found:
         at = f" at version {version}" if version is not None else ""
         raise UserError(f"run {folder.name} has no {kind} group {ordinal}{at}; nothing of it has been read")

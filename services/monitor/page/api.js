@@ -49,7 +49,7 @@ function query(values) {
   return given.length ? `?${new URLSearchParams(given)}` : "";
 }
 
-export const listJobs = () => json(call("GET", "/v1/jobs"));
+export const listJobs = (limit) => json(call("GET", `/v1/jobs${query({ limit })}`));
 export const showJob = (job) => json(call("GET", `/v1/jobs/${job}`));
 export const submitJob = (toml) => json(call("POST", "/v1/jobs", toml, "application/toml"));
 export const moveJob = (job, verb) => json(call("POST", `/v1/jobs/${job}/${verb}`));

@@ -17,9 +17,10 @@ const VIEWS = ["curves", "samples", "sources", "time", "void", "compare", "servi
 const POLLED = ["services", "void", "sources", "time"];
 const LIVE = ["queued", "running", "paused", "stopping"];
 const POLL_MS = 3000, SETTLE_MS = 700;
+const JOBS_AT_ONCE = 100, MOST_JOBS = 1000;
 const byId = (id) => document.getElementById(id);
 
-const state = { jobs: [], compared: new Set(), details: null, following: null, drawnStep: null };
+const state = { jobs: [], jobsShown: JOBS_AT_ONCE, compared: new Set(), details: null, following: null, drawnStep: null };
 const address = { job: null, view: "curves", filter: {} };
 const parts = {};
 
@@ -89,7 +90,8 @@ function walkTabs(event) {
 }
 
 async function loadJobs() {
-  state.jobs = (await api.listJobs()).jobs;
+  const { jobs, next } = await api.listJobs(state.jobsShown);
+  state.jobs = jobs;
   if (!address.job && state.jobs.length) {
     const seen = state.jobs.filter((job) => !job.hidden);
     const chosen = seen.find((job) => job.state === "running") || seen.at(-1) || state.jobs.at(-1);
@@ -98,6 +100,8 @@ async function loadJobs() {
   }
   drawJobs(byId("jobs"), {
     jobs: state.jobs,
+    older: next && state.jobsShown < MOST_JOBS ? () => { state.jobsShown = Math.min(MOST_JOBS, state.jobsShown + JOBS_AT_ONCE); guarded(loadJobs); } : null,
+    isWhole: !next,
     selected: address.job,
     compared: state.compared,
     selectJob: (job) => { state.compared.delete(job); go(job, address.view, own(address.view)); },

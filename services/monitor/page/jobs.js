@@ -16,10 +16,11 @@ export function drawJobs(root, state) {
   const list = h("ul", {});
   show(root, h("div", { class: "nav-head" }, h("h2", {}, "Jobs"), h("button", { id: "new-job", onclick: () => submitDialog(state.submit) }, "new job")),
     jobs.length > 5 || seen.text ? h("input", { type: "search", class: "wide", placeholder: "filter by name, tag, state", "aria-label": "filter jobs", value: seen.text, oninput: (event) => { seen.text = event.target.value; again(); } }) : null,
-    hidden ? h("label", { class: "faint" }, h("input", { type: "checkbox", checked: seen.hidden, onchange: (event) => { seen.hidden = event.target.checked; again(); } }), ` ${hidden} hidden`) : null, list);
+    hidden ? h("label", { class: "faint" }, h("input", { type: "checkbox", checked: seen.hidden, onchange: (event) => { seen.hidden = event.target.checked; again(); } }), ` ${hidden} hidden`) : null, list,
+    state.older ? h("button", { class: "wide", id: "older-jobs", onclick: state.older }, `older jobs (${jobs.length} are shown)`) : null);
   drawList(list, state);
   if (!jobs.length) root.append(hint("No jobs yet. Submit one here, or with ", h("code", {}, "triune job submit FILE"), "."));
-  else if (selected && !jobs.some((job) => job.job_id === selected)) root.append(hint(`There is no job ${selected}.`));
+  else if (selected && state.isWhole && !jobs.some((job) => job.job_id === selected)) root.append(hint(`There is no job ${selected}.`));
 }
 
 function drawList(list, state) {

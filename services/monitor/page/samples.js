@@ -14,8 +14,9 @@ export class Samples {
     this.controls = h("div", { class: "controls" });
     this.film = h("div", { id: "film", hidden: true });
     this.list = h("div", { id: "groups", role: "listbox", "aria-label": "groups", tabindex: 0 });
+    this.pager = h("div", { class: "pager" });
     this.detail = h("div", { id: "samples" }, loading());
-    this.browser = h("div", { class: "browser" }, this.list, this.detail);
+    this.browser = h("div", { class: "browser" }, h("div", { class: "side" }, this.list, this.pager), this.detail);
     show(root, this.controls, this.film, this.browser);
     root.addEventListener("keydown", (event) => this.key(event));
   }
@@ -35,9 +36,22 @@ export class Samples {
     this.drawControls();
     const wanted = Object.fromEntries(Object.entries(this.filter).filter(([, value]) => value !== ""));
     const turn = this.turn = (this.turn || 0) + 1;
-    const { samples } = await api.samples(job, this.isFilm ? { ...wanted, limit: 500 } : wanted);
+    this.wanted = this.isFilm ? { ...wanted, limit: 500 } : wanted;
+    const { samples, next } = await api.samples(job, this.wanted);
     if (this.turn !== turn) return; // something else was asked for meanwhile
     this.samples = samples;
+    this.next = next;
+    this.draw();
+  }
+
+  /** The page behind those that are shown. */
+  async older() {
+    const turn = this.turn;
+    const { samples, next } = await api.samples(this.job, { ...this.wanted, before: this.next });
+    if (this.turn !== turn) return;
+    this.samples = [...this.samples, ...samples];
+    this.next = next;
+    this.at = samples.length ? keyOf(samples[0]) : this.at;
     this.draw();
   }
 
@@ -45,6 +59,7 @@ export class Samples {
     const isFilm = this.isFilm && this.samples.length > 0;
     this.film.hidden = !isFilm;
     this.browser.classList.toggle("with-film", isFilm);
+    show(this.pager, this.next !== null ? h("button", { class: "wide", id: "older-groups", onclick: () => this.older() }, `older groups (${this.samples.length} are shown)`) : null);
     if (!this.samples.length) {
       show(this.list);
       const isFiltered = Object.entries(this.filter).some(([name, value]) => name !== "limit" && value !== "");

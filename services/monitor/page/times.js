@@ -14,8 +14,9 @@ export class Times {
     this.head = h("div", { class: "view-head" });
     this.lanes = h("div", { id: "lanes" }, loading());
     this.shares = h("div", { id: "shares" });
+    this.engines = h("div", { id: "engines" });
     this.costs = h("div", { id: "costs" });
-    show(root, this.head, this.lanes, this.shares, this.costs);
+    show(root, this.head, this.lanes, this.shares, this.engines, this.costs);
   }
 
   async load(details, services) {
@@ -27,6 +28,7 @@ export class Times {
     if (details.job_id !== this.job) return;
     this.drawLanes(line, services);
     this.drawShares(details.report);
+    this.drawEngines(details.report);
     this.drawCosts(costs);
   }
 
@@ -46,10 +48,8 @@ export class Times {
   /** The shares of the run's wall time as parts that add up to all of it. */
   drawShares({ shares, timing, wall_s, engines = [] }) {
     const sums = h("p", { class: "row faint" }, Object.entries({ ...timing, wall_s }).map(([name, value]) => h("span", {}, `${name.replace(/_s$/, "").replaceAll("_", " ")} ${duration(value)}`)));
-    const computing = h("p", { class: "row faint", id: "engines" }, engines.map(({ service, replica, self_check, device, dtype, attention, engine }) =>
-      h("span", { "data-engine": service }, [`${service} ${replica}`, engine, device, dtype, attention].filter(Boolean).join(", "), self_check === undefined ? null : ` (check at load ${number(self_check)} nat)`)));
     if (shares?.work === undefined) {
-      show(this.shares, sums, computing);
+      show(this.shares, sums);
       return;
     }
     const both = Math.max(0, shares.generation + shares.update - shares.work);
@@ -66,7 +66,16 @@ export class Times {
       spot.style.background = `var(--line-${colour})`;
       return h("span", {}, spot, `${name} ${percent(share)}`);
     };
-    show(this.shares, h("h2", {}, "The training's wall time"), h("div", { class: "share-bar", role: "img", "aria-label": parts.map(([name, share]) => `${name} ${percent(share)}`).join(", ") }, parts.map(piece)), h("p", { class: "row" }, parts.map(key)), sums, computing);
+    show(this.shares, h("h2", {}, "The training's wall time"), h("div", { class: "share-bar", role: "img", "aria-label": parts.map(([name, share]) => `${name} ${percent(share)}`).join(", ") }, parts.map(piece)), h("p", { class: "row" }, parts.map(key)), sums);
+  }
+
+  /** What each replica computes with, and how far its log-probs were from the model's own forward pass when it loaded it. */
+  drawEngines({ engines = [] }) {
+    const rows = engines.map((engine) => h("tr", { "data-engine": engine.service }, h("th", { scope: "row" }, engine.service), h("td", {}, engine.replica),
+      h("td", {}, [engine.engine, engine.device, engine.dtype, engine.attention].filter(Boolean).join(", ")),
+      h("td", { class: "n" }, engine.self_check === undefined ? "–" : `${engine.self_check.toExponential(1)} nat`)));
+    show(this.engines, h("h2", {}, "What computes"), rows.length ? table(["service", "replica", "with", "|Δ log π| at load"], rows)
+      : hint("No replica has loaded the job's model yet."));
   }
 
   drawCosts({ steps, gpus, gpu_hour_price: price }) {
