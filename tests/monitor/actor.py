@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from shared.jobs.record import JobRecord
 from shared.ledger.port import Window
-from shared.messages import ChatTurn, Heartbeat, ImageRef, RewardSpec, Scored, StepDone
+from shared.messages import ChatTurn, EngineOpened, Heartbeat, ImageRef, RewardSpec, Scored, StepDone
 from tests.monitor import runs
 from tests.monitor.stage import Stage
 
@@ -45,6 +45,17 @@ class Actor:
         self._random = random.Random(seed)
         self._began = time.time() - 30 * STEP_S
         self._step = 0
+
+    async def load(self) -> None:
+        """The replicas tell what they compute with."""
+        for replica, check in (("learner-a", 3.2e-6), ("rollout-a", 1.4e-6), ("rollout-b", 1.4e-6)):
+            facts: dict[str, str | int | float] = {"device": "cpu", "dtype": "float32", "self_check": check}
+            service = replica.split("-")[0]
+            engine = {"engine": "torch" if service == "learner" else "hf"}
+            opened = EngineOpened(
+                job=self.job, service=service, replica=replica, facts=facts | engine, opened_at=self._began
+            )
+            await self.stage.announce(self.job, opened)
 
     async def evaluate(self, version: int) -> None:
         groups = [self._group(k, kind="eval", version=version, step=version, n=1) for k in range(GROUPS)]

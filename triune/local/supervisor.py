@@ -69,7 +69,7 @@ class _Child:
         return f"{self.service}-{self.index}"
 
     def said(self) -> str:
-        return f"{last_lines(self.log)} ({self.log})"
+        return f"{last_lines(self.log) or 'it has written nothing yet'} ({self.log})"
 
 
 class Supervisor:

@@ -14,6 +14,8 @@ from services.monitor.history.series import ALL, Where
 CURVES_NAME = "curves.png"
 MAX_POINTS = 2000
 """Points of one line; a longer series is thinned."""
+SMOOTHING = 0.8
+"""Weight of the past in a smoothed line, as on the page; the raw line stands faint behind it."""
 _PEN = threading.Lock()
 """matplotlib is not made for several threads, and each job that is read has one."""
 _STYLES = ("-", "--", ":", "-.")
@@ -30,7 +32,7 @@ def _draw_figure(folder: Path, title: str, reader: Reader) -> None:
     figure.suptitle(title)
     axes = figure.subplots(2, 3)
     sources = [Where(source=source) for source in reader.tasks() if source]
-    _draw(axes[0, 0], reader, "reward", sources, "training reward (mean of the step's groups)")
+    _draw(axes[0, 0], reader, "reward", sources, "training reward (means of the steps' groups)")
     _draw(axes[0, 1], reader, "eval/reward", sources, "held-out greedy reward", smooth=False)
     _draw(axes[0, 2], reader, "accuracy", sources, "training accuracy")
     _draw(axes[1, 0], reader, "response_length", sources, "completion length (tokens)")
@@ -50,6 +52,7 @@ def _draw(axes: Axes, reader: Reader, name: str, sets: list[Where], title: str, 
         points = reader.points(name, where, MAX_POINTS)
         steps, values = [point[0] for point in points], [point[2] for point in points]
         if smooth:
+            axes.plot(steps, values, color=colours[index % len(colours)], lw=0.6, alpha=0.25)
             values = smoothed(values)
         marker = None if smooth else "o"
         style = _STYLES[index // len(colours) % len(_STYLES)]
@@ -59,7 +62,7 @@ def _draw(axes: Axes, reader: Reader, name: str, sets: list[Where], title: str, 
     if smooth:
         values = smoothed(values)
     axes.plot([point[0] for point in overall], values, color="black", lw=2.2, alpha=0.8, label="all")
-    _finish(axes, title)
+    _finish(axes, f"{title}, smoothed {SMOOTHING:g}" if smooth else title)
 
 
 def _draw_staleness(axes: Axes, reader: Reader) -> None:
@@ -77,7 +80,7 @@ def _finish(axes: Axes, title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def smoothed(values: list[float], weight: float = 0.8) -> list[float]:
+def smoothed(values: list[float], weight: float = SMOOTHING) -> list[float]:
     """Exponential moving average, its start corrected for the missing past; NaN is passed over."""
     total = norm = 0.0
     out: list[float] = []
