@@ -1,8 +1,9 @@
 """The monitor's speed and memory: `python -m bench.monitor` prints JSON lines.
 
 What it takes in on one core: groups of 8 completions, of 40 tokens and of about 105 KB, from records as they come over
-the wire to committed series, counters and sample files; memory after a quarter and at the end. What it answers: every
-route of a run of 10^6 points and 50,000 groups, as ratios to the same route of a run of one step.
+the wire to committed series, counters and sample files; memory after a quarter and at the end. `catching up`: a batch
+holds whole steps, as after an outage; `live`: groups come before their step and wait on the shelf. What it answers:
+every route of a run of 10^6 points and 50,000 groups, as ratios to the same route of smaller runs.
 """
 
 import json
@@ -35,7 +36,8 @@ REFLECTING = 0.25
 
 def main() -> None:
     for tokens in (40, 1090):
-        report(measure(tokens))
+        for is_live in (False, True):
+            report(measure(tokens, is_live=is_live))
     for line in measure_routes():
         report(line)
 
@@ -44,7 +46,7 @@ def report(numbers: dict[str, object]) -> None:
     sys.stdout.write(json.dumps({"bench": "monitor", **numbers}) + "\n")
 
 
-def measure(tokens: int) -> dict[str, object]:
+def measure(tokens: int, *, is_live: bool = False) -> dict[str, object]:
     """CPU seconds of the fold, and of decoding the records first."""
     records = [encode(group(ordinal, tokens)) for ordinal in range(GROUPS_A_STEP * 4)]
     decoding = folding = 0.0
@@ -54,23 +56,29 @@ def measure(tokens: int) -> dict[str, object]:
         fold = Fold(store)
         for step in range(STEPS):
             began = time.process_time()
-            decoded = [decode(record) for record in records[step % 4 * GROUPS_A_STEP :][:GROUPS_A_STEP]]
+            bodies = records[step % 4 * GROUPS_A_STEP :][:GROUPS_A_STEP]
+            decoded = [decode(body) for body in bodies]
             decoding += time.process_time() - began
             groups = [renumbered(one, step * GROUPS_A_STEP + k) for k, one in enumerate(decoded)]  # type: ignore[arg-type]
+            whole = batch(step, groups, bodies)
+            batches = [Batch(train=whole.train), Batch(events=whole.events)] if is_live else [whole]
             began = time.process_time()
-            fold.apply(batch(step, groups))
+            for one in batches:
+                fold.apply(one)
             folding += time.process_time() - began
             memory.append(psutil.Process().memory_info().rss)
         store.close()
     count = GROUPS_A_STEP * STEPS
     return {
         "what": "groups per second of one core",
+        "mode": "live" if is_live else "catching up",
         "tokens": tokens,
         "group_kb": round(len(records[0]) / 1024),
         "completions": COMPLETIONS,
         "value": round(count / (decoding + folding)),
         "reach": 2000,
         "fold_only": round(count / folding),
+        "cpu_us_a_group": round((decoding + folding) / count * 1e6),
         "memory_growth": round(memory[-1] / memory[STEPS // 4] - 1, 3),
         "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
@@ -102,9 +110,10 @@ def renumbered(scored: Scored, ordinal: int) -> Scored:
     return msgspec.structs.replace(scored, group=msgspec.structs.replace(scored.group, prompt=prompt))
 
 
-def batch(step: int, groups: list[Scored]) -> Batch:
+def batch(step: int, groups: list[Scored], bodies: list[bytes]) -> Batch:
     first = step * GROUPS_A_STEP
-    entries = [JournalEntry(first + k + 1, one) for k, one in enumerate(groups)]
+    pairs = zip(groups, bodies, strict=True)
+    entries = [JournalEntry(first + k + 1, one, body=body) for k, (one, body) in enumerate(pairs)]
     done: list[tuple[Event, int]] = [(step_done(step + 1, range(first, first + GROUPS_A_STEP)), step + 1)]
     return Batch(train=entries, events=done)
 

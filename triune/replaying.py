@@ -26,8 +26,6 @@ from shared.messages import (
     RewardSpec,
     Sampling,
     Scored,
-    pack_floats,
-    pack_ints,
 )
 from shared.samples.files import open_files, read_group
 from shared.samples.places import ANYWHERE
@@ -105,7 +103,7 @@ def scored_of(row: dict[str, Any], spec: JobSpec, job: str) -> Scored:
     group = Completed(
         prompt=prompt,
         completions=[_completion(completion) for completion in completions],
-        prompt_ids=pack_ints(row["prompt_ids"]),
+        prompt_ids=row["prompt_ids"],
         image_grid_thw=[tuple(grid) for grid in row["image_grid"]],
         patch_size=row["patch_size"],
         replica=row["replica"],
@@ -123,8 +121,8 @@ def scored_of(row: dict[str, Any], spec: JobSpec, job: str) -> Scored:
 
 def _completion(found: dict[str, Any]) -> Completion:
     return Completion(
-        token_ids=pack_ints(found["token_ids"]),
-        log_probs=pack_floats(found["log_probs"]),
+        token_ids=found["token_ids"],
+        log_probs=found["log_probs"],
         text=found["text"],
         finish=found["finish"],
         versions=[(run["version"], run["tokens"]) for run in found["versions"]],

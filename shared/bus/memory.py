@@ -185,7 +185,9 @@ class MemoryJournalReader:
             found = stream.after(self._next - 1, lambda subject: subject in self._subjects, max_messages)
             if found:
                 self._next = found[-1].sequence + 1
-                return [JournalEntry(stored.sequence, decode(stored.body), stored.trace) for stored in found]
+                return [
+                    JournalEntry(stored.sequence, decode(stored.body), stored.trace, stored.body) for stored in found
+                ]
             left = until - time.monotonic()
             if left <= 0:
                 return []

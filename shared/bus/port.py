@@ -97,6 +97,8 @@ class JournalEntry:
     message: AnyMessage
     trace: Mapping[str, str] = field(default_factory=dict)
     """W3C trace headers that it came with."""
+    body: bytes = b""
+    """What `message` was decoded from, for who keeps records as they came; empty where that was not readable."""
 
 
 class JournalReader(Protocol):

@@ -106,10 +106,15 @@ def points(browser: WebDriver, series: str) -> int:
     return int(find(browser, f'figure[data-series="{series}"]').get_attribute("data-points") or 0)
 
 
+_HARMLESS = ("422", "ERR_NETWORK_CHANGED")
+"""In a message of the console: a job file was refused; the machine's network interfaces have changed."""
+
+
 def severe(browser: WebDriver) -> list[str]:
-    """Errors of the console since the last look; a refused job file is none."""
+    """Errors of the console since the last look, the harmless ones left out."""
     log = browser.get_log("browser")  # type: ignore[no-untyped-call]
-    return [entry["message"] for entry in log if entry["level"] == "SEVERE" and "422" not in entry["message"]]
+    found = [entry["message"] for entry in log if entry["level"] == "SEVERE"]
+    return [message for message in found if not any(sign in message for sign in _HARMLESS)]
 
 
 def hosts(browser: WebDriver) -> set[str]:

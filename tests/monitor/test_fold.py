@@ -11,6 +11,7 @@ from services.monitor.history.series import ALL, Where
 from services.monitor.history.store import Store
 from shared.jobs.record import JobRecord
 from shared.jobs.spec import parse_job
+from shared.messages import unpack_ints
 from tests.monitor.runs import JOB, entries, eval_done, group, step_done, void
 
 
@@ -143,7 +144,7 @@ def test_samples_hold_every_group_of_a_step_once(store: Store) -> None:
     completion = rows[2]["completions"][0]
     assert completion["versions"] == [{"version": 3, "tokens": 3}]
     assert (completion["reward"], completion["advantage"]) == (1.0, 1.0)
-    assert completion["token_ids"] == [0, 1, 2]
+    assert unpack_ints(completion["token_ids"]).tolist() == [0, 1, 2]
     assert rows[2]["completions"][1]["advantage"] is None  # masked
     fold.write_rest()
     rest = pq.read_table(store.folder / "samples" / "train-rest.parquet").to_pylist()

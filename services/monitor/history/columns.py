@@ -1,4 +1,9 @@
-"""Groups as the columns of a table, made from the messages' bytes without a Python object a token."""
+"""Groups as the columns of a table, made from the messages' bytes without a Python object a token.
+
+One number a token is one value of bytes a completion, little-endian as in the messages: int32 ids, float32 log-probs
+(`np.frombuffer(ids, "<i4")`). In a list of numbers each would carry its levels of nesting, which takes parquet longer
+than all other columns together.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
@@ -11,7 +16,6 @@ from services.monitor.history.facts import is_correct
 from services.monitor.history.overlays import predicted_boxes, true_boxes
 from shared.messages import Completion, Reward, Scored
 
-_INTS, _FLOATS = pa.list_(pa.int32()), pa.list_(pa.float32())
 _BOXES = pa.list_(
     pa.struct(
         [("x1", pa.float64()), ("y1", pa.float64()), ("x2", pa.float64()), ("y2", pa.float64()), ("label", pa.string())]
@@ -32,8 +36,8 @@ _COMPLETION = pa.struct(
         ("correct", pa.bool_()),
         ("advantage", pa.float64()),  # null when masked, or not trained
         ("boxes", _BOXES),  # fractions of the image
-        ("token_ids", _INTS),
-        ("log_probs", _FLOATS),
+        ("token_ids", pa.binary()),  # int32
+        ("log_probs", pa.binary()),  # float32
     ]
 )
 SCHEMA = pa.schema(
@@ -60,7 +64,7 @@ SCHEMA = pa.schema(
         ("ground_truth", pa.string()),
         ("true_boxes", _BOXES),
         ("prompt_tokens", pa.int32()),
-        ("prompt_ids", _INTS),  # as the model saw it, image placeholders expanded
+        ("prompt_ids", pa.binary()),  # int32, as the model saw it, image placeholders expanded
         ("max_new_tokens", pa.int32()),
         ("replica", pa.string()),
         ("scorer", pa.string()),
@@ -118,7 +122,7 @@ def sample_table(samples: Sequence[Sample]) -> pa.Table:
     for name, value_of in _OF_RECORD.items():
         columns[name] = [None if record is None else value_of(record) for record in records]
     arrays = {
-        "prompt_ids": _number_lists([r.group.prompt_ids if r else None for r in records], pa.int32()),
+        "prompt_ids": pa.array([r.group.prompt_ids if r else None for r in records], pa.binary()),
         "completions": _completions(samples),
     }
     return pa.Table.from_arrays(
@@ -130,10 +134,7 @@ def _completions(samples: Sequence[Sample]) -> pa.ListArray:
     answers = [answer for sample in samples for answer in _answers(sample)]
     counts = [None if sample.scored is None else len(sample.scored.rewards) for sample in samples]
     values = _answer_columns(answers)
-    ids = _number_lists([answer.completion.token_ids for answer in answers], pa.int32())
-    log_probs = _number_lists([answer.completion.log_probs for answer in answers], pa.float32())
-    made = {"token_ids": ids, "log_probs": log_probs}
-    fields = [made[f.name] if f.name in made else pa.array(values[f.name], f.type) for f in _COMPLETION]
+    fields = [pa.array(values[f.name], f.type) for f in _COMPLETION]
     return _lists(counts, pa.StructArray.from_arrays(fields, fields=list(_COMPLETION)))
 
 
@@ -162,14 +163,9 @@ def _answer_columns(answers: Sequence[_Answer]) -> dict[str, list[Any]]:
         "correct": [is_correct(a.scored.prompt.reward.verifier, a.reward) for a in answers],
         "advantage": [a.advantage for a in answers],
         "boxes": [predicted_boxes(a.scored.group, a.completion.text) for a in answers],
+        "token_ids": [a.completion.token_ids for a in answers],
+        "log_probs": [a.completion.log_probs for a in answers],
     }
-
-
-def _number_lists(chunks: Sequence[bytes | None], kind: pa.DataType) -> pa.ListArray:
-    """A list a chunk of little-endian numbers of four bytes each; whatever hangs over is left out."""
-    counts = [None if chunk is None else len(chunk) // 4 for chunk in chunks]
-    joined = b"".join(chunk[: len(chunk) // 4 * 4] for chunk in chunks if chunk)
-    return _lists(counts, pa.Array.from_buffers(kind, len(joined) // 4, [None, pa.py_buffer(joined)]))
 
 
 def _lists(counts: Sequence[int | None], values: pa.Array) -> pa.ListArray:

@@ -80,6 +80,11 @@ class GroupFacts(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Part of the reward → its weight in it: `accuracy` and `format`, of a composite its members for the former."""
 
 
+_STEMS: Final = ("check", "evaluat", "examine", "think", "again", "verify", "wait", "yet")
+"""Each word holds one of these; a text without a stem is not searched for its words."""
+_BY_STEM: Final = {
+    stem: [word for word in REFLECTION_WORDS if next(s for s in _STEMS if s in word) == stem] for stem in _STEMS
+}
 _ANY_WORD = "|".join(re.escape(word) for word in REFLECTION_WORDS)
 
 
@@ -91,8 +96,8 @@ def reflects(texts: Sequence[str]) -> list[bool]:
 def count_words(text: str) -> dict[str, int]:
     """How often each reflection word occurs in `text`, as V-Triune counts: also inside other words."""
     lower = text.lower()
-    counts = ((word, lower.count(word)) for word in REFLECTION_WORDS)
-    return {word: count for word, count in counts if count}
+    words = [word for stem, words in _BY_STEM.items() if stem in lower for word in words]
+    return {word: count for word in words if (count := lower.count(word))}
 
 
 def is_correct(verifier: str, reward: Reward) -> bool:
@@ -137,7 +142,7 @@ def said(text: str) -> int:
 
     Cheap rather than exact: it is taken of every completion, and 0 stands for no answer at all.
     """
-    block = last_block(text)
+    block = last_block(text) if "answer>" in text else None
     if block is None:
         box = text.rfind("\\boxed")
         block = text[box:] if box >= 0 else ""

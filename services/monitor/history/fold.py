@@ -24,6 +24,7 @@ from shared.messages import (
     EvalDone,
     Event,
     Kind,
+    Prompt,
     Scored,
     StepDone,
     Voided,
@@ -73,7 +74,7 @@ class Near:
 
     def extend(self, groups: Sequence[Arrived]) -> None:
         for group in groups:
-            self._groups[group.key] = group
+            self._groups[group.key] = group._replace(body=b"")
             self._bytes += _size(group)
         while self._bytes > NEAR_BYTES:
             self._bytes -= _size(self._groups.popitem(last=False)[1])
@@ -99,7 +100,7 @@ class Fold:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._waiting: deque[tuple[Event, int]] = deque()
-        self._arrived: list[Arrived] = []  # in this batch
+        self._fresh: dict[Key, Arrived] = {}  # of this batch: on the shelf only if no step of it consumes them
         self._near = Near()
         self._is_patient = True
 
@@ -111,18 +112,21 @@ class Fold:
     def apply(self, batch: Batch) -> Progress:
         """Commit a batch; what it returns may be acked."""
         progress = Progress()
-        self._arrived = []
+        self._fresh.clear()
         known = max(self._store.sequence(EVENTS), self._waiting[-1][1] if self._waiting else 0)
         self._waiting.extend((event, sequence) for event, sequence in batch.events if sequence > known)
         waiting = deque(self._waiting)
         with self._store.transaction():
             progress.train_sequence = self._read_journal("train", batch.train, progress)
             progress.eval_sequence = self._read_journal("eval", batch.eval, progress)
-            self._put_waiting()
             while waiting and self._on_event(*waiting[0], progress):
                 progress.event_sequence = waiting.popleft()[1]
                 self._store.set_sequence(EVENTS, progress.event_sequence)
+            left = list(self._fresh.values())
+            self._store.put_waiting(left)
         self._waiting = waiting
+        self._fresh.clear()
+        self._near.extend(left)
         return progress
 
     def release(self) -> Progress:
@@ -142,46 +146,49 @@ class Fold:
         stored = self._store.sequence(kind)
         new = [entry for entry in entries if entry.sequence > stored]
         facts = iter(facts_of([entry.message for entry in new if isinstance(entry.message, Scored)]))
+        first = self._store.first_records(_key_of_record(entry.message) for entry in new)
+        arrived: list[Arrived] = []
         for entry in new:
             match entry.message:
                 case Scored() as scored:
-                    self._on_scored(scored, entry.sequence, next(facts))
+                    group = Arrived(_key_of_record(scored), entry.sequence, scored, next(facts), entry.body)
+                    self._on_scored(group, first, arrived)
                 case Voided() as void:
-                    self._on_voided(void, entry.sequence, progress)
+                    self._add(arrived)
+                    arrived = []
+                    self._on_voided(void, entry.sequence, first, progress)
+        self._add(arrived)
         progress.groups += len(new)
         if new:
             stored = new[-1].sequence
             self._store.set_sequence(kind, stored)
         return stored
 
-    def _put_waiting(self) -> None:
-        """The scored groups of the batch, on disk together; the newest ones stay in memory for their step, too."""
-        arrived, self._arrived = self._arrived, []
+    def _add(self, arrived: Sequence[Arrived]) -> None:
         if arrived:
-            self._store.put_waiting(arrived)
-            self._near.extend(arrived)
+            self._store.add_scored(arrived)
+            self._fresh.update((group.key, group) for group in arrived)
 
-    def _on_scored(self, scored: Scored, sequence: int, facts: GroupFacts) -> None:
-        prompt = scored.prompt
-        key = key_of(prompt.kind, prompt.version, prompt.ordinal)
-        found = self._store.group(key)
-        if found is not None and found["sequence"] is not None:
-            if found["stage"] != "learner":  # else late: the learner had given up an ordinal that was on its way
-                self._store.add_duplicate(prompt.kind, prompt.source)
-            return
-        arrived = Arrived(key, sequence, scored, facts)
-        self._store.add_scored(arrived)
-        self._arrived.append(arrived)
+    def _on_scored(self, group: Arrived, first: dict[Key, str], arrived: list[Arrived]) -> None:
+        """`first`: of each group whose record is here, the stage that gave it up."""
+        stage = first.get(group.key)
+        if stage is None:
+            first[group.key] = ""
+            arrived.append(group)
+        elif stage != "learner":  # else late: the learner had given up an ordinal that was on its way
+            self._store.add_duplicate(group.scored.prompt.kind, group.scored.prompt.source)
 
-    def _on_voided(self, void: Voided, sequence: int, progress: Progress) -> None:
-        key = key_of(void.kind, void.version, void.ordinal)
+    def _on_voided(self, void: Voided, sequence: int, first: dict[Key, str], progress: Progress) -> None:
+        key = _key_of_record(void)
         found = self._store.group(key)
         if found is None or found["sequence"] is None:
             self._store.add_void(key, sequence, void)
+            first[key] = void.stage
             progress.voids.append(void)
         elif void.stage == "learner" and found["state"] != "trained":
             # The learner alone may give up a scored group (filtered, stopped): a verdict, not a second record.
             self._store.update_group(key, state="void", reason=void.reason, stage=void.stage, detail=void.detail[:500])
+            first[key] = void.stage
             progress.voids.append(void)
         else:
             self._store.add_duplicate(void.kind, void.source)
@@ -241,7 +248,9 @@ class Fold:
         store.mark_trained(event.step, dict(zip(event.trained, event.staleness, strict=True)))
         for key in voided:
             self._void_by_step(key, event.step)
-        placed = self._placed(trained, event.staleness)
+        ordinals = sorted([*event.trained, *event.voided])
+        rows = store.training_groups(ordinals)
+        placed = self._placed(rows, trained, event.staleness)
         values = values_by_set(placed)
         self._add_learner_values(values, event)
         progress.tasks.update((group.source, group.task) for group in placed)
@@ -251,8 +260,6 @@ class Fold:
         store.add_step(event, sequence)
         store.add_totals({STALENESS: event.staleness} | {f"timing/{k}": [v] for k, v in event.timing.items()})
         store.announce(event.step, importance=event.importance)
-        ordinals = sorted([*event.trained, *event.voided])
-        rows = store.training_groups(ordinals)
         self._write_samples(step_file(event.step), [rows[ordinal] for ordinal in ordinals], event.advantages)
         progress.steps.append((event, values))
         return True
@@ -263,8 +270,7 @@ class Fold:
         was_scored = group is not None and group["state"] == "scored" and group["sequence"] is not None
         self._store.update_group(key, state="void", step=step, **({"reason": "filtered"} if was_scored else {}))
 
-    def _placed(self, keys: Sequence[Key], staleness: Sequence[int]) -> list[Placed]:
-        rows = self._store.training_groups([key.ordinal for key in keys])
+    def _placed(self, rows: Mapping[int, sqlite3.Row], keys: Sequence[Key], staleness: Sequence[int]) -> list[Placed]:
         placed = []
         for key, age in zip(keys, staleness, strict=True):
             facts, row = self._facts(key), rows.get(key.ordinal)
@@ -273,8 +279,8 @@ class Fold:
         return placed
 
     def _facts(self, key: Key) -> GroupFacts | None:
-        near = self._near.get(key)
-        return near.facts if near is not None else self._store.waiting_facts(key)
+        held = self._fresh.get(key) or self._near.get(key)
+        return held.facts if held is not None else self._store.waiting_facts(key)
 
     def _add_learner_values(self, values: dict[Where, dict[str, float]], event: StepDone) -> None:
         everything = values.setdefault(ALL, {})
@@ -301,7 +307,8 @@ class Fold:
             return True
         if self._is_patient and store.count_groups("eval", event.version) < event.total:
             return False
-        keys = store.waiting_keys("eval", event.version)
+        fresh = (key for key in self._fresh if (key.kind, key.version) == ("eval", event.version))
+        keys = sorted({*store.waiting_keys("eval", event.version), *fresh})
         facts = [(key, self._facts(key)) for key in keys]
         values = values_by_set(Placed(*store.source_and_task(key), fact) for key, fact in facts if fact)
         named = {where: {f"eval/{name}": value for name, value in by_name.items()} for where, by_name in values.items()}
@@ -320,7 +327,7 @@ class Fold:
     ) -> None:
         self._write_part(name, groups, advantages or {})
         keys = [_row_key(group) for group in groups]
-        self._store.drop_waiting(keys)
+        self._store.drop_waiting([key for key in keys if self._fresh.pop(key, None) is None])
         self._near.drop(keys)
 
     def _write_part(self, name: str, groups: Sequence[sqlite3.Row], advantages: Mapping[int, Sequence[float]]) -> None:
@@ -331,8 +338,8 @@ class Fold:
         )
 
     def _record(self, key: Key) -> Scored | None:
-        near = self._near.get(key)
-        return near.scored if near is not None else self._store.waiting_record(key)
+        held = self._fresh.get(key) or self._near.get(key)
+        return held.scored if held is not None else self._store.waiting_record(key)
 
     def write_rest(self) -> None:
         """The groups that no step has consumed, in a file of their own; they stay here, for a job that goes on."""
@@ -345,6 +352,13 @@ class Fold:
         with self._store.transaction():
             self._store.set_meta(FINAL, "")
         (self._store.folder / FOLDER / REST_FILE).unlink(missing_ok=True)
+
+
+def _key_of_record(record: object) -> Key:
+    """The key of the group that a record of the journal is of."""
+    of = record.prompt if isinstance(record, Scored) else record
+    assert isinstance(of, Prompt | Voided), f"the journal holds a {type(record).__name__}"
+    return key_of(of.kind, of.version, of.ordinal)
 
 
 def _row_key(row: sqlite3.Row) -> Key:

@@ -38,17 +38,16 @@ def _leaves(field: pa.Field, above: str = "") -> Iterator[str]:
 
 
 _COLUMNS = [path for field in SCHEMA for path in _leaves(field)]
-_NUMBERS = ("prompt_ids.list.element", "completions.list.element.token_ids.list.element")
-_LOG_PROBS = "completions.list.element.log_probs.list.element"
+_NUMBERS = ("prompt_ids", "completions.list.element.token_ids", "completions.list.element.log_probs")
 _TEXTS = ("prompt.list.element.content", "completions.list.element.text")
 _ORDINAL = _COLUMNS.index("ordinal")
-SHOWN_COLUMNS = [path for path in _COLUMNS if path not in (*_NUMBERS, _LOG_PROBS)]
+SHOWN_COLUMNS = [path for path in _COLUMNS if path not in _NUMBERS]
 """All but one number a token: those are for programs."""
 _WRITING: dict[str, Any] = {
-    # Numbers of tokens hardly repeat: a dictionary of them, and zstd, would take longer than all the rest.
-    "compression": dict.fromkeys(_COLUMNS, "lz4") | dict.fromkeys(_TEXTS, "zstd") | dict.fromkeys(_NUMBERS, "none"),
+    # Numbers of tokens hardly repeat, and to compress texts well would take longer than all the rest.
+    "compression": dict.fromkeys(_COLUMNS, "lz4") | dict.fromkeys(_NUMBERS, "none"),
     "use_dictionary": [path for path in SHOWN_COLUMNS if path not in _TEXTS],
-    "column_encoding": dict.fromkeys(_NUMBERS, "DELTA_BINARY_PACKED") | {_LOG_PROBS: "BYTE_STREAM_SPLIT"},
+    "write_statistics": ["ordinal"],
 }
 
 

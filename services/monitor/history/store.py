@@ -28,12 +28,13 @@ _TRAINING = f"kind = 'train' AND version = {TRAIN_VERSION} AND ordinal IN (SELEC
 
 
 class Arrived(NamedTuple):
-    """A scored group that is new here."""
+    """A scored group that is new here; `body` is its record as it came."""
 
     key: "Key"
     sequence: int
     scored: Scored
     facts: GroupFacts
+    body: bytes = b""
 
 
 class Key(NamedTuple):
@@ -46,6 +47,31 @@ class Key(NamedTuple):
 
 def key_of(kind: Kind, version: int | None, ordinal: int) -> Key:
     return Key(kind, TRAIN_VERSION if version is None or kind == "train" else version, ordinal)
+
+
+_SCORED_COLUMNS = (
+    "sequence", "source", "task", "sample_id", "state", "reward", "errors", "oldest_version", "replica", "scorer",
+    "published_at", "started_at", "finished_at", "score_started_at", "score_finished_at",
+)  # fmt: skip
+# A step may have named the group before its record came: what the step said of its state stays.
+_ADD_SCORED = (
+    f"INSERT INTO groups(kind, version, ordinal, {', '.join(_SCORED_COLUMNS)}) "
+    f"VALUES({', '.join('?' * (3 + len(_SCORED_COLUMNS)))}) ON CONFLICT(kind, version, ordinal) DO UPDATE SET "
+    + ", ".join(f"{name} = excluded.{name}" for name in _SCORED_COLUMNS if name != "state")
+)
+
+
+def _scored_row(arrived: Arrived) -> tuple[object, ...]:
+    """The key and the values of `_SCORED_COLUMNS`."""
+    key, sequence, scored, facts, _ = arrived
+    prompt, group = scored.prompt, scored.group
+    rewards = [answer.final for answer in facts.answers if answer.final is not None]
+    mean, errors = sum(rewards) / len(rewards) if rewards else None, len(facts.answers) - len(rewards)
+    times = (prompt.published_at, group.started_at, group.finished_at, scored.started_at, scored.finished_at)
+    return (
+        *key, sequence, prompt.source, prompt.task, prompt.sample_id, "scored", mean, errors, facts.oldest_version,
+        group.replica, scored.replica, *times,
+    )  # fmt: skip
 
 
 class Store:
@@ -131,39 +157,36 @@ class Store:
         query = f"SELECT * FROM groups WHERE {_TRAINING}"
         return {row["ordinal"]: row for row in self._db.execute(query, (json.dumps(ordinals),))}
 
+    def first_records(self, keys: Iterable[Key]) -> dict[Key, str]:
+        """Of each group whose record is here: the stage that gave it up, empty when it was scored."""
+        by_set: dict[tuple[Kind, int], list[int]] = {}
+        for key in keys:
+            by_set.setdefault((key.kind, key.version), []).append(key.ordinal)
+        query = (
+            "SELECT ordinal, stage FROM groups WHERE kind = ? AND version = ? "
+            "AND ordinal IN (SELECT value FROM json_each(?)) AND sequence IS NOT NULL"
+        )
+        return {
+            Key(kind, version, row["ordinal"]): row["stage"]
+            for (kind, version), ordinals in by_set.items()
+            for row in self._db.execute(query, (kind, version, json.dumps(ordinals)))
+        }
+
     def mark_trained(self, step: int, staleness: Mapping[int, int]) -> None:
         """Training groups by ordinal, with their staleness, were consumed by `step`."""
+        query = f"UPDATE groups SET state = 'trained', reason = '', step = ?, staleness = ? WHERE {_GROUP}"
+        rows = [(step, age, "train", TRAIN_VERSION, ordinal) for ordinal, age in staleness.items()]
+        if self._db.executemany(query, rows).rowcount == len(rows):
+            return
         for ordinal in staleness.keys() - self.training_groups(list(staleness)).keys():
             self.update_group(key_of("train", None, ordinal), state="trained")
-        self._db.executemany(
-            f"UPDATE groups SET state = 'trained', reason = '', step = ?, staleness = ? WHERE {_GROUP}",
-            [(step, age, "train", TRAIN_VERSION, ordinal) for ordinal, age in staleness.items()],
-        )
+        self._db.executemany(query, rows)
 
-    def add_scored(self, arrived: Arrived) -> None:
-        """A group whose record was not here yet."""
-        key, sequence, scored, facts = arrived
-        prompt, group = scored.prompt, scored.group
-        rewards = [answer.final for answer in facts.answers if answer.final is not None]
-        self._upsert(
-            key,
-            sequence=sequence,
-            source=prompt.source,
-            task=prompt.task,
-            sample_id=prompt.sample_id,
-            state="scored",
-            reward=sum(rewards) / len(rewards) if rewards else None,
-            errors=len(facts.answers) - len(rewards),
-            oldest_version=facts.oldest_version,
-            replica=group.replica,
-            scorer=scored.replica,
-            published_at=prompt.published_at,
-            started_at=group.started_at,
-            finished_at=group.finished_at,
-            score_started_at=scored.started_at,
-            score_finished_at=scored.finished_at,
-        )
-        self._add_source(prompt.source, prompt.task)
+    def add_scored(self, groups: Sequence[Arrived]) -> None:
+        """Groups whose records were not here yet."""
+        self._db.executemany(_ADD_SCORED, [_scored_row(group) for group in groups])
+        for group in groups:
+            self._add_source(group.scored.prompt.source, group.scored.prompt.task)
 
     def add_void(self, key: Key, sequence: int, void: Voided) -> None:
         self._upsert(
@@ -203,7 +226,9 @@ class Store:
     # ---- groups that wait for their step
     def put_waiting(self, groups: Sequence[Arrived]) -> None:
         """What the samples of these groups will be made of."""
-        spots = self._shelf.put([encode(group.scored) for group in groups])
+        if not groups:
+            return
+        spots = self._shelf.put([group.body or encode(group.scored) for group in groups])
         rows = [
             (*group.key, msgspec.msgpack.encode(group.facts), *spot) for group, spot in zip(groups, spots, strict=True)
         ]
@@ -226,8 +251,8 @@ class Store:
         return [Key(kind, *row) for row in self._db.execute(query, (kind, version, version))]
 
     def drop_waiting(self, keys: Iterable[Key]) -> None:
-        self._db.executemany(f"DELETE FROM waiting WHERE {_GROUP}", keys)
-        self._dropped = True
+        if self._db.executemany(f"DELETE FROM waiting WHERE {_GROUP}", keys).rowcount:
+            self._dropped = True
 
     # ---- series
     def add_points(self, step: int, time: float, values: Mapping[Where, Mapping[str, float]]) -> None:

@@ -13,7 +13,7 @@ from nats.js.errors import NotFoundError
 from shared.blobs.port import Blobs
 from shared.bus.nats.link import ANSWER_S, BUCKET, LOST, Link
 from shared.bus.nats.pull import Puller, sequences
-from shared.bus.nats.wire import Unreadable, trace_of, unseal, void_of
+from shared.bus.nats.wire import Unreadable, trace_of, unseal_with_body, void_of
 from shared.bus.port import JournalEntry
 from shared.errors import Corrupt, Unavailable
 from shared.messages import AnyMessage
@@ -178,9 +178,9 @@ class NatsJournalReader:
         entries: list[JournalEntry] = []
         for raw in raws:
             sequence, _, _ = sequences(raw)
-            record = await self._record(raw, sequence)
+            record, body = await self._record(raw, sequence)
             if record is not None:
-                entries.append(JournalEntry(sequence, record, trace_of(raw)))
+                entries.append(JournalEntry(sequence, record, trace_of(raw), body))
         return entries
 
     async def ack(self, sequence: int) -> None:
@@ -194,13 +194,13 @@ class NatsJournalReader:
     async def close(self) -> None:
         await self._reader.close()
 
-    async def _record(self, raw: Any, sequence: int) -> AnyMessage | None:
-        """The record; in place of one that cannot be read its void, None when it is not even a group's."""
+    async def _record(self, raw: Any, sequence: int) -> tuple[AnyMessage | None, bytes]:
+        """The record with its bytes; in place of one that cannot be read its void, None when it is no group's."""
         try:
-            return await unseal(raw, self._blobs, self._link.retry)
+            return await unseal_with_body(raw, self._blobs, self._link.retry)
         except Unreadable as error:
             get_logger().error("a record of the log cannot be read", sequence=sequence, error=str(error))
-            return void_of(raw, error)
+            return void_of(raw, error), b""
 
     async def _check_purges(self) -> None:
         keys = [purged_key(self._stream, self._job, name) for name in self._names]

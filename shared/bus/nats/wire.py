@@ -62,6 +62,12 @@ async def seal(
 
 async def unseal(message: Any, blobs: Blobs | None, retry: Retry) -> AnyMessage:
     """The message in a NATS message; raises Unreadable. A blob store that is away is waited for."""
+    found, _ = await unseal_with_body(message, blobs, retry)
+    return found
+
+
+async def unseal_with_body(message: Any, blobs: Blobs | None, retry: Retry) -> tuple[AnyMessage, bytes]:
+    """`unseal`, and the bytes that the message was decoded from."""
     stream = message.subject.split(".", 1)[0]
     try:
         body = await _body(message, blobs, retry)
@@ -70,7 +76,7 @@ async def unseal(message: Any, blobs: Blobs | None, retry: Retry) -> AnyMessage:
         raise Unreadable(f"message on {message.subject} cannot be read: {error}") from error
     if not isinstance(found, _CARRIED[stream]):
         raise Unreadable(f"message on {message.subject} is a {type(found).__name__}, which {stream} does not carry")
-    return found
+    return found, body
 
 
 def is_claim_check(message: Any) -> bool:
