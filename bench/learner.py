@@ -1,14 +1,19 @@
-"""Seconds of one learner update against the same update with every prompt and image repeated n times, and grouped.
+"""One learner update against the same update with every prompt and image repeated n times, and grouped.
 
-Prints one JSON line a case: `python bench/learner.py [--threads N] [--repeats N]`. The plain update is transformers'
+Prints one JSON line a case: `python bench/learner.py [--threads N] [--repeats N]`, seconds, response tokens a second
+and, from a process apart, the peak of memory. The plain update is transformers'
 own model, its batch padded within buckets of similar length; the grouped one is `bench.grouped`, where PyPI's
 `prefix-grouper` is installed. All take turns, so that a busy machine slows all of them; seconds are the process's own
 on all its cores, and wall seconds beside them.
 """
 
 import argparse
+import gc
+import itertools
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +31,7 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from bench import resident
 from services.learner.algorithms.losses import ppo_clip
 from services.learner.algorithms.tokens import Tokens
 from services.learner.attention.batch import Ready
@@ -88,34 +94,70 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="numbers of the cases, from 0")
+    parser.add_argument("--peaks", action="store_true", help="measure memory instead (the process that is apart)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         make_tiny_vlm(Path(folder), ["count the red circles 0 1 2 3"] * 8)
-        for case in (CASES[number] for number in arguments.cases):
-            sys.stdout.write(json.dumps(measure(case, folder, arguments.repeats)) + "\n")
+        for number in arguments.cases:
+            if arguments.peaks:
+                line = peaks(CASES[number], folder)
+            else:
+                line = measure(CASES[number], folder, arguments.repeats) | peaks_apart(number)
+            sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
 
 
-def measure(case: Case, folder: str, repeats: int) -> dict[str, object]:
-    """Median seconds of both updates after one unmeasured round, and their ratio."""
+def sides(spec: JobSpec, groups: Sequence[Ready], pixels: PixelCache) -> dict[str, Callable[[], Callable[[], None]]]:
+    """What makes each side ready, by name: it returns the update."""
+
+    def shared() -> Callable[[], None]:
+        engine, steps = TorchEngine(pixels), itertools.count(1)
+        engine.open(spec, None)
+        return lambda: engine.step(StepWork(next(steps), 1000, False, groups)) and None
+
+    found = {"plain": lambda: Plain(spec, groups, pixels).update}
+    if find_spec("prefix_grouper") is not None:
+        found["grouped"] = lambda: import_module("bench.grouped").Grouped(spec, groups, pixels).update
+    return found | {"learner": shared}
+
+
+def peaks_apart(number: int) -> dict[str, object]:
+    """`peaks` of a case, from a process that gives freed memory back."""
+    command = [sys.executable, __file__, "--threads", "1", "--cases", str(number), "--peaks"]
+    env = {**os.environ, **resident.GIVEN_BACK}
+    made = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True, text=True)
+    return dict(json.loads(made.stdout.splitlines()[-1]))
+
+
+def peaks(case: Case, folder: str) -> dict[str, object]:
+    """MiB that a side's second update has at most above what was there before its model was loaded."""
     spec = job(case, folder)
     ingest = GroupIngest(spec)
-    engine = TorchEngine(ingest.pixels)
-    facts = engine.open(spec, None)
     groups = [ingest.ready(*scored_group(case, ordinal, ingest.inputs)) for ordinal in range(case.groups)]
-    plain = Plain(spec, groups, ingest.pixels)
-    sides = {"plain": plain.update} | (
-        {"grouped": grouped.update} if (grouped := _grouped(spec, groups, ingest.pixels)) else {}
-    )
-    ours = [0]
+    found = {}
+    for name, make in sides(spec, groups, ingest.pixels).items():
+        before = resident.now()
+        update = make()
+        update()
+        resident.count_peak()
+        update()
+        found[name] = resident.peak() - before
+        del update
+        gc.collect()
+    return {f"{name}_peak_mib": round(size / resident.MIB, 1) for name, size in found.items()} | {
+        f"{name}_peak_ratio": round(found["learner"] / size, 2) for name, size in found.items() if name != "learner"
+    }
 
-    def shared() -> None:
-        ours[0] += 1
-        engine.step(StepWork(ours[0], 1000, False, groups))
 
-    sides["learner"] = shared
-    times = dict(zip(sides, take_turns(list(sides.values()), repeats), strict=True))
+def measure(case: Case, folder: str, repeats: int) -> dict[str, object]:
+    """Median seconds of each update after one unmeasured round, and their ratios."""
+    spec = job(case, folder)
+    ingest = GroupIngest(spec)
+    groups = [ingest.ready(*scored_group(case, ordinal, ingest.inputs)) for ordinal in range(case.groups)]
+    updates = {name: make() for name, make in sides(spec, groups, ingest.pixels).items()}
+    times = dict(zip(updates, take_turns(list(updates.values()), repeats), strict=True))
+    tokens = sum(group.num_response_tokens for group in groups)
     return {
         "bench": "learner",
         "case": case.name,
@@ -123,24 +165,18 @@ def measure(case: Case, folder: str, repeats: int) -> dict[str, object]:
         "completions": N,
         "image_tokens": case.image_tokens,
         "prompt_tokens": len(groups[0].prompt_ids),
-        "response_tokens": sum(group.num_response_tokens for group in groups),
-        "threads": facts["threads"],
+        "response_tokens": tokens,
+        "threads": torch.get_num_threads(),
         **{f"{name}_s": round(wall, 4) for name, (wall, _) in times.items()},
         **{f"{name}_cpu_s": round(cpu, 4) for name, (_, cpu) in times.items()},
+        **{f"{name}_tokens_per_cpu_s": round(tokens / cpu) for name, (_, cpu) in times.items()},
         **{
             f"against_{name}{kind}": round(times[name][index] / times["learner"][index], 2)
-            for name in sides
+            for name in updates
             if name != "learner"
             for index, kind in enumerate(("", "_cpu"))
         },
     }
-
-
-def _grouped(spec: JobSpec, groups: Sequence[Ready], pixels: PixelCache) -> Any:
-    """`bench.grouped`'s update; None where the package is not installed."""
-    if find_spec("prefix_grouper") is None:
-        return None
-    return import_module("bench.grouped").Grouped(spec, groups, pixels)
 
 
 def take_turns(calls: Sequence[Callable[[], None]], repeats: int) -> list[tuple[float, float]]:

@@ -15,7 +15,9 @@ from typing import Any
 
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from bench import resident
 from bench.learner import Case, scored_group
+from bench.resident import MIB
 from services.learner.attention.batch import micro_batches, pack, parts_of
 from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
@@ -25,7 +27,6 @@ from shared.models.memory import Shape, estimate, read_architecture
 from triune.demo.tiny_vlm import save_model, tiny_config
 from triune.demo.tokenizer import train_tokenizer
 
-MIB = 1024**2
 VISION = ("vit", "connector")
 
 
@@ -74,7 +75,7 @@ def main() -> None:
             line = {"bench": "memory", "model": size, "case": case.name} | measure(case, folder, learner)
         sys.stdout.write(json.dumps(line) + "\n")
         return
-    limits = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    limits = {**resident.GIVEN_BACK, "OMP_NUM_THREADS": "1"}
     for number in range(len(CASES)):
         subprocess.run([sys.executable, __file__, str(number)], env={**os.environ, **limits}, check=True)
 
@@ -115,13 +116,13 @@ def measure(case: Case, folder: str, learner: dict[str, Any]) -> dict[str, Any]:
     )
     ingest = GroupIngest(spec)
     groups = [ingest.ready(*scored_group(case, ordinal, ingest.inputs)) for ordinal in range(case.groups)]
-    before = resident("VmRSS")
+    before = resident.now()
     engine = TorchEngine(ingest.pixels)
     engine.open(spec, None)
     engine.step(StepWork(1, 10, False, groups))
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    resident.count_peak()
     engine.step(StepWork(2, 10, False, groups))
-    measured = resident("VmHWM") - before
+    measured = resident.peak() - before
     found = estimate(spec, read_architecture(Path(folder)), shape_of(spec, groups, ingest), device="cpu")
     parts = {name: round(size / MIB, 1) for name, size in found.device.items()}
     return {
@@ -146,12 +147,6 @@ def shape_of(spec: JobSpec, groups: list[Any], ingest: GroupIngest) -> Shape:
         gathered=sum(block.key.size for block in packed.blocks),
         patches=sum(t * h * w for t, h, w in grids),
     )
-
-
-def resident(key: str) -> int:
-    """Bytes of this process's memory by the kernel's account."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
 
 if __name__ == "__main__":

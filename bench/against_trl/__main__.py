@@ -1,9 +1,10 @@
 """Seconds a step of the whole loop against TRL's, taking turns: `make bench-trl`.
 
-Prints a JSON line a case. Both sides train all components of the same random model with one update a step; a completion
-runs to its limit of tokens on either side, and its reward is a number from its text. TRL is one process with a thread
-for each core; the loop's rollout and learner have as many each, since on-policy they take turns. The first step of
-either is not counted. With `max_staleness` 1 the two share the cores.
+Prints a JSON line a case: by the clock, and by processor time (of all five services and their servers on our side),
+which a busy machine disturbs less. Both sides train all components of the same random model with one update a step; a
+completion runs to its limit of tokens on either side, and its reward is a number from its text. TRL is one process with
+a thread for each core; the loop's rollout and learner have as many each, since on-policy they take turns. The first step
+of either is not counted. With `max_staleness` 1 the two share the cores.
 """
 
 import argparse
@@ -20,11 +21,12 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from bench.loop import REPLICAS, run_job, seconds
+from bench.loop import REPLICAS, seconds
 from shared.samples.schema import RATIO_NAMES, SCHEMA
 from triune.demo.tiny_vlm import make_tiny_vlm
 from triune.local.deployment import deployed
@@ -113,6 +115,30 @@ def job(model: Path, data: Path, case: Case, steps: int, max_staleness: int) -> 
     }
 
 
+async def ours(client: httpx.AsyncClient, document: dict[str, Any]) -> dict[str, float]:
+    """Wall and processor seconds a step of a job, the latter from its first step on."""
+    name = (await client.post("/v1/jobs", json=document)).raise_for_status().json()["job_id"]
+    marks: list[tuple[int, float]] = []
+    async with asyncio.timeout(LIMIT_S):
+        while True:
+            details = (await client.get(f"/v1/jobs/{name}")).raise_for_status().json()
+            if details["state"] == "failed":
+                raise RuntimeError(details["error"])
+            steps = details["report"]["steps"]
+            if steps > (marks[-1][0] if marks else 0):
+                marks.append((steps, used()))
+            if details["on_file"]:
+                (first, start), (last, end) = marks[0], marks[-1]
+                return {"wall": seconds(details["report"])["wall"], "cpu": (end - start) / (last - first)}
+            await asyncio.sleep(0.2)
+
+
+def used() -> float:
+    """Processor seconds of all processes that this one has started and that run."""
+    times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return sum(each.user + each.system for each in times)
+
+
 def theirs(python: Path, model: Path, pictures: Path, case: Case, steps: int) -> dict[str, Any]:
     """Wall and processor seconds a step of TRL."""
     numbers = {"prompts": case.prompts, "completions": N, "tokens": TOKENS, "steps": steps, "threads": os.cpu_count()}
@@ -137,7 +163,7 @@ async def measure(case: Case, python: Path, steps: int, rounds: int, folder: Pat
     (folder / "plugins").mkdir()
     (folder / "plugins" / "drawn.py").write_text(PLUGIN)
     threads = dict.fromkeys(REPLICAS, 1) | dict.fromkeys(("rollout", "learner"), os.cpu_count() or 1)
-    found: dict[str, list[float]] = {"on-policy": [], "stale": [], "trl": []}
+    found: dict[str, list[dict[str, float]]] = {"on_policy": [], "stale": [], "trl": []}
     version = ""
     async with (
         deployed(
@@ -150,22 +176,23 @@ async def measure(case: Case, python: Path, steps: int, rounds: int, folder: Pat
         httpx.AsyncClient(base_url=system.api_url, headers=system.headers, timeout=30.0) as client,
     ):
         for _ in range(rounds):
-            for name, eta in (("on-policy", 0), ("stale", 1)):
-                report = await run_job(client, job(model, data, case, steps, eta), LIMIT_S)
-                found[name].append(seconds(report)["wall"])
+            for name, eta in (("on_policy", 0), ("stale", 1)):
+                found[name].append(await ours(client, job(model, data, case, steps, eta)))
             line = await asyncio.to_thread(theirs, python, model, pictures, case, steps)
-            found["trl"].append(line["wall"])
-            version = line["trl"]
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    return {
-        "bench": "trl",
-        "trl": version,
-        "pixels": case.side,
-        "prompts": case.prompts,
-        **{f"{name}_s": round(value, 3) for name, value in medians.items()},
-        "on_policy_ratio": round(medians["trl"] / medians["on-policy"], 2),
-        "stale_ratio": round(medians["trl"] / medians["stale"], 2),
+            version = str(line.pop("trl"))
+            found["trl"].append(line)
+    medians = {
+        f"{name}_{kind}_s": statistics.median(one[kind] for one in rows)
+        for name, rows in found.items()
+        for kind in ("wall", "cpu")
     }
+    ratios = {
+        f"{name}_{kind}_ratio": medians[f"trl_{kind}_s"] / medians[f"{name}_{kind}_s"]
+        for name in ("on_policy", "stale")
+        for kind in ("wall", "cpu")
+    }
+    rounded = {name: round(value, 3) for name, value in (medians | ratios).items()}
+    return {"bench": "trl", "trl": version, "pixels": case.side, "prompts": case.prompts, **rounded}
 
 
 def main() -> None:

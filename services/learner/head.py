@@ -53,12 +53,12 @@ class _LogProbs(torch.autograd.Function):
         for start in range(0, len(hidden), rows):
             chosen = slice(start, start + rows)
             logs = _log_softmax(hidden[chosen], weight, bias, temperature)
+            kept = logs.exp()
             log_probs.append(logs.gather(-1, targets[chosen, None]).squeeze(-1))
-            entropies.append(-torch.linalg.vecdot(logs.exp(), logs))
-            kept = logs
+            entropies.append(-torch.linalg.vecdot(kept, logs))
         ctx.set_materialize_grads(False)  # of an entropy that is only measured
         ctx.temperature, ctx.rows = temperature, rows
-        ctx.logs = kept if len(hidden) <= rows else None
+        ctx.probabilities = kept if len(hidden) <= rows else None
         entropy = torch.cat(entropies)
         ctx.save_for_backward(hidden, weight, targets, bias, entropy)
         return torch.cat(log_probs), entropy
@@ -70,17 +70,21 @@ class _LogProbs(torch.autograd.Function):
         of_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         for start in range(0, len(hidden), ctx.rows):
             chosen = slice(start, start + ctx.rows)
-            logs = ctx.logs if ctx.logs is not None else _log_softmax(hidden[chosen], weight, bias, ctx.temperature)
-            of_logits = torch.zeros_like(logs)
-            if of_log_probs is not None:
-                _add_log_probs(of_logits, logs, targets[chosen], of_log_probs[chosen])
-            if of_entropy is not None:
-                of_logits.sub_(logs.exp() * (logs + entropy[chosen, None]) * of_entropy[chosen, None])
+            probabilities = ctx.probabilities
+            if probabilities is None:
+                probabilities = _log_softmax(hidden[chosen], weight, bias, ctx.temperature).exp_()
+            of_logits = _of_logits(
+                probabilities,
+                targets[chosen],
+                None if of_log_probs is None else of_log_probs[chosen, None],
+                None if of_entropy is None else of_entropy[chosen, None],
+                entropy[chosen, None],
+            )
             of_logits = of_logits.div_(ctx.temperature).to(weight.dtype)
             torch.mm(of_logits, weight, out=of_hidden[chosen])
             if of_weight is not None:
                 _add_product(of_weight, of_logits.t(), hidden[chosen])
-        ctx.logs = None
+        ctx.probabilities = None  # spent
         return of_hidden, of_weight, None, None, None, None
 
 
@@ -91,9 +95,18 @@ def _log_softmax(hidden: Tensor, weight: Tensor, bias: Tensor, temperature: floa
     return F.log_softmax(logits.add_(bias), dim=-1)
 
 
-def _add_log_probs(of_logits: Tensor, logs: Tensor, targets: Tensor, gradient: Tensor) -> None:
-    torch.exp(logs, out=of_logits)
-    of_logits.mul_(-gradient[:, None]).scatter_add_(1, targets[:, None], gradient[:, None])
+def _of_logits(
+    probabilities: Tensor, targets: Tensor, of_log_probs: Tensor | None, of_entropy: Tensor | None, entropy: Tensor
+) -> Tensor:
+    """The gradient (M, V), in place of the `probabilities`; those of values, and the `entropy`, are (M, 1)."""
+    spread = None
+    if of_entropy is not None:
+        spread = torch.xlogy(probabilities, probabilities).add_(probabilities * entropy).mul_(of_entropy)
+    if of_log_probs is None:
+        probabilities.zero_()
+    else:
+        probabilities.mul_(-of_log_probs).scatter_add_(1, targets[:, None], of_log_probs)
+    return probabilities if spread is None else probabilities.sub_(spread)
 
 
 def _add_product(sums: Tensor, left: Tensor, right: Tensor) -> None:
