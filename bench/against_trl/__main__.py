@@ -2,9 +2,9 @@
 
 Prints a JSON line a case: by the clock, and by processor time (of all five services and their servers on our side),
 which a busy machine disturbs less. Both sides train all components of the same random model with one update a step; a
-completion runs to its limit of tokens on either side, and its reward is a number from its text. TRL is one process with
-a thread for each core; the loop's rollout and learner have as many each, since on-policy they take turns. The first step
-of either is not counted. With `max_staleness` 1 the two share the cores.
+completion runs to its limit of tokens on either side, and its reward is a number from its text. TRL is one process
+with a thread for each core; the loop's rollout and learner have as many each, since on-policy they take turns. The
+first step of either is not counted. With `max_staleness` 1 the two share the cores.
 """
 
 import argparse

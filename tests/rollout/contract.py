@@ -65,6 +65,22 @@ class Plain:
         assert changed, part
         return weights_at(folder / f"v{version}", version, changed)
 
+    def adapt(self, folder: Path, version: int) -> WeightsAt:
+        """A version with adapters on some layers of all kinds, over the model beneath; here they are merged."""
+        generator = torch.Generator().manual_seed(version)
+        held = {name: tensor.clone() for name, tensor in self.model.state_dict().items() if name != "lm_head.weight"}
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                if not name.endswith(("layers.0.self_attn.q_proj.weight", "layers.1.mlp.down_proj.weight")):
+                    continue
+                down, up = (
+                    torch.randn(shape, generator=generator) for shape in ((3, tensor.shape[1]), (len(tensor), 3))
+                )
+                layer = name.removesuffix(".weight")
+                held |= {f"{layer}.lora_A.weight": down, f"{layer}.lora_B.weight": 0.1 * up}
+                tensor += 0.1 * up @ down
+        return weights_at(folder / f"v{version}", version, held)
+
 
 async def sample(engine: Engine, prompt: Prompt, images: list[bytes], key: str = "") -> list[Completion]:
     prepared = await engine.prepare(prompt, images)
@@ -148,6 +164,16 @@ class EngineContract:
             assert after[0].versions == [(version, after[0].num_tokens)]
             assert after[0].log_probs != before[0].log_probs
             before = after
+
+    async def test_adapters_are_added_to_the_weights_beneath_them(
+        self, engine: Engine, plain: Plain, tmp_path: Path
+    ) -> None:
+        question = case(0, n=1, temperature=0.0, tokens=20)
+        before = await sample(engine, *question)
+        assert (await engine.load(plain.adapt(tmp_path, 5))).version == 5
+        after = await sample(engine, *question)
+        plain.agrees(*question, after[0])
+        assert after[0].log_probs != before[0].log_probs
 
     @pytest.mark.parametrize(
         ("tensors", "said"),
