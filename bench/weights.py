@@ -6,6 +6,7 @@ bytes, taken in turns. Memory: what publishing adds to the learner's peak, in a 
 """
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -172,7 +173,8 @@ class Taken(NamedTuple):
 
 
 def timed(work: Callable[..., Any], *arguments: Any, **options: Any) -> tuple[Any, Taken]:
-    """The result of a call, and what it took."""
+    """The result of a call, and what it took once the disk is at rest: who writes more than it can take is slowed."""
+    os.sync()
     wall, cpu = time.perf_counter(), time.process_time()
     result = work(*arguments, **options)
     return result, Taken(time.perf_counter() - wall, time.process_time() - cpu)

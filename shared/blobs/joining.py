@@ -12,7 +12,7 @@ from shared.blobs import deltas
 from shared.blobs.host_files import HeldFile, HostFiles, read_at
 from shared.blobs.manifest import TensorEntry, WeightsManifest, file_header, in_file_order, tensors_digest
 from shared.blobs.port import BlobReader, Blobs
-from shared.blobs.snapshot import write_at
+from shared.blobs.snapshot import reserve, write_at
 from shared.errors import BlobMissing, Corrupt, Unavailable
 from shared.messages import BlobRef
 
@@ -198,6 +198,7 @@ class Joiner:
             start = route.start if isinstance(route.start, HeldFile) else reader(route.start)
             steps = [(reader(one.blobs[-1]), {entry.name: entry for entry in one.trained}) for one in route.deltas]
             target = clean.enter_context(path.open("xb"))
+            reserve(target.fileno(), len(header) + sum(spec.nbytes for spec in specs))
             write_at(target.fileno(), header, 0)
             deltas.decode(
                 specs, places, start.read, steps,

@@ -1,5 +1,6 @@
 """What a training engine exports into: a safetensors file of its host that keeps one version's bits."""
 
+import errno
 import os
 import time
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ class Snapshot:
         header, self.places = file_header(self.specs)
         self._sizes = {spec.name: spec.nbytes for spec in self.specs}
         self._written = dict.fromkeys(self.places, 0)
+        self._reserve(len(header) + self.nbytes)
         self._write(header, 0)
 
     def put(self, name: str, data: bytes | memoryview) -> None:
@@ -74,11 +76,26 @@ class Snapshot:
         self._file.close()
         self.path.unlink(missing_ok=True)
 
+    def _reserve(self, size: int) -> None:
+        try:
+            reserve(self._file.fileno(), size)
+        except OSError as error:
+            raise Unavailable(f"weights cannot be written to {self.path}: {error}") from error
+
     def _write(self, data: bytes | memoryview, place: int) -> None:
         try:
             write_at(self._file.fileno(), data, place)
         except OSError as error:
             raise Unavailable(f"weights cannot be written to {self.path}: {error}") from error
+
+
+def reserve(handle: int, size: int) -> None:
+    """Have the file system set `size` bytes aside: they are written faster, and a full disk is told at once."""
+    try:
+        os.posix_fallocate(handle, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):  # the file system cannot
+            raise
 
 
 def write_at(handle: int, data: bytes | memoryview, offset: int) -> None:
