@@ -35,7 +35,7 @@ async def open_engine(spec: JobSpec, config: RolloutConfig, kept: Kept | None = 
     return BatchingEngine(opened, room, config.grace_s)
 
 
-async def open_vllm(spec: JobSpec, limits: PromptLimits, kept: Kept | None) -> Engine:
+async def open_vllm(spec: JobSpec, limits: PromptLimits, kept: Kept | None = None) -> Engine:
     """Only here is anything of vLLM's environment imported; raises UserError when it is not installed."""
     import torch
 
