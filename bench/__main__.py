@@ -15,6 +15,7 @@ COMMANDS = {
     "data": ["bench/data.py"],
     "weights": ["bench/weights.py"],
     "loop": ["bench/loop.py"],
+    "overlap": ["bench/overlap.py"],
     "algorithms": ["bench/algorithms.py"],
     "ranks": ["bench/ranks.py"],
     "monitor": ["bench/monitor.py"],
