@@ -29,7 +29,8 @@ async def purge_log(bus: Bus, job: str, needed: Needed) -> None:
     await bus.purge("events", job, "step", below=min(needed.steps, told))
     await bus.purge("events", job, "weights", below=min(needed.weights, told))
     await bus.purge("events", job, "loaded", below=told)
-    await bus.purge("events", job, "device", below=await bus.last_sequence("events", job, "device"))
+    last_turn = await bus.last_sequence("events", job, "device")  # says whose the device is: it stays
+    await bus.purge("events", job, "device", below=min(last_turn, told))
 
 
 async def drop_log(bus: Bus, job: str) -> None:

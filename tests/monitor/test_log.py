@@ -1,5 +1,6 @@
 """The monitor reads the whole log of a job, from where its own store ends, or says that it cannot."""
 
+import asyncio
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ import pytest
 
 from services.monitor import handlers
 from shared.bus.memory import MemoryServer
-from shared.log.purging import Needed, purge_log
+from shared.log.purging import MONITOR, Needed, purge_log
+from shared.messages import DeviceTurn
 from tests.fakes import eventually
 from tests.monitor import runs
 from tests.monitor import stage as stages
@@ -41,6 +43,27 @@ async def test_a_store_that_ends_before_a_purge_is_told_and_no_record_is_skipped
     shutil.rmtree(tmp_path / "runs" / job)
     async with running(Stage(tmp_path, server)) as stage:
         await eventually(lambda: _is_told(stage, job, "purged below sequence 4, expected it from 1"))
+
+
+async def test_no_turn_on_a_shared_device_goes_before_it_is_read_and_the_last_one_stays(tmp_path: Path) -> None:
+    server = MemoryServer()
+    async with running(Stage(tmp_path, server)) as stage:
+        job = await stage.submit()
+        await stage.state(job, "running")
+    stage, nothing = Stage(tmp_path, server), Needed(train=0, steps=0, weights=0)
+    for state in ("wanted", "free", "returned"):
+        await stage.announce(job, DeviceTurn(job=job, turn=1, state=state))
+    await purge_log(stage.bus, job, nothing)
+    last = await stage.bus.last_sequence("events", job, "device")
+    async with running(stage):
+        async with asyncio.timeout(60.0):
+            while await stage.bus.floor("events", job, "*", MONITOR) < last:
+                await server.wait_change(0.05)
+        await purge_log(stage.bus, job, nothing)
+        left = [entry for entry in server.streams["events"].entries.values() if entry.subject.endswith(".device")]
+    assert len(left) == 1
+    found = await stage.bus.last_event(job, "device")
+    assert found is not None and isinstance(found[0], DeviceTurn) and found[0].state == "returned"
 
 
 async def test_steps_with_a_gap_between_them_are_corrupt(tmp_path: Path) -> None:
