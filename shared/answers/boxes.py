@@ -20,6 +20,12 @@ _SPECIAL = re.compile(
     r"(?:(?:<\|object_ref_start\|>|<ref>)([^<]{0,200})(?:<\|object_ref_end\|>|</ref>)\s{0,8})?"
     rf"(?:<\|box_start\|>|<box>)[\s\[(]{{0,8}}{_NUMBER},{_NUMBER}[)\]]?,[(\[]?{_NUMBER},{_NUMBER}[\s\])]{{0,8}}(?:<\|box_end\|>|</box>)"
 )
+# {'bbox_2d': [1, 2, 3, 4], 'label': 'cat'}, as prompts ask for it
+_PLAIN_ITEM = re.compile(
+    r"""\{(['"])bbox_2d\1: ?\[(\d{1,9}), ?(\d{1,9}), ?(\d{1,9}), ?(\d{1,9})\], ?(['"])label\6: ?"""
+    r"""(['"])([A-Za-z0-9 _.-]{0,80})\7\}(, ?|\])""",
+    re.ASCII,
+)
 _NUMBERS = re.compile(rf"[\[(\s]{{0,4}}{_NUMBER},{_NUMBER}[)\]]?,?\s?[(\[]?{_NUMBER},{_NUMBER}[\])\s]{{0,4}}")
 LONGEST = 256 * 1024
 """Characters of an answer; a longer one holds no boxes."""
@@ -72,6 +78,9 @@ def _last_list(body: str, *, strict: bool = False) -> tuple[list[Box], int]:
 
     Raises Unreadable (`strict`).
     """
+    plain = _plain_list(body.strip())
+    if plain is not None:
+        return plain
     body = unfenced(body)
     special = [_box(found.groups()[1:], found[1] or "") for found in _SPECIAL.finditer(body)]
     if special:
@@ -92,6 +101,22 @@ def _last_list(body: str, *, strict: bool = False) -> tuple[list[Box], int]:
         found = [] if bare is None else [_box(bare, "")]
     boxes = [box for box in found if box is not None]
     return boxes, len(found) - len(boxes)
+
+
+def _plain_list(body: str) -> tuple[list[Box], int] | None:
+    """The same of a body that is nothing but a list as prompts ask for it; None where it has to be read as a literal.
+
+    Most answers are one, and this takes a fifth of the time.
+    """
+    found: list[Box | None] = []
+    item = _PLAIN_ITEM.match(body, 1) if body.startswith("[") else None
+    while item is not None:
+        found.append(_box([int(side) for side in item.group(2, 3, 4, 5)], item[8]))
+        if item[9] == "]":
+            boxes = [box for box in found if box is not None]
+            return (boxes, len(found) - len(boxes)) if item.end() == len(body) else None
+        item = _PLAIN_ITEM.match(body, item.end())
+    return None
 
 
 def _straight(body: str) -> str:

@@ -11,6 +11,10 @@ _OPENERS = {"[": "]", "{": "}", "(": ")"}
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 _WORDS: dict[str, Value] = {"true": True, "false": False, "null": None, "none": None}
 _SPACE = " \t\r\n\u00a0\u3000"
+_GAP = re.compile(rf"(?:[{_SPACE}]++|(?://|#)[^\n]*+)*+")
+"""White space and comments."""
+_NUMBERS = re.compile(r"\[ ?(-?\d{1,15}+(?:\.\d{1,15}+)?(?:, ?-?\d{1,15}+(?:\.\d{1,15}+)?)*+)\]", re.ASCII)
+"""A list of plain numbers, read at once: the corners of a box, which most literals are made of."""
 _AFTER_STRING = ",:]})"
 _LONGEST_NUMBER = 64
 _OPENER = re.compile(r"[\[{(]")
@@ -75,6 +79,12 @@ class _Reader:
         return self._scalar()
 
     def _list(self, depth: int, closing: str) -> list[Value]:
+        plain = _NUMBERS.match(self._text, self.place)
+        if plain is not None:
+            self.place = plain.end()
+            words = plain[1].split(",")
+            self._step(2 * len(words))
+            return [float(word) if "." in word else int(word) for word in words]
         self.place += 1
         items: list[Value] = []
         while True:
@@ -180,10 +190,7 @@ class _Reader:
         return word
 
     def _skip(self) -> None:
-        self.place = self._beyond(self.place)
-        while self._text.startswith("//", self.place) or self._text.startswith("#", self.place):
-            line = self._text.find("\n", self.place)
-            self.place = self._beyond(len(self._text) if line < 0 else line)
+        self.place = _GAP.match(self._text, self.place).end()  # type: ignore[union-attr]  # it matches nothing, too
 
     def _beyond(self, place: int) -> int:
         """The first place from `place` on that is no white space."""
@@ -192,9 +199,9 @@ class _Reader:
             place += 1
         return place
 
-    def _step(self) -> None:
+    def _step(self, count: int = 1) -> None:
         """Count work; raises _Stop when there has been too much of it for any answer."""
-        self.steps += 1
+        self.steps += count
         if self.steps > _MOST_STEPS:
             raise _Stop
 

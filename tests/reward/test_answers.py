@@ -1,11 +1,16 @@
 """Answers in the forms that public reports name, each with the value that a user needs."""
 
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.reward.judge import judge
 from services.reward.verdict import Sample
+from shared.answers.boxes import _plain_list, read_boxes, truth_boxes
 from shared.messages import RewardSpec
 
 ANSWER = "<think>\nI look.\n</think>\n<answer>\n{}\n</answer>"
@@ -146,3 +151,29 @@ def test_labelled_boxes(answer: str) -> None:
 def test_the_last_answer_block_after_the_thought_counts() -> None:
     thought = "<think>\nis it <answer>[{'bbox_2d': [0, 0, 5, 5], 'label': 'cat'}]</answer>?\n</think>\n"
     assert _accuracy("detection", thought + _CAT, _CAT) == pytest.approx(1.0)
+
+
+_LABELLED = st.builds(
+    lambda corners, label: {"bbox_2d": corners, "label": label},
+    st.lists(st.integers(0, 30), min_size=4, max_size=4),
+    st.sampled_from(["cat", "a  Dog", "", "b.2"]),
+)
+
+
+@given(items=st.lists(_LABELLED, min_size=1, max_size=5), write=st.sampled_from([str, json.dumps]))
+def test_a_list_as_prompts_ask_for_it_is_read_as_any_other(
+    items: list[dict[str, object]], write: Callable[[object], str]
+) -> None:
+    plain = write(items)
+    free = plain[:-1] + ",]"  # what the short way does not take
+    assert _plain_list(plain) is not None and _plain_list(free) is None
+    assert read_boxes(f"<answer>{plain}</answer>") == read_boxes(f"<answer>{free}</answer>")
+    assert _refusal(plain) == _refusal(free)
+
+
+def _refusal(truth: str) -> str:
+    try:
+        truth_boxes(truth, labelled=False)
+    except ValueError as error:
+        return str(error)
+    return ""
