@@ -24,6 +24,7 @@ from shared.errors import FAULT, TriuneError, UserError, WorkFault, one_error
 from shared.jobs.record import JobStore
 from shared.ledger.port import Ledger
 from shared.messages import Heartbeat
+from shared.runtime.collector import ignore_what_is_there
 from shared.runtime.crashes import CrashFile
 from shared.runtime.http import health_app, serve_http
 from shared.runtime.logging import get_logger, set_up_logging
@@ -95,8 +96,10 @@ async def _main(name: str, settings: Settings, build: Callable[[Ports], Service]
     telemetry = set_up_telemetry(name, settings)
     try:
         async with connect(name, settings) as ports:
+            service = build(ports)
+            ignore_what_is_there()
             with one_error():
-                await serve(build(ports), ports)
+                await serve(service, ports)
         return 0
     finally:
         telemetry.close()

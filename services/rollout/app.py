@@ -11,11 +11,17 @@ from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.spec import JobSpec
 from shared.models.hf.host_images import host_images
 from shared.models.inputs import Kept
+from shared.runtime.collector import loading
 from shared.service import Ports, Service, Status, run
 
 
 async def open_engine(spec: JobSpec, config: RolloutConfig, kept: Kept | None = None) -> Engine:
     """The engine that the job names, with its model loaded; raises UserError when it can't be had."""
+    with loading():
+        return await _open(spec, config, kept)
+
+
+async def _open(spec: JobSpec, config: RolloutConfig, kept: Kept | None) -> Engine:
     limits = PromptLimits(spec.data.min_image_pixels, spec.data.max_image_pixels, spec.data.max_prompt_tokens)
     if engine_of(spec) == "vllm":
         return await open_vllm(spec, limits, kept)
