@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 import torch
 
+from shared.messages import unpack_floats, unpack_ints
 from shared.models.hf.forward import plain_arguments
 from shared.models.hf.loading import open_inputs, open_model
 from tests.loop import system
@@ -115,7 +116,7 @@ class Checkpoints:
         model = self._model(version)
         encoded = [(self._folder / "images" / image["digest"]).read_bytes() for image in row["images"]]
         images = [self.inputs.image(data, alone=len(encoded) == 1) for data in encoded]
-        ids = np.concatenate([row["prompt_ids"], answer])
+        ids = np.concatenate([unpack_ints(row["prompt_ids"]), answer])
         with torch.no_grad():
             logits = model(**plain_arguments(self.inputs, ids, images, model.device)).logits[0, -len(answer) - 1 : -1]
         logits[:, self.inputs.banned] = -torch.inf
@@ -137,14 +138,15 @@ def tokens_are_those_of_their_versions(running: System, job: str, model: Path) -
     checkpoints, mixed = Checkpoints(folder, model), 0
     for row in samples(running, job):
         for completion in row["completions"]:
-            answer, start = np.array(completion["token_ids"]), 0
+            answer, start = unpack_ints(completion["token_ids"]).copy(), 0
             mixed += len(completion["versions"]) > 1
             for run in completion["versions"]:
                 end = start + run["tokens"]
                 logs = checkpoints.log_softmax(run["version"], row, answer)[start:end]
                 chosen = torch.from_numpy(answer[start:end]).long()
                 found = logs.gather(1, chosen[:, None])[:, 0].numpy()
-                np.testing.assert_allclose(completion["log_probs"][start:end], found, atol=AGREES)
+                told = unpack_floats(completion["log_probs"])[start:end]
+                np.testing.assert_allclose(told, found, atol=AGREES)
                 if row["kind"] == "eval":
                     assert torch.equal(logs.argmax(-1), chosen)
                 start = end
