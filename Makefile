@@ -7,6 +7,7 @@ LAYERS := $(WITH:%=deploy/compose/compose.%.yaml) $(wildcard deploy/compose/comp
 COMPOSE := docker compose -f deploy/compose/compose.yaml $(LAYERS:%=-f %)
 
 VLLM := .venv-vllm
+SINKS := .venv-sinks
 TRL := .venv-trl
 CLIENTS := .venv-clients
 # vLLM leaves a socket of its own to the collector, which complains after the last test.
@@ -34,6 +35,14 @@ test: setup  ## all tests that need no GPU
 test-vllm: setup $(VLLM)/.done  ## the vllm engine on a CPU, alone and in the whole loop, in an environment of its own
 	PYTHONPATH=services/rollout/engines/vllm/site $(VLLM)/bin/pytest -m vllm -W $(LATE) tests/rollout/test_vllm.py tests/models/test_processors.py
 	$(BIN)/pytest -m vllm tests/loop/test_vllm_loop.py
+
+test-sinks: $(SINKS)/.done  ## every sink with its real library, in an environment of its own
+	$(SINKS)/bin/pytest tests/monitor/test_sinks.py
+
+$(SINKS)/.done: pyproject.toml
+	$(PYTHON) -m venv $(SINKS)
+	$(SINKS)/bin/pip install --quiet --disable-pip-version-check --editable '.[tensorboard,wandb,mlflow,trackio]' pytest pytest-asyncio pytest-timeout hypothesis
+	touch $@
 
 $(VLLM)/.done: pyproject.toml requirements-vllm.txt
 	$(PYTHON) -m venv $(VLLM)

@@ -381,8 +381,8 @@ class MonitorSettings(Section, frozen=True, kw_only=True):
     """Where else the run's series go; the run folder has them always."""
 
     sinks: Annotated[
-        list[Literal["tensorboard", "wandb"]],
-        Meta(description="also write to these, under V-Triune's names; extras `tensorboard` and `wandb`"),
+        list[Literal["tensorboard", "wandb", "mlflow", "trackio"]],
+        Meta(description="also write to these, under V-Triune's names; each is an extra of its name"),
     ] = []
     gpus: Annotated[
         float,

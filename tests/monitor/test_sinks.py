@@ -1,4 +1,10 @@
+import importlib.util
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +42,9 @@ def test_every_series_of_a_run_is_described(tmp_path: Path) -> None:
     assert all(describe(name).description for name in names)
 
 
+ROOT = Path(__file__).parents[2]
+
+
 def filled(folder: Path) -> Store:
     store = Store(folder)
     held_out = entries(group(0, (1.0,), kind="eval", version=0))
@@ -68,6 +77,71 @@ def test_tensorboard_gets_every_step_once(tmp_path: Path) -> None:
     steps = [event.step for event in events.Tensors("rews_final_reward/sums")]
     assert steps == [1, 2]
     assert [event.step for event in events.Tensors("test_final_reward/sums")] == [0]
+
+
+def said_by(script: str, folder: Path, **variables: str) -> Any:
+    """The JSON that `script` prints first, in a process of its own: these libraries keep their stores open for life."""
+    env = {**os.environ, "HOME": str(folder), **variables}
+    env.pop("MLFLOW_TRACKING_URI", None)
+    command = [sys.executable, "-c", script, str(folder)]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[0])
+
+
+MLFLOW = """
+import json, sys
+from pathlib import Path
+from services.monitor.exports.sinks import FED_STEP, Sinks
+from services.monitor.history.store import Store
+folder = Path(sys.argv[1])
+for known in ("0", "1"):  # the second monitor begins after one that was killed before it noted the last step
+    store = Store(folder)
+    with store.transaction():
+        store.set_meta(FED_STEP, known)
+    sinks = Sinks(folder, "demo", ["mlflow"])
+    sinks.feed()
+    sinks.close()
+    store.close()
+import mlflow
+client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+runs = client.search_runs([client.get_experiment_by_name("triune").experiment_id])
+print(json.dumps([[run.info.run_name, run.info.status, run.data.tags["triune.job"], *(
+    [[one.step, one.value, one.timestamp] for one in client.get_metric_history(run.info.run_id, name)]
+    for name in ("rews_final_reward/sums", "test_final_reward/sums")
+)] for run in runs]))
+"""
+
+
+def test_mlflow_has_one_run_a_job_with_every_step_also_when_a_monitor_begins_anew(tmp_path: Path) -> None:
+    for package in ("mlflow", "sqlalchemy", "alembic"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip("the extra mlflow is not installed")
+    filled(tmp_path).close()
+    rewards, held_out = [[1, 0.5, 100_000], [2, 1.0, 200_000]], [[0, 1.0, 13_000]]
+    assert said_by(MLFLOW, tmp_path) == [["demo", "FINISHED", "demo", rewards, held_out]]
+
+
+TRACKIO = """
+import json, sys
+from pathlib import Path
+from services.monitor.exports.sinks import Sinks
+sinks = Sinks(Path(sys.argv[1]), "demo", ["trackio"])
+sinks.feed()
+sinks.close()
+from trackio.sqlite_storage import SQLiteStorage
+print(json.dumps(SQLiteStorage.get_logs("triune", "demo")))
+"""
+
+
+def test_trackio_has_every_step_in_its_local_store(tmp_path: Path) -> None:
+    if importlib.util.find_spec("trackio") is None:
+        pytest.skip("the extra trackio is not installed")
+    filled(tmp_path).close()
+    rows = said_by(TRACKIO, tmp_path, TRACKIO_DIR=str(tmp_path / "trackio"))
+    rewards = [(row["step"], row["rews_final_reward/sums"], row["finished_at"]) for row in rows if row["step"] > 0]
+    assert rewards == [(1, 0.5, 100.0), (2, 1.0, 200.0)]
+    assert [row["test_final_reward/sums"] for row in rows if row["step"] == 0] == [1.0]
 
 
 def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
