@@ -64,15 +64,17 @@ def main() -> None:
 
 
 def measure(engine: HfEngine, case: Case, repeats: int) -> dict[str, object]:
-    """Medians over `repeats` rounds after one that is not measured."""
+    """Medians over `repeats` rounds after one that is not measured; of processor time the least of them."""
     prompts = [engine.prepare(prompt(case, index), [picture(case.side, index)]) for index in range(case.groups)]
     tokens = {"engine": 0, "generate": 0}
     seconds: dict[str, list[float]] = {"engine": [], "generate": []}
+    cpu: dict[str, list[float]] = {"engine": [], "generate": []}
     for _ in range(repeats + 1):
         for name, work in (("engine", by_engine), ("generate", by_generate)):
-            started = time.perf_counter()
+            started, computed = time.perf_counter(), time.process_time()
             tokens[name] = work(engine, prompts)
             seconds[name].append(time.perf_counter() - started)
+            cpu[name].append(time.process_time() - computed)
     rates = {name: tokens[name] / statistics.median(seconds[name][1:]) for name in tokens}
     return {
         "bench": "rollout",
@@ -84,6 +86,9 @@ def measure(engine: HfEngine, case: Case, repeats: int) -> dict[str, object]:
         "engine_tokens_per_s": round(rates["engine"]),
         "generate_tokens_per_s": round(rates["generate"]),
         "ratio": round(rates["engine"] / rates["generate"], 2),
+        "cpu_ratio": round(
+            tokens["engine"] / min(cpu["engine"][1:]) / tokens["generate"] * min(cpu["generate"][1:]), 2
+        ),
     }
 
 
