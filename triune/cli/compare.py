@@ -1,6 +1,5 @@
 """`triune job diff` and `triune job clone`: two job files compared, and one made from another."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +13,7 @@ from shared.jobs.spec import parse_job, parse_toml, write_toml
 from shared.runtime.settings import read_settings
 from triune.cli.client import Api
 from triune.cli.errors import exit_codes
+from triune.cli.lines import say_json
 
 Flat = dict[str, Any]
 
@@ -30,7 +30,7 @@ def diff(
         api = Api(read_settings())
         rows = differences(settings_of(api, first), settings_of(api, second))
         if as_json:
-            out.print_json(data={key: {first: one, second: other} for key, one, other in rows})
+            say_json({key: {first: one, second: other} for key, one, other in rows})
         elif not rows:
             out.print(f"{first} and {second} have the same settings")
         else:
@@ -84,13 +84,13 @@ def clone(
         text = write_toml(parse_job(_without_none(document)))
         if submit:
             created = api.submit(text)
-            out.print(json.dumps(created) if as_json else f"{created['job_id']} is {created['state']}", soft_wrap=True)
+            say_json(created) if as_json else out.print(f"{created['job_id']} is {created['state']}", soft_wrap=True)
         elif output is not None:
             if output.exists():
                 raise UserError(f"{output} exists; name another file")
             output.write_text(text)
         else:
-            sys.stdout.write(f"{json.dumps(parse_toml(text))}\n" if as_json else text)
+            say_json(parse_toml(text)) if as_json else sys.stdout.write(text)
 
 
 def _set(document: dict[str, Any], setting: str) -> None:

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import json
 import os
 import shutil
 import socket
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from shared.runtime.settings import Settings, read_settings
 from triune.cli.errors import FAILED, exit_codes
+from triune.cli.lines import say_json
 from triune.local.process import port_is_free
 
 Level = Literal["ok", "note", "fault"]
@@ -45,7 +45,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="one JSON line a
         found = list(examine(read_settings()))
         for one in found:
             if as_json:
-                out.print(json.dumps({"about": one.about, "level": one.level, "text": one.text}), soft_wrap=True)
+                say_json({"about": one.about, "level": one.level, "text": one.text})
             else:
                 color = {"ok": "green", "note": "yellow", "fault": "red"}[one.level]
                 out.print(f"[{color}]{one.level:5}[/] {one.about:10} ", end="")

@@ -11,6 +11,7 @@ from rich.console import Console
 from shared.errors import UserError
 from shared.runtime.settings import read_settings
 from triune.cli.errors import exit_codes
+from triune.cli.lines import say_json
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -32,7 +33,7 @@ def export(
         shutil.copytree(checkpoint / "model", folder)
         (folder / "README.md").write_text(model_card(job, _step_of(checkpoint), _read(run / "report.json"), run))
         told = {"job_id": job, "step": _step_of(checkpoint), "folder": str(folder)}
-        out.print(json.dumps(told) if as_json else f"step {_step_of(checkpoint)} of {job} is in {folder}")
+        say_json(told) if as_json else out.print(f"step {_step_of(checkpoint)} of {job} is in {folder}")
 
 
 def _checkpoint(run: Path, step: int | None) -> Path:

@@ -1,6 +1,5 @@
 """`triune health`: is it ready? In a service's container that service; elsewhere the whole deployment."""
 
-import json
 from typing import Annotated, Any
 
 import httpx
@@ -11,6 +10,7 @@ from rich.table import Table
 from shared.runtime.settings import Settings, read_settings
 from triune.cli.client import Api
 from triune.cli.errors import FAILED, exit_codes
+from triune.cli.lines import say_json
 
 SERVICES = ("data", "rollout", "reward", "learner", "monitor")
 ANSWER_S = 3.0
@@ -33,7 +33,7 @@ def _own(settings: Settings, as_json: bool) -> bool:
         ready = httpx.get(f"http://{host}:{settings.health_port}/readyz", timeout=ANSWER_S, trust_env=False).is_success
     except httpx.TransportError:
         ready = False
-    out.print(json.dumps({"ready": ready}) if as_json else "ready" if ready else "not ready")
+    say_json({"ready": ready}) if as_json else out.print("ready" if ready else "not ready")
     return ready
 
 
@@ -48,7 +48,7 @@ def _all(api: Api, as_json: bool) -> bool:
     away = shown["waiting_for"]
     if as_json:
         facts = {"replicas": {name: len(replicas) for name, replicas in alive.items()}, "waiting_for": away}
-        out.print(json.dumps({"ready": not missing, "active_job": shown["active_job"], **facts}))
+        say_json({"ready": not missing, "active_job": shown["active_job"], **facts})
         return not missing
     table = Table("service", "replicas", "state", box=None)
     for name, replicas in alive.items():

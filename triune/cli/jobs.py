@@ -1,7 +1,6 @@
 """`triune job …`: submit, watch and steer jobs over REST."""
 
 import contextlib
-import json
 import math
 import shutil
 from itertools import dropwhile, islice
@@ -18,6 +17,7 @@ from shared.jobs.spec import JobSpec, read_job, write_toml
 from shared.runtime.settings import read_settings
 from triune.cli.client import Api
 from triune.cli.errors import FAILED, INTERRUPTED, console, exit_codes
+from triune.cli.lines import say_json
 from triune.cli.watch import watch_job
 
 app = typer.Typer(no_args_is_help=True, help="Submit, watch and steer jobs.")
@@ -47,7 +47,7 @@ def submit(
         for warning in api.validate(text)["warnings"]:
             console.print(f"note: {warning}", markup=False)
         created = api.submit(text)
-        out.print(json.dumps(created) if as_json else _place(api, created), soft_wrap=True)
+        say_json(created) if as_json else out.print(_place(api, created), soft_wrap=True)
         if watch:
             _follow(api, created["job_id"], as_json)
 
@@ -74,7 +74,7 @@ def list_jobs(
         jobs = list(islice(newest, limit))[::-1]
         if as_json:
             for job in jobs:
-                out.print(json.dumps(job), soft_wrap=True)
+                say_json(job)
             return
         if not jobs:
             out.print(
@@ -92,7 +92,7 @@ def show(job: Id, as_json: Json = False) -> None:
     """All that is known of a job, as JSON; with --json on one line."""
     with exit_codes():
         found = Api(read_settings()).get(f"/v1/jobs/{job}")
-        out.print(json.dumps(found), markup=False, soft_wrap=True) if as_json else out.print_json(data=found)
+        say_json(found) if as_json else out.print_json(data=found)
 
 
 @app.command()
@@ -117,7 +117,7 @@ def _command(name: str, text: str, answer: str = "{job} is {state}") -> None:
     def command(job: Id, as_json: Json = False) -> None:
         with exit_codes():
             shown = Api(read_settings()).post(f"/v1/jobs/{job}/{name}")
-            out.print(json.dumps(shown) if as_json else answer.format(job=job, state=shown["state"]), soft_wrap=True)
+            say_json(shown) if as_json else out.print(answer.format(job=job, state=shown["state"]), soft_wrap=True)
 
     app.command(name, help=text)(command)
 
@@ -144,7 +144,7 @@ def resume(
     with exit_codes():
         query = {"accept_changed_data": True} if accept_changed_data else {}
         shown = Api(read_settings()).post(f"/v1/jobs/{job}/resume", **query)
-        out.print(json.dumps(shown) if as_json else f"{job} is {shown['state']}", soft_wrap=True)
+        say_json(shown) if as_json else out.print(f"{job} is {shown['state']}", soft_wrap=True)
 
 
 @app.command()
@@ -159,7 +159,7 @@ def delete(
         api.delete(f"/v1/jobs/{job}", files=files)
         with out.status(f"{job} is being stopped and removed") if not as_json else contextlib.nullcontext():
             api.until_unknown(f"/v1/jobs/{job}", DELETE_S)
-        out.print_json(data={"job_id": job, "deleted": True}) if as_json else out.print(f"{job} is deleted")
+        say_json({"job_id": job, "deleted": True}) if as_json else out.print(f"{job} is deleted")
 
 
 @app.command("import")
@@ -178,7 +178,7 @@ def import_run(
                 raise UserError(f"{target} is there already, expected no run folder of that name")
             shutil.copytree(source, target)
         answer = Api(settings).post(f"/v1/jobs/{target.name}/import")
-        out.print_json(data=answer) if as_json else out.print(f"{target.name} is {answer['state']}")
+        say_json(answer) if as_json else out.print(f"{target.name} is {answer['state']}")
 
 
 @app.command("set")
@@ -188,7 +188,7 @@ def change(job: Id, settings: Annotated[list[str], typer.Argument(help="key=valu
         changes: dict[str, Any] = dict(_pair(text) for text in settings)
         answer = Api(read_settings()).patch(f"/v1/jobs/{job}", changes)
         if as_json:
-            out.print_json(data=answer)
+            say_json(answer)
             return
         for made in answer["changes"][-len(changes) :]:
             out.print(f"{job}: {made['key']} is {made['value']} from the next {made['since_unit']} on")

@@ -13,6 +13,7 @@ from shared.errors import UserError
 from shared.runtime.settings import read_settings
 from triune.cli.client import Api
 from triune.cli.errors import exit_codes
+from triune.cli.lines import say_json
 
 POLL_S = 0.5
 _SHOWN = ("timestamp", "level", "event", "service", "replica")
@@ -49,7 +50,7 @@ def _show(files: Sequence[TextIO], job: str, span: tuple[float, float | None], *
     while True:
         lines = [line for file in files for line in _lines(file)]
         for line in sorted((one for one in lines if concerns(one, job, span)), key=lambda one: str(one["timestamp"])):
-            out.print(json.dumps(line) if as_json else _sentence(line), markup=False)
+            say_json(line) if as_json else out.print(_sentence(line), markup=False)
         if not follow:
             return
         time.sleep(POLL_S)

@@ -1,6 +1,5 @@
 """`triune replay ID`: a step computed again from what the run folder has, compared with what was announced."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from shared.errors import UserError
 from shared.runtime.settings import read_settings
 from triune.cli.errors import FAILED, exit_codes
+from triune.cli.lines import say_json
 
 out = Console(highlight=False, soft_wrap=True)
 
@@ -35,7 +35,7 @@ def replay(
             raise UserError(f"there is no run folder {folder}; set TRIUNE_RUNS to where the runs are")
         is_equal = True
         for line in _replayed(folder, step, tolerance):
-            out.print(json.dumps(line) if as_json else _sentence(line), markup=False)
+            say_json(line) if as_json else out.print(_sentence(line), markup=False)
             is_equal = is_equal and not line["different"]
         if not is_equal:
             raise typer.Exit(FAILED)

@@ -1,6 +1,5 @@
 """`triune runs`: what run folders hold, and freeing what nobody needs any more."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.table import Table
 from shared.runtime.settings import read_settings
 from triune.cli.client import Api
 from triune.cli.errors import exit_codes
+from triune.cli.lines import say_json
 
 ENDED = ("done", "stopped", "failed")
 
@@ -57,7 +57,7 @@ def list_runs(as_json: Annotated[bool, typer.Option("--json", help="one JSON lin
                     "bytes": one.size,
                     "checkpoints": len(one.checkpoints),
                 }
-                out.print(json.dumps(line), soft_wrap=True)
+                say_json(line)
             return
         if not folders:
             out.print(f"no run folders in {settings.runs}")
@@ -84,8 +84,8 @@ def gc(
             size = size_of(path)
             freed += size
             verb = "would remove" if dry_run else "removed"
-            told = json.dumps({"folder": str(path), "bytes": size, "removed": not dry_run})
-            out.print(told if as_json else f"{verb} {path} ({size / 1e6:.1f} MB)", soft_wrap=True)
+            told = {"folder": str(path), "bytes": size, "removed": not dry_run}
+            say_json(told) if as_json else out.print(f"{verb} {path} ({size / 1e6:.1f} MB)", soft_wrap=True)
             if not dry_run:
                 shutil.rmtree(path)
         if not as_json:

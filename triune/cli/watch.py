@@ -1,7 +1,6 @@
 """Following a job on the terminal: its step, a table by source, staleness and queue depths, until it ends."""
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from shared.errors import TriuneError, Unavailable
 from triune.cli.client import Api
+from triune.cli.lines import say_json
 
 POLL_S = 1.0
 PATIENCE_S = 60.0
@@ -60,16 +60,16 @@ Shown = tuple[dict[str, Any], dict[str, Any]]
 
 
 def _json_lines() -> Generator[None, Shown, None]:
-    last = ""
+    last: dict[str, Any] = {}
     while True:
         details, _ = yield
         report = details["report"]
         line = {name: details[name] for name in ("job_id", "state", "step", "total_steps", "on_file")}
         line |= {name: report[name] for name in ("groups", "staleness", "sources")}
-        text = json.dumps(line | {"mean_reward": _mean(report)})
-        if text != last:
-            out.print(text, soft_wrap=True)
-            last = text
+        line |= {"mean_reward": _mean(report)}
+        if line != last:
+            say_json(line)
+            last = line
 
 
 def _mean(report: dict[str, Any]) -> float | None:

@@ -163,6 +163,8 @@ async function loadView() {
     byId(`tab-${name}`).setAttribute("aria-selected", String(name === view));
     byId(`tab-${name}`).tabIndex = name === view ? 0 : -1;
   }
+  const tabs = byId(`tab-${view}`).parentElement, tab = byId(`tab-${view}`); // on a phone not all of them fit
+  tabs.scrollLeft = Math.max(tab.offsetLeft - tabs.offsetLeft + tab.offsetWidth - tabs.clientWidth, Math.min(tabs.scrollLeft, tab.offsetLeft - tabs.offsetLeft));
   byId("empty").hidden = Boolean(job) || view === "services";
   if (!job && view !== "services") {
     parts.views[view].hidden = true;

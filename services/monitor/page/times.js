@@ -97,5 +97,5 @@ export class Times {
 function drawLane(lane, line) {
   const x = (time) => (WIDTH * (time - line.start)) / (line.end - line.start);
   return svg("svg", { class: `work ${lane.work}`, viewBox: `0 0 ${WIDTH} ${ROW}`, preserveAspectRatio: "none", role: "img", "aria-label": `${lane.replica}: ${lane.work}, busy ${Math.round(100 * lane.busy)} %` },
-    lane.spans.map(([start, end]) => svg("rect", { x: x(start).toFixed(1), width: Math.max(1, x(end) - x(start)).toFixed(1), y: 0, height: ROW })));
+    lane.spans.map(([start, end]) => svg("rect", { x: x(start).toFixed(1), width: Math.max(3, x(end) - x(start)).toFixed(1), y: 0, height: ROW })));
 }
