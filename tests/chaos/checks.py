@@ -1,5 +1,7 @@
 """What must hold of a job after all that was done to it; each broken rule is a sentence."""
 
+import contextlib
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -27,7 +29,7 @@ async def broken_rules(
     broken = [
         *_sums(report, schedule),
         *_sequence(seen, system.deployment.runs / job, report, schedule),
-        *_versions(seen, schedule),
+        *_versions(seen, system.deployment.runs / job, schedule),
         *_voids(report, schedule),
         *_repeated(report, done),
         *[sentence async for sentence in _left(system, job)],
@@ -54,35 +56,47 @@ def _sums(report: dict[str, Any], schedule: Schedule) -> Iterator[str]:
 
 
 def _sequence(seen: Seen, folder: Path, report: dict[str, Any], schedule: Schedule) -> Iterator[str]:
-    """Each ordinal once: in the steps that the learner told, and in the samples on file."""
-    steps: dict[int, StepDone] = {}
+    """Each ordinal once: in the steps that the learner told, and in the samples on file.
+
+    A step that was purged before we could hear it is known from the file alone.
+    """
+    told: dict[int, StepDone] = {}
     for _, done in seen.steps:
-        before = steps.setdefault(done.step, done)
-        if before.trained != done.trained:
+        if told.setdefault(done.step, done).trained != done.trained:
             yield f"step {done.step} was told twice, with other groups"
-    if sorted(steps) != list(range(1, schedule.steps + 1)):
-        yield f"steps {sorted(steps)}, expected 1 to {schedule.steps}"
-    told = Counter(ordinal for done in steps.values() for ordinal in done.trained)
-    filed = Counter(_ordinals(folder, "trained"))
-    for name, count in (("told", told), ("on file", filed)):
-        if doubled := sorted(ordinal for ordinal, times in count.items() if times > 1):
-            yield f"{name}: ordinals {doubled} were trained more than once"
-    if set(told) != set(filed):
-        yield f"ordinals {sorted(set(told) ^ set(filed))} are told and not on file, or the other way round"
-    every = Counter([*filed, *_ordinals(folder, "void")])
+    filed: dict[int, list[int]] = {}
+    for row in _rows(folder, "trained"):
+        filed.setdefault(row["step"], []).append(row["ordinal"])
+    if sorted({*told, *filed}) != list(range(1, schedule.steps + 1)):
+        yield f"steps {sorted(told)} were told and {sorted(filed)} are on file, expected 1 to {schedule.steps}"
+    for step, done in told.items():
+        if sorted(done.trained) != sorted(filed.get(step, [])):
+            yield f"step {step} was told to be of {done.trained}; on file it is of {filed.get(step)}"
+    trained = [ordinal for ordinals in filed.values() for ordinal in ordinals]
+    every = Counter([*trained, *_ordinals(folder, "void")])
+    if doubled := sorted(ordinal for ordinal, times in every.items() if times > 1):
+        yield f"ordinals {doubled} are on file more than once"
     if sorted(every) != list(range(report["groups"]["published"])):
         yield f"{len(every)} ordinals are on file, expected 0 to {report['groups']['published'] - 1}"
 
 
 def _ordinals(folder: Path, state: str) -> list[int]:
-    rows = (row for path in sorted((folder / "samples").glob("*.parquet")) for row in pq.read_table(path).to_pylist())
-    return [row["ordinal"] for row in rows if row["kind"] == "train" and row["state"] == state]
+    return [row["ordinal"] for row in _rows(folder, state)]
 
 
-def _versions(seen: Seen, schedule: Schedule) -> Iterator[str]:
-    """Versions from 0 to the last without a gap; neither they nor the window ever go back."""
+def _rows(folder: Path, state: str) -> Iterator[dict[str, Any]]:
+    for path in sorted((folder / "samples").glob("*.parquet")):
+        rows = pq.read_table(path, columns=["kind", "state", "ordinal", "step"]).to_pylist()
+        yield from (row for row in rows if row["kind"] == "train" and row["state"] == state)
+
+
+def _versions(seen: Seen, folder: Path, schedule: Schedule) -> Iterator[str]:
+    """Versions from 0 to the last without a gap; neither they nor the window ever go back.
+
+    One that was purged before we could hear it is known from the file alone.
+    """
     numbers = [message.version for _, message in seen.versions]
-    if sorted(set(numbers)) != list(range(schedule.steps + 1)):
+    if sorted({*numbers, *_versions_on_file(folder)}) != list(range(schedule.steps + 1)):
         yield f"versions {sorted(set(numbers))}, expected 0 to {schedule.steps}"
     if numbers != sorted(numbers):
         yield f"versions went back: {numbers}"
@@ -91,6 +105,11 @@ def _versions(seen: Seen, schedule: Schedule) -> Iterator[str]:
         yield f"the window went back: {ends}"
     if any(message.incarnation for _, message in seen.versions):
         yield "a replay on the CPU gave other bits: there is a second incarnation"
+
+
+def _versions_on_file(folder: Path) -> list[int]:
+    with contextlib.closing(sqlite3.connect(folder / "monitor.sqlite")) as store:
+        return [version for (version,) in store.execute("SELECT step FROM announced WHERE digest IS NOT NULL")]
 
 
 def _voids(report: dict[str, Any], schedule: Schedule) -> Iterator[str]:
