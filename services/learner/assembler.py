@@ -177,13 +177,13 @@ class Assembler(Generic[Group]):
             self._sequences.pop(ordinal, None)
         self.progress.cursor, self.progress.ahead = self.place_after(step)
 
-    def place_after(self, step: Step[Group]) -> tuple[int, list[int]]:
+    def place_after(self, step: Step[Group]) -> tuple[int, frozenset[int]]:
         """The first ordinal that is not consumed once `step` is, and those above it that are."""
         cursor, ahead = self.cursor, {*self.progress.ahead, *step.ordinals}
         while cursor in ahead:
             ahead.remove(cursor)
             cursor += 1
-        return cursor, sorted(ahead)
+        return cursor, frozenset(ahead)
 
     def open(self, end: int) -> dict[int, Lost | None]:
         """Ordinals below `end` that are not consumed and that no record gives up; with our own reason, if any."""

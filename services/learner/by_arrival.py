@@ -45,15 +45,16 @@ class ByArrival(Assembler[Group]):
         taken = self._urgent(free, lost)
         if taken is None:
             return None
-        taken += [ordinal for ordinal in free if ordinal not in taken][: self.prompts_per_step - len(taken)]
+        rest = [ordinal for ordinal in free if ordinal not in taken]
+        taken |= set(rest[: self.prompts_per_step - len(taken)])
         if len(taken) < self.prompts_per_step and not self._has_all(lost):
             return None
         step = Step({ordinal: self._ready[ordinal] for ordinal in sorted(taken)}, lost)
         return step if step.ordinals else None
 
-    def _urgent(self, free: list[int], lost: Mapping[int, Lost]) -> list[int] | None:
+    def _urgent(self, free: list[int], lost: Mapping[int, Lost]) -> set[int] | None:
         """The groups that this step must take, by the window that admitted them; None: some have not come."""
-        taken: list[int] = []
+        taken = set[int]()
         for end, due in self.progress.windows:
             left = (ordinal for ordinal in range(self.cursor, end) if ordinal not in lost)
             count = sum(not self._is_consumed(ordinal) for ordinal in left)
@@ -62,7 +63,7 @@ class ByArrival(Assembler[Group]):
             found = [ordinal for ordinal in free if ordinal < end and ordinal not in taken][: max(0, needed)]
             if len(found) < needed and not self._has_all(lost):
                 return None
-            taken += found
+            taken |= set(found)
         return taken
 
     def _has_all(self, lost: Mapping[int, Lost]) -> bool:

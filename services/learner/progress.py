@@ -12,8 +12,8 @@ class Progress(msgspec.Struct, kw_only=True):
     step: int = 0
     cursor: int = 0
     """The first ordinal not consumed."""
-    ahead: list[int] = []
-    """Ordinals above the cursor that are consumed, rising: with `algorithm.order = "arrival"`."""
+    ahead: frozenset[int] = frozenset()
+    """Ordinals above the cursor that are consumed: with `algorithm.order = "arrival"`."""
     windows: list[tuple[int, int]] = []
     """With that order: (end of a window, the last weights on which what it admits may be trained), rising ends."""
     offset: int = 1

@@ -29,7 +29,7 @@ def test_a_step_takes_the_first_groups_that_have_come() -> None:
     step = assembler.next_step()
     assert step is not None and list(step.groups) == [1, 3]
     assembler.consume(step)
-    assert (assembler.progress.cursor, assembler.progress.ahead) == (0, [1, 3])
+    assert (assembler.progress.cursor, assembler.progress.ahead) == (0, {1, 3})
     assert assembler.open(4) == {0: None, 2: None}
     assert assembler.lost == 2, "both let the window go on"
 
@@ -48,7 +48,7 @@ def test_a_step_waits_for_a_group_that_would_be_too_old_for_the_next_one() -> No
     second = assembler.next_step()
     assert second is not None and list(second.groups) == [0, 1]
     assembler.consume(second)
-    assert (assembler.cursor, assembler.progress.ahead) == (4, [])
+    assert (assembler.cursor, assembler.progress.ahead) == (4, set())
 
 
 def test_of_a_window_that_would_not_fit_into_the_steps_that_are_left_so_many_go_first() -> None:
