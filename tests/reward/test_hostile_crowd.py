@@ -47,6 +47,8 @@ TRUTHS = {
     "json": '{"a": "x", "b": [1, 2]}',
     "python": "assert f(1) == 1",
 }
+MAY_FAIL = ("mathverify", "composite", "python", "judge")
+"""They compute what they are asked to, up to their deadline; of the judge's replies most have no score."""
 PARAMS = {"composite": {"verifiers": [{"name": "numeric"}, {"name": "mathverify"}, {"name": "anls"}]}}
 
 
@@ -102,8 +104,7 @@ async def test_a_crowd_of_hostile_completions_is_answered_and_leaves_nothing(
         assert len(rewards) == len(texts)
         for text, reward in zip(texts, rewards, strict=True):
             assert 0.0 <= reward.final <= 1.0 and reward.ok == (not reward.error)
-            # Only mathematics may run out of its deadline (sympy is asked to), and most of these replies have no score.
-            assert reward.ok or verifier in ("mathverify", "composite", "judge"), (reward.error, text[:500])
+            assert reward.ok or verifier in MAY_FAIL, (reward.error, text[:500])
         failed += sum(not reward.ok for reward in rewards)
     await asking.aclose()
     end = Memory(pool)
