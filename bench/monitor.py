@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 
 from bench.monitor_routes import measure_routes
+from services.monitor.app import calm_collector
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.store import Store
 from shared.bus.port import JournalEntry
@@ -35,6 +36,7 @@ REFLECTING = 0.25
 
 
 def main() -> None:
+    calm_collector()
     for tokens in (40, 1090):
         for is_live in (False, True):
             report(measure(tokens, is_live=is_live))
