@@ -16,12 +16,13 @@ from tests.monitor.runs import entries, group, step_done
 
 
 def test_steps_are_covered_by_whole_stretches_and_at_their_ends_by_finer_ones() -> None:
-    assert list(segments(10, 600, 2, past=10_000)) == [
-        Segment(0, 10, 16), Segment(1, 16, 256), Segment(2, 256, 512), Segment(1, 512, 592), Segment(0, 592, 600),
+    assert list(segments(10, 600, 3, past=10_000)) == [
+        Segment(0, 10, 16), Segment(1, 16, 64), Segment(2, 64, 256), Segment(3, 256, 512),
+        Segment(2, 512, 576), Segment(1, 576, 592), Segment(0, 592, 600),
     ]  # fmt: skip
-    assert list(segments(0, 600, 2, past=288)) == [Segment(2, 0, 256), Segment(1, 256, 288), Segment(0, 288, 600)]
+    assert list(segments(0, 600, 3, past=288)) == [Segment(3, 0, 256), Segment(1, 256, 288), Segment(0, 288, 600)]
     assert list(segments(3, 3, 2, past=288)) == []
-    assert [level_for(width) for width in (0.1, 15.9, 16, 255, 256, 1e9)] == [0, 0, 1, 1, 2, 5]
+    assert [level_for(width) for width in (0.1, 15.9, 16, 63, 64, 255, 256, 1e9)] == [0, 0, 1, 1, 2, 2, 3, 8]
 
 
 def add(store: Store, name: str, values: dict[int, float]) -> None:

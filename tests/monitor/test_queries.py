@@ -45,9 +45,9 @@ def test_many_points_of_one_step_are_thinned_by_time(tmp_path: Path) -> None:
 def test_all_curves_of_an_answer_together_are_bounded(tmp_path: Path) -> None:
     store = Store(tmp_path)
     with store.transaction():
-        for source in range(30):
-            for step in range(8_000):
-                store.add_points(step, float(step), {Where(source=f"s{source}"): {"reward": step % 7.0}})
+        for step in range(8_000):
+            values = {Where(source=f"s{source}"): {"reward": step % 7.0} for source in range(30)}
+            store.add_points(step, float(step), values)
     found = find_series(tmp_path, (None, None, None), (None, None), 20_000)
     assert len(found) == 30
     assert sum(len(series.points) for series in found) <= POINTS_IN_AN_ANSWER

@@ -1,7 +1,8 @@
 """Curves of any length, drawn from as many points as are drawn: the lowest and the highest point of each stretch.
 
-Level l has stretches of 16^l steps. A stretch is written once a later step has come, in one pass over all series; a
-point that comes late (an evaluation, weights that a slow replica loads) writes the stretches that it lies in anew.
+Level l has stretches of 16·4^(l - 1) steps. A stretch is written once a later step has come, in one pass over all
+series; a point that comes late (an evaluation, weights that a slow replica loads) writes the stretches that it lies in
+anew.
 """
 
 import json
@@ -9,9 +10,10 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-FACTOR: Final = 16
-LEVELS: Final = 5
-"""The last level has stretches of a million steps."""
+FIRST: Final = 16
+FACTOR: Final = 4
+LEVELS: Final = 8
+"""The last level has stretches of 262,144 steps; all of them together have a sixth as many points as there are."""
 _PAST = "peaks"
 """The fact in the store that says below which step all stretches of level 1 are written."""
 
@@ -25,8 +27,8 @@ class Segment(NamedTuple):
 
 
 def size(level: int) -> int:
-    """Steps of one stretch."""
-    return FACTOR**level
+    """Steps of one stretch; at level 0 each step is one."""
+    return FIRST * FACTOR ** (level - 1) if level else 1
 
 
 def level_for(width: float) -> int:
@@ -68,8 +70,8 @@ class Peaks:
         past = self._past = past_of(self._db) if self._past is None else self._past
         if step < past:
             self._write_again(step, series, past)
-        elif step >= past + FACTOR:
-            self.write_to(step // FACTOR * FACTOR)
+        elif step >= past + FIRST:
+            self.write_to(step // FIRST * FIRST)
 
     def write_to(self, past: int) -> None:
         """Write every stretch that is not written and ends at step `past` or before."""
@@ -109,7 +111,7 @@ class Peaks:
 
 
 def past_of(database: sqlite3.Connection) -> int:
-    """Below which step all stretches of level 1 are written; those of level l below the last multiple of 16^l."""
+    """Below which step all stretches of level 1 are written; those of a level below the last multiple of its size."""
     row = database.execute("SELECT value FROM meta WHERE key = ?", (_PAST,)).fetchone()
     return int(row[0]) if row else 0
 
@@ -120,4 +122,4 @@ def rewrite(database: sqlite3.Connection) -> None:
     database.execute("DELETE FROM meta WHERE key = ?", (_PAST,))
     last = database.execute("SELECT MAX(step) FROM points").fetchone()[0]
     if last is not None:
-        Peaks(database).write_to(last // FACTOR * FACTOR)
+        Peaks(database).write_to(last // FIRST * FIRST)

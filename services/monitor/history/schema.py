@@ -64,7 +64,7 @@ CREATE TABLE IF NOT EXISTS series(
     id INTEGER PRIMARY KEY, name TEXT NOT NULL, source TEXT NOT NULL, task TEXT NOT NULL, UNIQUE(name, source, task));
 CREATE TABLE IF NOT EXISTS points(
     series INTEGER, step INTEGER, time REAL, value REAL NOT NULL, PRIMARY KEY(series, step, time)) WITHOUT ROWID;
--- The lowest and the highest point of each stretch of 16^level steps (`peaks.py`); sums over all steps (`totals.py`).
+-- The lowest and the highest point of each stretch of steps (`peaks.py`); sums over all steps (`totals.py`).
 CREATE TABLE IF NOT EXISTS peaks(
     series INTEGER, level INTEGER, step INTEGER, time REAL, value REAL NOT NULL,
     PRIMARY KEY(series, level, step, time)) WITHOUT ROWID;
