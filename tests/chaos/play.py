@@ -36,6 +36,8 @@ class Outcome:
     duplicates: int = 0
     compared: int = 0
     voids: dict[str, int] = field(default_factory=dict)
+    destroyed: int = 0
+    """Jobs that failed, and said so, because a blob that was destroyed is all there was of a step to be made again."""
 
     def as_line(self) -> dict[str, object]:
         return {
@@ -47,6 +49,7 @@ class Outcome:
             "published": self.published,
             "made twice": self.duplicates,
             "voids": self.voids,
+            "jobs failed by a destroyed blob": self.destroyed,
             "recovery_max_s": round(max(self.recoveries, default=0.0), 1),
             "wall_s": round(self.wall_s, 1),
         }
@@ -65,8 +68,11 @@ async def reference(system: System, steps: int) -> str:
 
 
 async def play(system: System, schedule: Schedule, bits: str | None) -> Outcome:
-    """Submit the jobs, do the faults at their steps, wait for the end, look at what came of it."""
-    outcome, began, rng = Outcome(schedule, jobs=schedule.jobs), time.monotonic(), random.Random(schedule.seed)
+    """Submit the jobs, do the faults at their steps, wait for the end, look at what came of it.
+
+    Where the jobs are over before all faults have been, one more is submitted.
+    """
+    outcome, began, rng = Outcome(schedule), time.monotonic(), random.Random(schedule.seed)
     jobs = [await system.submit(schedule) for _ in range(schedule.jobs)]
     over = asyncio.create_task(_until_over(system, jobs))
     ends: list[float] = []
@@ -74,7 +80,11 @@ async def play(system: System, schedule: Schedule, bits: str | None) -> Outcome:
         for fault in schedule.faults:
             await wait_until(partial(_has_come, system, jobs, fault.step, over), math.inf)
             if over.done():
-                break
+                over.result()
+                made = system.step(jobs)
+                jobs.append(await system.submit(schedule))
+                over = asyncio.create_task(_until_over(system, jobs))
+                await wait_until(partial(_has_come, system, jobs, made + 1, over), math.inf)
             outcome.done.append(await act(system, fault, rng))
             ends.append(time.monotonic())
         await over
@@ -84,9 +94,12 @@ async def play(system: System, schedule: Schedule, bits: str | None) -> Outcome:
         over.cancel()
         await asyncio.wait({over})
     outcome.recoveries = _recoveries(system, jobs, ends)
-    if not outcome.broken and len(outcome.done) < len(schedule.faults):
-        outcome.broken.append(f"the jobs were over after {len(outcome.done)} faults, expected {len(schedule.faults)}")
+    outcome.jobs = len(jobs)
     for job in jobs if not outcome.broken else []:
+        if await _is_destroyed(system, job, outcome.done):
+            outcome.destroyed += 1
+            await system.client.delete(f"/v1/jobs/{job}")
+            continue
         outcome.broken += [
             f"{job}: {sentence}" for sentence in await broken_rules(system, schedule, job, bits, outcome.done)
         ]
@@ -95,6 +108,13 @@ async def play(system: System, schedule: Schedule, bits: str | None) -> Outcome:
         outcome.broken.append(f"{len(left_blobs(system))} blobs are left, expected none")
     outcome.wall_s = time.monotonic() - began
     return outcome
+
+
+async def _is_destroyed(system: System, job: str, done: list[Fault]) -> bool:
+    """Whether the job has failed because a blob was destroyed, and then the learner that had trained on it."""
+    details = await system.show(job) or {}
+    is_told = "cannot be used any more: blob" in str(details.get("error"))
+    return details.get("state") == "failed" and is_told and any(fault.kind == "blob" for fault in done)
 
 
 def _has_come(system: System, jobs: list[str], step: int, over: "asyncio.Task[None]") -> bool:
