@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS groups(
     published_at REAL, started_at REAL, finished_at REAL, score_started_at REAL, score_finished_at REAL,
     UNIQUE(kind, version, ordinal));
 CREATE INDEX IF NOT EXISTS groups_by_step ON groups(kind, step);
+CREATE INDEX IF NOT EXISTS void_groups ON groups(state) WHERE state = 'void';
 
 -- How many groups there are of each sort, kept by the triggers below; n never falls below 0.
 CREATE TABLE IF NOT EXISTS counts(
