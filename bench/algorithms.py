@@ -1,7 +1,7 @@
 """Each algorithm learns the demo: a short job of every choice, one after the other, over real processes.
 
 `python bench/algorithms.py [--steps N] [--only NAME …] [--lines FILE]` prints a JSON line a job and appends it to FILE.
-A choice whose line is there already is not run again; once all are, the table of docs/algorithms.md is written anew.
+A choice whose line is there already is not run again; the table of docs/algorithms.md holds the choices of FILE.
 The warm-started model and the drawn data are the demo's, made in `--folder` on first use: all jobs begin with them.
 """
 
@@ -133,7 +133,7 @@ def known(lines: Path) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Run what is wanted and not known, and write the table when nothing is left."""
+    """Run what is wanted and not known, and write the table of all that is known."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--only", nargs="*", choices=list(CHOICES), default=[])
@@ -144,8 +144,7 @@ def main() -> None:
     if wanted:
         asyncio.run(learn(wanted, options.steps, options.folder.resolve(), options.lines))
     lines = known(options.lines)
-    if lines.keys() >= CHOICES.keys():
-        write([lines[name] for name in CHOICES])
+    write([lines[name] for name in CHOICES if name in lines])
 
 
 if __name__ == "__main__":
