@@ -13,7 +13,8 @@ TAU_POSITIVE, TAU_NEGATIVE = 1.0, 1.05
 def loss(tokens: Tokens, settings: Algorithm) -> tuple[Tensor, dict[str, Tensor]]:
     """Per token −A·(4/τ)·σ(τ·(r − 1)), τ by the advantage's sign; (M,). Its slope at r = 1 is that of −A·r.
 
-    Source: Gao et al. 2025, arXiv:2511.20347, its objective.
+    It averages over sequences: `aggregation = "sequence_mean"`. Source: Gao et al. 2025, arXiv:2511.20347, its
+    objective; the same in huggingface/trl, trl/trainer/grpo_trainer.py.
     """
     ratio = tokens.log_ratio.exp()
     tau = torch.where(tokens.advantages > 0, TAU_POSITIVE, TAU_NEGATIVE)
