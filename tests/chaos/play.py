@@ -106,6 +106,10 @@ async def play(system: System, schedule: Schedule, bits: str | None) -> Outcome:
         _count(system, job, outcome, bits)
     if not outcome.broken and not await wait_until(lambda: not left_blobs(system), SETTLE_S):
         outcome.broken.append(f"{len(left_blobs(system))} blobs are left, expected none")
+    for job in jobs if not outcome.broken else []:
+        shutil.rmtree(
+            system.deployment.runs / job, ignore_errors=True
+        )  # the disk is small; a broken seed's folders stay
     outcome.wall_s = time.monotonic() - began
     return outcome
 
