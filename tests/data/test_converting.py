@@ -20,7 +20,8 @@ from services.data.converting import writer
 from services.data.converting.kinds import CONVERTERS, told_kind
 from services.data.converting.options import Options
 from services.data.converting.preview import write_preview
-from services.data.converting.rows import Draft, relative
+from services.data.converting.rows import Draft, Labelled, relative
+from services.data.converting.rows import boxes_row as row_of_boxes
 from services.data.converting.writer import STATE, write
 from shared.errors import BadData, BadSample, UserError
 from shared.samples.boxes import parse_boxes
@@ -93,6 +94,14 @@ def test_an_image_without_boxes_or_of_another_size_is_left_out_and_counted(coco:
     )
     assert (done.drafts, done.rows) == (3, 1)
     assert done.left_out == {"no boxes": 1, "the image is 100x200 pixels, its annotation says 200x100": 1}
+
+
+@pytest.mark.parametrize("corners", [(100.0, 250.0, 150.0, 300.0), (10.0, 20.0, 10.1, 90.0)])
+def test_a_box_that_is_empty_in_the_image_leaves_its_row_out(tmp_path: Path, corners: tuple[float, ...]) -> None:
+    picture(tmp_path / "1.jpg", (200, 100))
+    boxes = [Labelled((0.0, 0.0, 50.0, 50.0), "cat"), Labelled(corners, "cat")]  # type: ignore[arg-type]
+    with pytest.raises(BadSample, match="outside of the image, or thinner"):
+        row_of_boxes(source="mine", key="1", image=(tmp_path / "1.jpg").read_bytes(), path="1.jpg", boxes=boxes)
 
 
 def test_pascal_voc_counts_pixels_from_one(tmp_path: Path) -> None:

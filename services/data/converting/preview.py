@@ -25,7 +25,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</
 <style>body{{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222}}
 article{{display:grid;grid-template-columns:minmax(0,{side}px) 1fr;gap:1.2rem;border-top:1px solid #ccc;
 padding:1.2rem 0}}img{{max-width:100%;border:1px solid #ddd}}pre{{white-space:pre-wrap;overflow-wrap:anywhere;
-background:#f5f5f5;padding:.6rem;margin:.3rem 0}}small{{color:#666}}
+background:#f5f5f5;padding:.6rem;margin:.3rem 0}}small{{color:#666;display:block}}
 @media(max-width:700px){{article{{grid-template-columns:1fr}}}}</style>
 <h1>{title}</h1><p>{intro}</p>{body}</html>
 """

@@ -56,19 +56,22 @@ def boxes_row(
 ) -> Row:
     """A detection row: all boxes of all labels. `size` is the width and height that the annotation was made for.
 
-    Raises BadSample: no box, an unreadable image, or an image of another size (boxes would not fit).
+    Raises BadSample: no box, one that is empty in the image, an unreadable image, or an image of another size (boxes
+    would not fit).
     """
     if not boxes:
         raise BadSample("no boxes")
     width, height = probe_image(image)
     if size is not None and size != (width, height):
         raise BadSample(f"the image is {width}x{height} pixels, its annotation says {size[0]}x{size[1]}")
-    labels = list(dict.fromkeys(clean_label(box.label) for box in boxes))
+    corners = [relative(box.corners, width, height) for box in boxes]
+    if any(x1 >= x2 or y1 >= y2 for x1, y1, x2, y2 in corners):
+        raise BadSample("a box that is outside of the image, or thinner than a thousandth of it")
+    names = [clean_label(box.label) for box in boxes]
+    labels = list(dict.fromkeys(names))
     listed = "\n".join(f"- {label}" for label in labels)
     sentence = DETECTION_SENTENCES[_pick(key, len(DETECTION_SENTENCES))]
-    answer = str([
-        {"bbox_2d": relative(box.corners, width, height), "label": clean_label(box.label)} for box in boxes
-    ])  # fmt: skip
+    answer = str([{"bbox_2d": box, "label": name} for box, name in zip(corners, names, strict=True)])
     reward = {
         "answer": answer,
         "ground_truth": f"<answer>\n{answer}\n</answer>",
