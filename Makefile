@@ -13,10 +13,10 @@ CLIENTS := .venv-clients
 # vLLM leaves a socket of its own to the collector, which complains after the last test.
 LATE := default::pytest.PytestUnraisableExceptionWarning
 
-.PHONY: help setup docs demo test test-vllm test-clients check format bench bench-trl screenshots chaos outages up down logs clean
+.PHONY: help setup docs demo test test-vllm test-clients test-sinks check format bench bench-trl screenshots chaos outages up down logs clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
 setup: $(VENV)/.done  ## create .venv with the triune command
 
@@ -107,4 +107,4 @@ logs: deploy/compose/.env  ## follow the containers' logs
 	$(COMPOSE) logs --follow
 
 clean:  ## remove what the targets above have made
-	rm -rf site $(VENV) $(VLLM) $(CLIENTS) $(TRL) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf site $(VENV) $(VLLM) $(SINKS) $(CLIENTS) $(TRL) runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

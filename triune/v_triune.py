@@ -75,7 +75,7 @@ def _frequency(text: str) -> int:
 
 VARIABLES = (
     Variable("EXP_NAME", ("name",), "small letters, digits and hyphens", _name),
-    Variable("TRAIN_PROJECT_NAME", note="none: a sink's project is the job's name"),
+    Variable("TRAIN_PROJECT_NAME", note="none: a sink's project is triune, its run has the job's id"),
     Variable("ACTOR_LOAD_PATH", ("model",), read=str),
     Variable("DATA_TRAIN_FILE", ("data.train",), read=_files),
     Variable("DATA_TEST_FILE", ("data.held_out",), read=_files),

@@ -56,6 +56,7 @@ def summary(outcomes: list[Outcome]) -> dict[str, object]:
         "seeds": len(outcomes),
         "broken": sum(bool(outcome.broken) for outcome in outcomes),
         "jobs": sum(outcome.jobs for outcome in outcomes),
+        "steps not heard": sum(outcome.unheard for outcome in outcomes),
         "jobs failed by a destroyed blob": sum(outcome.destroyed for outcome in outcomes),
         "faults": sum(len(outcome.done) for outcome in outcomes),
         "groups": sum(outcome.published for outcome in outcomes),

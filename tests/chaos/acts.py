@@ -5,7 +5,6 @@ import contextlib
 import os
 import random
 import signal
-from pathlib import Path
 
 from tests.chaos.schedule import MOMENTS, Fault
 from tests.chaos.system import System, is_small, wait_until
@@ -42,7 +41,7 @@ async def _act(system: System, fault: Fault, rng: random.Random) -> bool:
         case "disk-full":
             return await fill_disk(system, fault.seconds)
         case "blob":
-            return spoil_blob(system.blobs, fault.target, rng)
+            return spoil_blob(system, fault.target, rng)
     (system.skews / fault.target).write_text(str(fault.seconds))
     return kill(system, fault.target, rng)
 
@@ -106,12 +105,13 @@ async def fill_disk(system: System, seconds: float) -> bool:
     return True
 
 
-def spoil_blob(blobs: Path, how: str, rng: random.Random) -> bool:
+def spoil_blob(system: System, how: str, rng: random.Random) -> bool:
     """Delete one blob of the store, or turn its bytes around."""
-    found = sorted(path for path in blobs.glob("??/*") if path.is_file())
+    found = sorted(path for path in system.blobs.glob("??/*") if path.is_file())
     if not found:
         return False
     path = rng.choice(found)
+    system.spoiled.add(path.name)
     with contextlib.suppress(FileNotFoundError):  # it went by itself just now
         if how == "deleted":
             path.unlink()

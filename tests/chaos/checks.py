@@ -96,8 +96,9 @@ def _versions(seen: Seen, folder: Path, schedule: Schedule) -> Iterator[str]:
     One that was purged before we could hear it is known from the file alone.
     """
     numbers = [message.version for _, message in seen.versions]
-    if sorted({*numbers, *_versions_on_file(folder)}) != list(range(schedule.steps + 1)):
-        yield f"versions {sorted(set(numbers))}, expected 0 to {schedule.steps}"
+    known = sorted({*numbers, *_versions_on_file(folder)})
+    if known != list(range(schedule.steps + 1)):
+        yield f"versions {known} were heard or are on file, expected 0 to {schedule.steps}"
     if numbers != sorted(numbers):
         yield f"versions went back: {numbers}"
     ends = [message.window_end for _, message in seen.versions]

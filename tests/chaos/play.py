@@ -36,6 +36,8 @@ class Outcome:
     duplicates: int = 0
     compared: int = 0
     voids: dict[str, int] = field(default_factory=dict)
+    unheard: int = 0
+    """Steps that were purged before we could hear them, known from the file alone."""
     destroyed: int = 0
     """Jobs that failed, and said so, because a blob that was destroyed is all there was of a step to be made again."""
 
@@ -49,6 +51,7 @@ class Outcome:
             "published": self.published,
             "made twice": self.duplicates,
             "voids": self.voids,
+            "steps not heard": self.unheard,
             "jobs failed by a destroyed blob": self.destroyed,
             "recovery_max_s": round(max(self.recoveries, default=0.0), 1),
             "wall_s": round(self.wall_s, 1),
@@ -73,6 +76,7 @@ async def play(system: System, schedule: Schedule, bits: str | None) -> Outcome:
     Where the jobs are over before all faults have been, one more is submitted.
     """
     outcome, began, rng = Outcome(schedule), time.monotonic(), random.Random(schedule.seed)
+    system.spoiled.clear()
     jobs = [await system.submit(schedule) for _ in range(schedule.jobs)]
     over = asyncio.create_task(_until_over(system, jobs))
     ends: list[float] = []
@@ -96,7 +100,7 @@ async def play(system: System, schedule: Schedule, bits: str | None) -> Outcome:
     outcome.recoveries = _recoveries(system, jobs, ends)
     outcome.jobs = len(jobs)
     for job in jobs if not outcome.broken else []:
-        if await _is_destroyed(system, job, outcome.done):
+        if await _is_destroyed(system, job):
             outcome.destroyed += 1
             await system.client.delete(f"/v1/jobs/{job}")
             continue
@@ -106,19 +110,18 @@ async def play(system: System, schedule: Schedule, bits: str | None) -> Outcome:
         _count(system, job, outcome, bits)
     if not outcome.broken and not await wait_until(lambda: not left_blobs(system), SETTLE_S):
         outcome.broken.append(f"{len(left_blobs(system))} blobs are left, expected none")
-    for job in jobs if not outcome.broken else []:
-        shutil.rmtree(
-            system.deployment.runs / job, ignore_errors=True
-        )  # the disk is small; a broken seed's folders stay
+    for job in jobs if not outcome.broken else []:  # the disk is small; the folders of a broken seed stay
+        shutil.rmtree(system.deployment.runs / job, ignore_errors=True)
     outcome.wall_s = time.monotonic() - began
     return outcome
 
 
-async def _is_destroyed(system: System, job: str, done: list[Fault]) -> bool:
-    """Whether the job has failed because a blob was destroyed, and then the learner that had trained on it."""
+async def _is_destroyed(system: System, job: str) -> bool:
+    """Whether the job has failed because the learner needed a blob again that we had destroyed."""
     details = await system.show(job) or {}
-    is_told = "cannot be used any more: blob" in str(details.get("error"))
-    return details.get("state") == "failed" and is_told and any(fault.kind == "blob" for fault in done)
+    error = str(details.get("error"))
+    is_told = any(f"cannot be used any more: blob {digest}" in error for digest in system.spoiled)
+    return details.get("state") == "failed" and is_told
 
 
 def _has_come(system: System, jobs: list[str], step: int, over: "asyncio.Task[None]") -> bool:
@@ -156,6 +159,7 @@ def _count(system: System, job: str, outcome: Outcome, bits: str | None) -> None
     report = system.report(job)
     outcome.published += report["groups"]["published"]
     outcome.duplicates += report["groups"]["duplicates"]
+    outcome.unheard += outcome.schedule.steps - len({done.step for _, done in system.seen[job].steps})
     outcome.compared += bits is not None and outcome.schedule.is_comparable and not report["groups"]["void"]
     for source in report["sources"].values():
         for reason, count in source["void_reasons"].items():

@@ -57,6 +57,8 @@ class System:
         self.moments, self.skews = base / "moments", base / "skews"
         self.blobs = disk / "blobs"
         self.seen: dict[str, Seen] = {}
+        self.spoiled: set[str] = set()
+        """Digests of the blobs that were destroyed."""
         self._eyes: list[asyncio.Task[None]] = []
         self.client = httpx.AsyncClient(base_url=deployment.api_url, headers=deployment.headers, timeout=10.0)
 

@@ -186,6 +186,7 @@ def test_each_group_is_trained_once_within_its_bound_and_a_learner_that_died_rep
     assert len(trained) == steps * batch == len(set(trained))
     assert not {*trained} & {*voided} and len(voided) == len(set(voided))
     left = world.learner.open(world.published)
+    assert not {*left} & {*trained, *voided}
     known = [record[0] for record in world.journal if record[1] is None]
     assert {*range(world.published)} == {*trained, *voided, *left, *known}, "published = trained + void + open"
 

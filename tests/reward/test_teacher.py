@@ -99,7 +99,8 @@ async def test_a_server_that_sends_a_byte_at_a_time_is_away_once_the_deadline_is
     async with listening, Teacher(url, None, hasty, Blobs()) as teacher:
         with pytest.raises(Unavailable, match=r"does not answer within 0.3 s"):
             await teacher.log_probs(asked(completion([7], "a"), images=False))
-        await asyncio.wait_for(hung_up.wait(), 10.0)
+        async with asyncio.timeout(10.0):
+            await hung_up.wait()
 
 
 @pytest.mark.parametrize(
