@@ -19,6 +19,7 @@ from shared.jobs.lease import while_leading
 from shared.jobs.record import IllegalMove, JobStore
 from shared.jobs.spec import JobSpec
 from shared.models.hf.host_images import host_images
+from shared.runtime.collector import loading
 from shared.runtime.logging import set_up_logging
 from shared.runtime.settings import read_settings
 from shared.service import Ports, Service, Status, run
@@ -37,8 +38,9 @@ def build(ports: Ports, config: LearnerConfig | None = None, ranks: Ranks | None
             raise RankLost("the ranks are not together any more; expected a new start of all of them")
         status.state = "loading"
         kept = host_images(ports.settings.images, job.id, job.spec.data.prepared_gib)
-        ingest = await asyncio.to_thread(GroupIngest, job.spec, kept)
-        engine = make_engine(job.spec, ingest, ranks)
+        with loading():  # frees the last job's model before this one's is opened
+            ingest = await asyncio.to_thread(GroupIngest, job.spec, kept)
+            engine = make_engine(job.spec, ingest, ranks)
         await Training(job, ports, ingest, engine, config, status, metrics).run()
 
     async def lead() -> None:

@@ -27,7 +27,7 @@ class ByArrival(Assembler[Group]):
     def admit(self, end: int, due: int) -> None:
         windows = self.progress.windows
         if end > max((known for known, _ in windows), default=self.cursor):
-            self.progress.windows = [*windows, (end, due)]
+            self.progress.windows = [*(window for window in windows if window[1] != due), (end, due)]
 
     @property
     def lost(self) -> int:

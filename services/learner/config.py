@@ -15,4 +15,4 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     rewrite_s: float = 10.0
     """How long after a checkpoint that could not be written the next one is tried."""
     device_limit_s: float = 600.0
-    """How long the rollout replica may take to leave a device that it shares with the learner."""
+    """How long the rollout replica may take, after its last group's deadline, to leave a device that it shares."""

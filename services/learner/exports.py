@@ -84,12 +84,11 @@ class Exports:
 
     def _export(self, scope: Scope) -> Snapshot:
         made = self._store.snapshot()
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(made.discard)
             self._engine.export(FileSink(made), scope=scope)
             made.finish()
-        except BaseException:
-            made.discard()
-            raise
+            undo.pop_all()
         return made
 
     def store(self, snapshot: Snapshot, version: int, announced: WeightsPublished | None = None) -> Stored:

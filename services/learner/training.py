@@ -68,7 +68,14 @@ class Training:
         self.versions = Versions(job, ports, engine, self._intake, status, self._in_compute)
         self._saving = Saving(job, ports, engine, self._intake, self.versions, config)
         self._device = (
-            SharedDevice(ports.bus, job.id, engine, status, config.device_limit_s, self._in_compute)
+            SharedDevice(
+                ports.bus,
+                job.id,
+                engine,
+                status,
+                job.spec.rollout.group_deadline_s + config.device_limit_s,
+                self._in_compute,
+            )
             if job.spec.rollout.shares_device
             else None
         )

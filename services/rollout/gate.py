@@ -138,6 +138,7 @@ class Gate:
         self._rows = 0  # of all that are inside
         self._turning: UpdateMode | None = None
         self._evaluates = self._is_lent = False
+        self._steering = asyncio.Lock()  # held while weights are on their way to the engine
         self.version = -1
 
     @contextlib.asynccontextmanager
@@ -200,10 +201,11 @@ class Gate:
         """Return once what is inside has ended and the engine has left its device; until `take_back` nothing enters."""
         self._is_lent = True
         self._bell.ring()
-        await self._bell.until(lambda: not self._inside and self._turning is None)
-        await self._engine.sleep()
-        self._source.forget()
-        self.version = -1
+        async with self._steering:  # what is being fetched is a delta on weights that are forgotten here
+            await self._bell.until(lambda: not self._inside)
+            await self._engine.sleep()
+            self._source.forget()
+            self.version = -1
 
     def take_back(self) -> None:
         """The device is the engine's again: it wakes with the weights that are wanted."""
@@ -214,9 +216,10 @@ class Gate:
         """Bring the engine to the weights that are wanted, for ever."""
         while True:
             target = await self._bell.until(self._target)
-            at = await self._fetch(target)
-            if at is not None:
-                await self._turn_to(target, at)
+            async with self._steering:
+                at = await self._fetch(target)
+                if at is not None:
+                    await self._turn_to(target, at)
 
     async def _fetch(self, target: Target) -> WeightsAt | None:
         """The weights on this host; None when others are wanted meanwhile. Groups go on starting on the old ones.

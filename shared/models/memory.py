@@ -219,7 +219,10 @@ def estimate(spec: JobSpec, architecture: Architecture, shape: Shape, *, device:
         on_device["logits"] += (
             4 * architecture.vocabulary * architecture.text.hidden
         )  # one float32 gradient of the head
-    if spec.algorithm.updates_per_step > 1 and "vit" in spec.optimizer.freeze:
+    algorithm = spec.algorithm
+    is_seen_again = algorithm.updates_per_step > 1 and algorithm.old_policy == "recomputed"
+    under_adapters = learner.lora_rank > 0 and algorithm.kl_coefficient > 0 and "connector" not in spec.optimizer.freeze
+    if "vit" in spec.optimizer.freeze and (is_seen_again or under_adapters):
         on_device["image features"] = int(learner.feature_memory_gib * GIB)
     return Memory(on_device, host)
 

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from services.learner.tower import KeptTower
+
 TRAINED = {"freeze": ["vit"], "learning_rate": 1e-3}
 TWICE = {"updates_per_step": 2}
 
@@ -13,9 +15,9 @@ def groups(make_group):
     return [make_group(ordinal, **shape) for ordinal, shape in enumerate(shapes)]
 
 
-def stepped(make_engine, groups, **learner):
+def stepped(make_engine, groups, algorithm=TWICE, **learner):
     """An engine after a step, its metrics, and how often a layer of its tower has run in it."""
-    engine = make_engine(optimizer=TRAINED, algorithm=TWICE, learner=learner)
+    engine = make_engine(optimizer=TRAINED, algorithm=algorithm, learner=learner)
     ready, calls = [engine.ingest(*group) for group in groups], []
     hook = engine.model.hf.model.visual.blocks[0].attn.register_forward_hook(lambda *_: calls.append(1))
     metrics = engine.step(ready).metrics
@@ -31,6 +33,15 @@ def test_the_step_is_the_same_and_the_tower_runs_once_over_each_micro_batch(make
     ours, theirs = kept.weights(), full.weights()
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert metrics["grad_norm/connector"] > 0.0
+
+
+def test_nothing_is_kept_that_no_other_pass_reads(make_engine, groups, monkeypatch):
+    kept = []
+    monkeypatch.setattr(KeptTower, "forget", lambda tower: kept.append(tower.kept_bytes))
+    stepped(make_engine, groups)
+    assert kept.pop() > 0
+    stepped(make_engine, groups, algorithm=TWICE | {"old_policy": "rollout"})
+    assert kept == []
 
 
 def test_nothing_is_kept_after_the_step_or_beyond_the_limit(make_engine, groups):

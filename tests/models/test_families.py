@@ -36,6 +36,7 @@ from shared.messages import (
     Sampling,
     Scored,
     pack_ints,
+    unpack_floats,
     unpack_ints,
 )
 from shared.models.hf.forward import plain_arguments
@@ -130,6 +131,22 @@ def test_an_image_that_was_seen_before_is_not_computed_again(
     again = dict(rollout.generate([rollout.prepare(one.prompt, images) for one, images in scored]))
     for index, (one, _) in enumerate(scored):
         assert [c.token_ids for c in again[index]] == [c.token_ids for c in one.group.completions]
+
+
+def test_features_are_right_whichever_of_them_were_kept(
+    rollout: HfEngine, scored: list[tuple[Scored, list[bytes]]]
+) -> None:
+    prompts = [rollout.prepare(one.prompt, images) for one, images in scored]
+    for name, image in list(rollout._features._kept.items()):
+        rollout._features.clear()
+        rollout._features._keep(name, image)
+        again = dict(rollout.generate(prompts))
+        for index, (one, _) in enumerate(scored):
+            for completion, first in zip(again[index], one.group.completions, strict=True):
+                assert completion.token_ids == first.token_ids
+                np.testing.assert_allclose(
+                    unpack_floats(completion.log_probs), unpack_floats(first.log_probs), atol=1e-4
+                )
 
 
 def test_a_prompt_is_counted_without_a_pixel(rollout: HfEngine) -> None:

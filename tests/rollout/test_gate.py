@@ -264,6 +264,52 @@ async def sampled(gate: Gate, engine: TokenEngine, want: Want) -> list[int]:
         return await engine.sample(2)
 
 
+class SlowWeights(Weights):
+    """Fetching takes until it is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[str] = []
+
+    def at(self, target: Target) -> WeightsAt:
+        self.done.append(f"fetched {target.version}")
+        return super().at(target)
+
+    def forget(self) -> None:
+        self.done.append("forgot")
+        super().forget()
+
+
+async def test_weights_that_were_on_their_way_when_the_device_was_lent_are_fetched_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was fetched is what has changed since weights that the engine does not have any more."""
+    ends = asyncio.Event()
+
+    async def slowly(work, *arguments):  # type: ignore[no-untyped-def]
+        await ends.wait()
+        return work(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", slowly)
+    announced, weights = Announced(), SlowWeights()
+    engine = TokenEngine(random.Random(0), Traits(room=8, in_flight_updates=False))
+    gate = Gate(engine, announced, weights, "drain", 5.0, told, Retry())  # type: ignore[arg-type]
+    announced.newest = Target(1, NOWHERE)
+    async with asyncio.timeout(60.0), asyncio.TaskGroup() as tasks:
+        steering = tasks.create_task(gate.steer())
+        await asyncio.sleep(0)
+        lending = tasks.create_task(gate.lend())
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not lending.done()
+        ends.set()
+        await lending
+        gate.take_back()
+        async with gate.enter(Want(0, 1, at_least=1)):
+            assert weights.done == ["fetched 1", "forgot", "fetched 1"]
+        steering.cancel()
+
+
 class Counted(Announced):
     """How often it was looked at."""
 

@@ -92,7 +92,7 @@ class Passes:
         zero = torch.zeros((), dtype=torch.float64, device=self.model.device)
         sources = sorted({group.scored.prompt.source for group in work.groups})
         self._sums = {name: zero for source in sources for name in (f"mismatch_k3/{source}", f"measured/{source}")}
-        later = updates[1:] if self._settings.old_policy == "recomputed" else []
+        later = updates[1:] if self._has_old_pass else []
         old = self._old_log_probs([batch for update in later for batch in update.batches])
         measured = []
         for update in updates:
@@ -127,6 +127,11 @@ class Passes:
     def _is_computed(self, group: Ready) -> bool:
         """A uniform group's advantages are 0: it is computed for another term of the loss, or to be measured."""
         return not group.uniform or acts_on_uniform(self._spec) or self._spec.learner.measure_uniform
+
+    @property
+    def _has_old_pass(self) -> bool:
+        """Whether later updates' groups are seen once more, for the log-probs of the step's start."""
+        return self._settings.updates_per_step > 1 and self._settings.old_policy == "recomputed"
 
     def _old_log_probs(self, batches: Sequence[MicroBatch]) -> dict[Key, Tensor]:
         """Log-probs of every response under the current weights, without gradient."""
@@ -192,7 +197,7 @@ class Passes:
         if not self.model.vision_frozen:
             return self.model.with_dummy(images) if self._team.world > 1 and not missing else images
         features = self.model.features_of(images)
-        if self._spec.algorithm.updates_per_step > 1:
+        if self._has_old_pass:
             self._keep(features)
         return Images(features)
 
@@ -200,7 +205,8 @@ class Passes:
     def _tower_kept(self) -> Iterator[None]:
         """What a frozen tower hands to a trained connector is kept until the step ends, if a pass needs it again."""
         tower = self.model.tower
-        if tower is None or self._spec.algorithm.updates_per_step == 1:
+        under_adapters = needs_reference(self._settings) and self._first is None
+        if tower is None or not (self._has_old_pass or under_adapters):
             yield
             return
         tower.limit_bytes = int(self._spec.learner.feature_memory_gib * GIB)

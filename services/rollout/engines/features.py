@@ -24,7 +24,8 @@ class FeatureCache:
     def of(self, prompts: Sequence[PreparedPrompt]) -> list[EncodedImage]:
         """Of all images of the prompts, in the order of their placeholders; an image without a name is not kept."""
         wanted: list[str] = []
-        missing: dict[str, PreparedImage] = {}
+        alone: dict[str, PreparedImage] = {}
+        among: dict[str, PreparedImage] = {}
         found: dict[str, EncodedImage] = {}
         for prompt in prompts:
             for place, image in enumerate(prompt.images):
@@ -34,7 +35,8 @@ class FeatureCache:
                     self._kept.move_to_end(name)
                     found[name] = self._kept[name]
                 else:
-                    missing.setdefault(name, image)
+                    (alone if len(prompt.images) == 1 else among).setdefault(name, image)
+        missing = alone | among  # those of a prompt with several images come last (`Family.collate`)
         if missing:
             made = encode_images(self.model, self.inputs, list(missing.values()), self.model.device)
             found |= dict(zip(missing, made, strict=True))
@@ -48,7 +50,9 @@ class FeatureCache:
         self._bytes = 0
 
     def _keep(self, name: str, image: EncodedImage) -> None:
-        """A copy: what the image is a part of need not stay for it."""
+        """A copy: what the image is a part of need not stay for it. One above the bound drops no other."""
+        if image.nbytes > self.max_bytes:
+            return
         image = EncodedImage(image.pooled.clone(), tuple(level.clone() for level in image.levels))
         self._kept[name] = image
         self._bytes += image.nbytes

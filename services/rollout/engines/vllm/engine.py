@@ -195,12 +195,12 @@ class VllmEngine:
 
     async def sleep(self) -> None:
         """At vLLM's level 2: weights, keys and values leave the card, and the host keeps no copy of them."""
-        await self._run(self._llm.sleep(level=2))
+        await self._run(self._unless_dead(self._llm.sleep(level=2)))
         self._is_asleep = True
 
     async def _wake(self) -> None:
         if self._is_asleep:
-            await self._run(self._llm.wake_up())
+            await self._run(self._unless_dead(self._llm.wake_up()))
             self._is_asleep = False
 
     async def _unless_dead(self, work: Coroutine[Any, Any, None]) -> None:
@@ -209,7 +209,7 @@ class VllmEngine:
         try:
             while not task.done():
                 if self._llm.errored:
-                    raise Unavailable("vllm's engine has ended while weights were loaded")
+                    raise Unavailable("vllm's engine has ended while it was to load weights, sleep or wake")
                 await asyncio.wait({task}, timeout=_LOOK_S)
         finally:
             task.cancel()
