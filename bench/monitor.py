@@ -19,11 +19,11 @@ import numpy as np
 import psutil
 
 from bench.monitor_routes import measure_routes
-from services.monitor.app import calm_collector
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.store import Store
 from shared.bus.port import JournalEntry
 from shared.messages import Completion, Event, Scored, StepDone, decode, encode, pack_floats, pack_ints
+from shared.runtime.collector import ignore_what_is_there
 from tests.monitor import runs
 
 GROUPS_A_STEP, COMPLETIONS, STEPS = 64, 8, 64
@@ -36,7 +36,7 @@ REFLECTING = 0.25
 
 
 def main() -> None:
-    calm_collector()
+    ignore_what_is_there()
     for tokens in (40, 1090):
         for is_live in (False, True):
             report(measure(tokens, is_live=is_live))

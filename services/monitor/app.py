@@ -1,7 +1,6 @@
 """Puts the monitor together: the reading of jobs, the REST API and the page."""
 
 import asyncio
-import gc
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -128,12 +127,5 @@ def build(ports: Ports) -> Service:
     return Monitor(ports, MonitorConfig()).service()
 
 
-def calm_collector() -> None:
-    """Let the cyclic collector look less often: a batch is a hundred thousand containers, and no cycle among them."""
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
-
-
 def main() -> int:
-    calm_collector()
     return run("monitor", build)

@@ -55,7 +55,16 @@ def test_a_gated_model_says_what_to_do(play: Play) -> None:
     assert "is gated on the hub; accept its terms there and set HF_TOKEN" in (hub.hub_mistake("org/gated") or "")
 
 
-@pytest.mark.parametrize("outcome", [httpx.ConnectError("no route"), refused(HfHubHTTPError, 500)], ids=str)
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        httpx.ConnectError("no route"),
+        httpx.TooManyRedirects("round and round"),
+        ValueError("a proxy's page is no JSON"),
+        refused(HfHubHTTPError, 500),
+    ],
+    ids=str,
+)
 def test_no_network_is_a_note_and_no_mistake(play: Play, outcome: Exception) -> None:
     play(outcome)
     assert hub.hub_mistake("org/name") is None

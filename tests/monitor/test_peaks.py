@@ -100,6 +100,21 @@ def test_a_transaction_that_is_taken_back_takes_its_stretches_back(tmp_path: Pat
     assert spikes(drawn(tmp_path, "reward", 20)) == {}
 
 
+def test_a_full_disk_is_told_as_such_and_leaves_no_trace_of_what_it_took_back(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    add(store, "reward", {0: 0.5})
+    (pages,) = store._db.execute("PRAGMA page_count").fetchone()
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(sqlite3.OperationalError, match="disk is full"), store.transaction():
+        for step in range(10_000):
+            store.add_points(step, float(step), {ALL: {"fresh": 9.0}})
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    add(store, "other", {0: 0.25})
+    add(store, "fresh", {0: 1.0})
+    assert drawn(tmp_path, "fresh", 20) == {0: 1.0}
+    assert drawn(tmp_path, "other", 20) == {0: 0.25}
+
+
 def run(folder: Path, steps: int) -> Store:
     store = Store(folder)
     fold = Fold(store)

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from services.monitor.exports import sinks
 from services.monitor.exports.sinks import Sinks, missing_sinks
 from services.monitor.history.catalog import describe, v_triune_name
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.series import ALL, Where
 from services.monitor.history.store import Store
+from shared.errors import Unavailable
 from tests.monitor.runs import entries, eval_done, group, step_done
 
 
@@ -62,6 +64,25 @@ def remember(store: Store, facts: dict[str, str]) -> None:
 def test_a_sink_that_is_not_installed_is_named_at_submission() -> None:
     assert missing_sinks([]) == []
     assert missing_sinks(["no_such_sink"])[0].endswith("pip install no_such_sink")
+
+
+def test_a_sink_that_does_not_start_closes_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+
+    class Starts:
+        def __init__(self, folder: Path, job: str) -> None:
+            del folder
+
+        def close(self) -> None:
+            closed.append("the first")
+
+    def fails(folder: Path, job: str) -> None:
+        raise Unavailable("it does not answer")
+
+    monkeypatch.setattr(sinks, "_KINDS", {"first": Starts, "second": fails})
+    with pytest.raises(Unavailable):
+        Sinks(tmp_path, "job", ["first", "second"])
+    assert closed == ["the first"]
 
 
 def test_tensorboard_gets_every_step_once(tmp_path: Path) -> None:

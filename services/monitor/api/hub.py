@@ -52,7 +52,7 @@ def _ask(model: str, _minute: int) -> _Answer:
         )
     except HfHubHTTPError as error:
         return _unknown(model, f"HTTP {error.response.status_code}")
-    except httpx.TransportError as error:
+    except (httpx.HTTPError, ValueError) as error:  # ValueError: a proxy's page in its place
         return _unknown(model, type(error).__name__)
     return _Answer()
 

@@ -1,5 +1,6 @@
 """`curves.png`: what happened in a run, on one page: rewards per source, held-out rewards, lengths, staleness."""
 
+import gc
 import math
 import threading
 from pathlib import Path
@@ -25,6 +26,7 @@ def draw_curves(folder: Path, title: str, reader: Reader) -> None:
     """Write `curves.png` into `folder`, whole or not at all."""
     with _PEN:
         _draw_figure(folder, title, reader)
+        gc.collect()  # a figure is a cycle with its pixels, 11 MB: the collector would let dozens of them gather
 
 
 def _draw_figure(folder: Path, title: str, reader: Reader) -> None:

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import io
 import re
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,6 +27,8 @@ START_S = 30
 PROJECT = "triune"
 MLFLOW_AT_ONCE = 1000
 """Metrics of one call at most, by MLflow's own limit."""
+_QUIET = threading.Lock()
+"""The process has one standard output, and each job that is read a thread of its own."""
 _JOB_TAG = "triune.job"
 _OTHERWISE = re.compile(r"[^/\w.\- ]")
 """What MLflow's names of metrics may not hold."""
@@ -130,7 +133,7 @@ class TrackioSink:
     def __init__(self, folder: Path, job: str) -> None:
         del folder
         trackio = importlib.import_module("trackio")
-        with contextlib.redirect_stdout(io.StringIO()):  # it greets
+        with _QUIET, contextlib.redirect_stdout(io.StringIO()):  # it greets
             self._run = trackio.init(
                 PROJECT, name=job, resume="allow", embed=False, auto_log_gpu=False, auto_log_cpu=False
             )
@@ -142,7 +145,7 @@ class TrackioSink:
         """Trackio sends by itself."""
 
     def close(self) -> None:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with _QUIET, contextlib.redirect_stdout(io.StringIO()):
             self._run.finish()
 
 
@@ -173,7 +176,12 @@ class Sinks:
 
     def __init__(self, folder: Path, job: str, names: Sequence[str]) -> None:
         self._folder = folder
-        self._sinks: list[Sink] = [_KINDS[name](folder, job) for name in names]
+        self._sinks: list[Sink] = []
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.close)  # those that did start, where one does not
+            for name in names:
+                self._sinks.append(_KINDS[name](folder, job))
+            undo.pop_all()
 
     def feed(self) -> dict[str, str]:
         """Write what the store has and the sinks have not; returns the facts to remember in the store."""

@@ -255,7 +255,7 @@ class Fold:
         self._add_learner_values(values, event)
         progress.tasks.update((group.source, group.task) for group in placed)
         progress.verifier_errors.update(error_rates(placed))
-        self._add_voids(values, voided)
+        self._add_voids(values, [rows[ordinal] for ordinal in event.voided])
         store.add_points(event.step, event.finished_at, values)
         store.add_step(event, sequence)
         store.add_totals({STALENESS: event.staleness} | {f"timing/{k}": [v] for k, v in event.timing.items()})
@@ -291,11 +291,9 @@ class Fold:
             everything["throughput/groups"] = len(event.trained) / seconds
             everything["throughput/tokens"] = event.metrics.get("tokens", 0.0) / seconds
 
-    def _add_voids(self, values: dict[Where, dict[str, float]], voided: Sequence[Key]) -> None:
-        for key in voided:
-            group = self._store.group(key)
-            reason = (group["reason"] if group else "") or "unknown"
-            source, task = self._store.source_and_task(key)
+    def _add_voids(self, values: dict[Where, dict[str, float]], voided: Sequence[sqlite3.Row]) -> None:
+        for group in voided:
+            reason, source, task = group["reason"] or "unknown", group["source"], group["task"]
             for where in {Where(source=source), Where(task=task), ALL}:
                 named = values.setdefault(where, {})
                 named["void"] = named.get("void", 0.0) + 1
@@ -307,17 +305,16 @@ class Fold:
             return True
         if self._is_patient and store.count_groups("eval", event.version) < event.total:
             return False
-        fresh = (key for key in self._fresh if (key.kind, key.version) == ("eval", event.version))
-        keys = sorted({*store.waiting_keys("eval", event.version), *fresh})
-        facts = [(key, self._facts(key)) for key in keys]
-        values = values_by_set(Placed(*store.source_and_task(key), fact) for key, fact in facts if fact)
+        rows = store.groups_of("eval", event.version)
+        facts = [(row, self._facts(_row_key(row))) for row in rows]
+        values = values_by_set(Placed(row["source"], row["task"], fact) for row, fact in facts if fact)
         named = {where: {f"eval/{name}": value for name, value in by_name.items()} for where, by_name in values.items()}
         if event.void:
             named.setdefault(ALL, {})["eval/void"] = float(event.void)
         time = store.newest_time("eval", event.version)
         store.add_points(event.version, time, named)
         store.add_evaluation(event, sequence, time)
-        self._write_samples(evaluation_file(event.version), store.groups_of("eval", event.version))
+        self._write_samples(evaluation_file(event.version), rows)
         progress.evaluations.append(event)
         return True
 

@@ -145,8 +145,9 @@ class Reader:
     def thinned(self, series: int, steps: tuple[int | None, int | None], limit: int) -> list[tuple[int, float, float]]:
         """(step, time, value) of a series between two steps, both included (None: open), `limit` of them at most.
 
-        Of each of limit / 2 equal stretches the lowest and the highest value stay: no spike is lost. What is read grows
-        with `limit` and not with the points that the store has (`peaks`).
+        Of each of limit / 2 equal stretches the lowest and the highest value stay. Where they are made of `peaks`, of
+        two spikes less than a stretch apart the higher alone may stay. What is read grows with `limit` and not with
+        the points that the store has.
         """
         span = self._span(series, steps)
         if span is None:

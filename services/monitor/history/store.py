@@ -99,7 +99,8 @@ class Store:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # SQLite takes it back itself when the disk is full
+                self._db.execute("ROLLBACK")
             self._series = {
                 key: number
                 for key, number in self._series.items()
@@ -214,10 +215,6 @@ class Store:
     def add_duplicate(self, kind: Kind, source: str) -> None:
         self._db.execute("INSERT INTO duplicates VALUES(?, ?, 1) ON CONFLICT DO UPDATE SET n = n + 1", (kind, source))
 
-    def source_and_task(self, key: Key) -> tuple[str, str]:
-        row = self.group(key)
-        return (row["source"], row["task"]) if row else ("", "")
-
     def _add_source(self, source: str, task: str) -> None:
         if (source, task) not in self._sources:
             self._db.execute("INSERT OR IGNORE INTO sources VALUES(?, ?)", (source, task))
@@ -244,11 +241,6 @@ class Store:
         body = read_spot(self.folder, Spot(*row)) if row else None
         record = decode(body) if body else None
         return record if isinstance(record, Scored) else None
-
-    def waiting_keys(self, kind: Kind, version: int | None = None) -> list[Key]:
-        """In order of version and ordinal; of one version, if it is given."""
-        query = "SELECT version, ordinal FROM waiting WHERE kind = ? AND (? IS NULL OR version = ?) ORDER BY 1, 2"
-        return [Key(kind, *row) for row in self._db.execute(query, (kind, version, version))]
 
     def drop_waiting(self, keys: Iterable[Key]) -> None:
         if self._db.executemany(f"DELETE FROM waiting WHERE {_GROUP}", keys).rowcount:

@@ -1,5 +1,6 @@
 """Sums over a whole run for its report, kept as it goes on: a report costs the same after any number of steps."""
 
+import math
 import sqlite3
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -29,11 +30,15 @@ class Total(NamedTuple):
 
 
 def add(database: sqlite3.Connection, values: Mapping[str, Sequence[float]]) -> None:
-    """Add values by name; a name without any is left out."""
+    """Add values by name; what is not finite is left out, and a name without any value."""
     database.executemany(
         "INSERT INTO totals VALUES(?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
         "n = n + excluded.n, total = total + excluded.total, most = MAX(most, excluded.most)",
-        [(name, len(some), float(sum(some)), float(max(some))) for name, some in values.items() if some],
+        [
+            (name, len(some), float(sum(some)), float(max(some)))
+            for name, every in values.items()
+            if (some := [value for value in every if math.isfinite(value)])
+        ],
     )
 
 

@@ -60,15 +60,18 @@ class Running:
 
 
 async def _in_process(work: bytes, limit_s: float) -> list[Outcome]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-B", "-m", _MODULE),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        env=clean_environment(os.environ),
-        cwd=_ROOT,
-        start_new_session=True,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-B", "-m", _MODULE),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=clean_environment(os.environ),
+            cwd=_ROOT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Unavailable(f"a process for a program could not be started: {error}") from error
     try:
         async with asyncio.timeout(limit_s):
             answer = await _exchange(process, work)
