@@ -18,6 +18,7 @@ import httpx
 import msgspec
 
 from bench.loop import REPLICAS, run_job
+from shared.jobs.spec import write_toml
 from shared.samples.files import count_rows, open_files
 from triune.demo.dataset import make
 from triune.demo.main import Options, compute_threads, demo_job
@@ -30,10 +31,12 @@ ROWS = 200
 
 
 async def curate(system: Deployment, model: Path, data: Path, out: Path) -> dict[str, Any]:
-    """What `triune data curate` prints."""
+    """What `triune data curate` prints of the demo's job."""
+    job_file = out.with_suffix(".toml")
+    job_file.write_text(write_toml(demo_job(data.parent, model, Options())))
     env = {"TRIUNE_API_URL": system.api_url, "TRIUNE_API_TOKEN": system.token, "TRIUNE_RUNS": str(system.runs)}
-    options = ["--no-rules", "--keep-duplicates", "--tries", str(TRIES), "--max-new-tokens", "64", "--json"]
-    command = ["-m", "triune", "data", "curate", str(data), "--out", str(out), "--model", str(model), *options]
+    options = ["--no-rules", "--keep-duplicates", "--tries", str(TRIES), "--json"]
+    command = ["-m", "triune", "data", "curate", str(data), "--out", str(out), "--job", str(job_file), *options]
     process = await asyncio.create_subprocess_exec(
         sys.executable, *command, env=os.environ | env, stdout=asyncio.subprocess.PIPE
     )

@@ -3,7 +3,8 @@
 import pytest
 
 from shared.errors import UserError
-from triune.cli.compare import _set, differences, flat
+from shared.jobs.flat import differences, flat
+from triune.cli.compare import _set
 from triune.cli.logs import concerns
 
 

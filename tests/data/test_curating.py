@@ -10,7 +10,7 @@ import pytest
 
 from services.data.curating import shards as module
 from services.data.curating.output import evaluated_rows, write_selected
-from services.data.curating.passes import Passes, count_passes, read_passes, write_passes
+from services.data.curating.passes import Passes, Share, by_source, count_passes, read_passes, write_passes
 from services.data.curating.report import write_report
 from services.data.curating.rules import why_left_out
 from services.data.curating.selection import Thresholds, selected, why_not_kept
@@ -161,3 +161,11 @@ def test_ordinals_of_an_evaluation_are_rows_source_by_source_and_the_kept_ones_a
     write_report(tmp_path / "r.html", files, Counter({"multiple choice": 2}), kept, Thresholds())
     page = (tmp_path / "r.html").read_text()
     assert "2: multiple choice" in page and "7 of 8 right, mean accuracy" in page and page.count("<article>") == 3
+
+
+def test_shares_count_rows_that_could_be_judged() -> None:
+    rows = [
+        Passes("s", i, "", "a", "", tries, passes, 0.0, "")
+        for i, (tries, passes) in enumerate([(4, 0), (4, 4), (4, 2), (0, 0)])
+    ]
+    assert by_source(rows) == {"a": Share(3, 0.5, 1, 1)}

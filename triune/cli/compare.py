@@ -9,13 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.errors import UserError
+from shared.jobs.flat import Flat, differences, flat
 from shared.jobs.spec import parse_job, parse_toml, write_toml
 from shared.runtime.settings import read_settings
 from triune.cli.client import Api
 from triune.cli.errors import exit_codes
 from triune.cli.lines import say_json
-
-Flat = dict[str, Any]
 
 out = Console(highlight=False)
 
@@ -45,23 +44,6 @@ def settings_of(api: Api, job: str) -> Flat:
     details = api.get(f"/v1/jobs/{job}")
     changes = {f"{change['key']} (changed)": change["value"] for change in details["changes"]}
     return flat(details["spec"]) | changes
-
-
-def flat(table: dict[str, Any], prefix: str = "") -> Flat:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    found: Flat = {}
-    for key, value in table.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return found
-
-
-def differences(one: Flat, other: Flat) -> list[tuple[str, Any, Any]]:
-    """Keys whose values differ, with both; a key that is in one of them alone has None for the other."""
-    return [
-        (key, one.get(key), other.get(key))
-        for key in sorted(one.keys() | other.keys())
-        if one.get(key) != other.get(key)
-    ]
 
 
 def _shown(value: Any) -> str:

@@ -75,6 +75,26 @@ def count_passes(samples: Path, shard: Path, rows: Sequence[int], *, threshold: 
     return found
 
 
+@dataclass(frozen=True)
+class Share:
+    """The tries of one source: `right` is the share of its completions that were; rows never and always right."""
+
+    rows: int
+    right: float
+    never: int
+    always: int
+
+
+def by_source(passes: Sequence[Passes]) -> dict[str, Share]:
+    """Rows that could be judged, by source."""
+    found = {}
+    for source in sorted({one.source for one in passes if one.tries}):
+        own = [one for one in passes if one.source == source and one.tries]
+        never, always = sum(not one.passes for one in own), sum(one.passes == one.tries for one in own)
+        found[source] = Share(len(own), sum(one.rate for one in own) / len(own), never, always)
+    return found
+
+
 def write_passes(path: Path, passes: Sequence[Passes]) -> None:
     unfinished = path.with_name(f"{path.name}.part")
     pq.write_table(pa.Table.from_pylist([vars(one) for one in passes], SCHEMA), unfinished)

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from services.monitor.history.queries import Rewards, reading
+from shared.jobs.flat import Flat, flat
 from shared.jobs.record import JobRecord
 
-Flat = dict[str, Any]
 _REPEATED = ("seed", "name")
 """Keys in which repetitions of one experiment may differ; so may what the monitor does with the numbers."""
 
@@ -81,14 +81,6 @@ def settings_of(record: JobRecord) -> Flat:
     """A job's keys with their values, each change made while it ran as `key (changed)`."""
     changes = {f"{change.key} (changed)": change.value for change in record.changes}
     return flat(msgspec.to_builtins(record.spec)) | changes
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> Flat:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    found: Flat = {}
-    for key, value in table.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
-    return found
 
 
 def differing(settings: Mapping[str, Flat]) -> list[SettingRow]:

@@ -1,13 +1,18 @@
 """One shard tried by a model: a job that only evaluates, followed to its samples and stopped."""
 
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from services.data.curating.output import evaluated_rows
 from services.data.curating.passes import Passes, count_passes, read_passes, write_passes
 from shared.errors import TriuneError, UserError
-from shared.jobs.spec import parse_job, write_toml
+from shared.jobs.flat import differences, flat
+from shared.jobs.spec import JobSpec, parse_job, write_toml
 from shared.runtime.settings import Settings
 from shared.samples.files import DataFile
 from triune.cli.client import Api
@@ -15,6 +20,8 @@ from triune.cli.client import Api
 LOOK_S = 1.0
 BOX_IOU = 0.5
 """IoU from which a box counts (V-Triune's paper, 5.1.1.1)."""
+TOLD = "tries.json"
+"""Lies beside the counts: how they were made."""
 SAMPLES = Path("samples/eval-000000.parquet")
 """Where the monitor writes the evaluation of the first version."""
 _ENDED = ("stopped", "done", "failed")
@@ -22,25 +29,40 @@ _ENDED = ("stopped", "done", "failed")
 
 @dataclass(frozen=True)
 class Tries:
-    """How each row is tried; a completion is right from the accuracy `right` on."""
+    """How each row is tried: as a job of `spec` asks it, `number` times; right from the accuracy `right` on."""
 
-    model: str
+    spec: JobSpec
     number: int
-    temperature: float
-    max_new_tokens: int
     right: float
+
+
+def as_job(job: JobSpec | None, model: str | None, sampling: dict[str, Any]) -> JobSpec | None:
+    """The job whose prompts, sampling and rewards the tries have; `model` and `sampling` go before its own.
+
+    None when no model is named at all. Raises BadJob.
+    """
+    if job is None and model is None:
+        return None
+    document: dict[str, Any] = {"total_steps": 1, "data": {"train": ["."]}, "sampling": {}}
+    if job is not None:
+        document = msgspec.to_builtins(job)
+    if model is not None:
+        document["model"] = model
+    document["sampling"] |= {key: value for key, value in sampling.items() if value is not None}
+    return parse_job(document)
 
 
 def tried(shard: DataFile, folder: Path, how: Tries, settings: Settings) -> list[Passes]:
     """The passes of every row of `shard`, from `folder` where they were counted before.
 
-    Raises TriuneError when the evaluation ends without samples, UserError when its run folder is not on this machine.
+    Raises TriuneError when the evaluation ends without samples; UserError when its run folder is not on this machine,
+    or `folder` holds the counts of other tries.
     """
     name = shard.place.name
     counts, job_file = folder / name, folder / f"{name}.job"
+    _agree(folder, how)
     if counts.exists():
         return read_passes(counts)
-    folder.mkdir(parents=True, exist_ok=True)
     api = Api(settings)
     job = job_file.read_text() if job_file.exists() else _submit(api, shard, how)
     job_file.write_text(job)
@@ -51,21 +73,37 @@ def tried(shard: DataFile, folder: Path, how: Tries, settings: Settings) -> list
     return passes
 
 
+def _agree(folder: Path, how: Tries) -> None:
+    """The counts of one folder are those of one way to try."""
+    told = folder / TOLD
+    asked = json.loads(json.dumps(flat(_document(how, [])) | {"--right": how.right}))
+    if not told.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        told.write_text(json.dumps(asked, indent=1))
+        return
+    for key, before, now in differences(json.loads(told.read_text()), asked):
+        raise UserError(f"{folder} holds tries with {key} = {before}, not {now}: name another --out")
+
+
+def _document(how: Tries, data: list[str]) -> dict[str, Any]:
+    """A job whose first evaluation is all that counts; what prompts, completions and rewards depend on is as asked."""
+    job = msgspec.to_builtins(how.spec)
+    return {
+        "name": "curate",
+        "model": job["model"],
+        "seed": job["seed"],
+        "total_steps": 1,
+        "data": job["data"] | {"train": data, "held_out": data, "epochs": 0},
+        "algorithm": {"prompts_per_step": 1, "samples_per_prompt": 2},
+        "sampling": job["sampling"],
+        "rollout": job["rollout"],
+        "reward": job["reward"] | {"iou_threshold": BOX_IOU, "audit": ""},
+        "evaluation": {"samples_per_prompt": how.number, "temperature": how.spec.sampling.temperature},
+    }
+
+
 def _submit(api: Api, shard: DataFile, how: Tries) -> str:
-    """A job whose evaluation of the first version is all that counts."""
-    path = str(Path(shard.place.path).resolve())
-    spec = parse_job(
-        {
-            "name": "curate",
-            "model": how.model,
-            "total_steps": 1,
-            "data": {"train": [path], "held_out": [path]},
-            "algorithm": {"prompts_per_step": 1, "samples_per_prompt": 2},
-            "sampling": {"max_new_tokens": how.max_new_tokens},
-            "reward": {"iou_threshold": BOX_IOU},
-            "evaluation": {"samples_per_prompt": how.number, "temperature": how.temperature},
-        }
-    )
+    spec = parse_job(_document(how, [str(Path(shard.place.path).resolve())]))
     return str(api.submit(write_toml(spec))["job_id"])
 
 
