@@ -88,7 +88,7 @@ class Prompt(Message, frozen=True, kw_only=True, tag="prompt.v1"):
     """data → rollout: one group to generate.
 
     `ordinal` is the group's place in the job's seeded order. For kind `train`, `min_version` is the version whose
-    window admitted it and `version` is None; for kind `eval`, `version` is the version to evaluate, exactly.
+    window admits it and `version` is None; for kind `eval`, `version` is the version to evaluate, exactly.
     """
 
     job: JobId
@@ -254,8 +254,9 @@ class WeightsPublished(Message, frozen=True, kw_only=True, tag="weights.v2"):
     """learner → all: the newest weights and the window they open; self-contained, sent again when the window widens.
 
     Version v = the weights after training step v. `cursor` is the first ordinal not yet consumed, `window_end` the
-    first ordinal that may not be published yet (it never decreases). `manifest` names its tensors and, link by link,
-    all that a late replica needs (`shared.blobs.manifest`).
+    first ordinal that no group may start at yet (it never decreases). `next_end`, once the next step is being made: how
+    far version v + 1 will open its window at least, so that its prompts are with the replicas when it comes. `manifest`
+    names its tensors and, link by link, all that a late replica needs (`shared.blobs.manifest`).
     """
 
     job: JobId
@@ -263,6 +264,7 @@ class WeightsPublished(Message, frozen=True, kw_only=True, tag="weights.v2"):
     incarnation: int
     cursor: int
     window_end: int
+    next_end: int = 0
     max_staleness: int
     total_steps: int
     manifest: BlobRef
@@ -270,6 +272,11 @@ class WeightsPublished(Message, frozen=True, kw_only=True, tag="weights.v2"):
     sync: WeightsSync = WeightsSync()
     published_at: float = 0.0
     stale_until: int = 0  # groups below this ordinal may be of an earlier incarnation
+
+    @property
+    def prompts_end(self) -> int:
+        """The first ordinal whose prompt may not be published yet."""
+        return max(self.window_end, self.next_end)
 
 
 class StepDone(Message, frozen=True, kw_only=True, tag="step.v1"):

@@ -16,12 +16,14 @@ from shared.runtime.telemetry import group_span
 def admitted(draft: Draft, weights: WeightsPublished, prompts_per_step: int) -> tuple[Draft, int, int]:
     """`draft` stamped with the version whose window admits it, and (step, total steps) at which it will be judged.
 
-    The step is the one that is expected to train on it; groups that turn out void before it only make it later.
+    The step is the one that is expected to train on it; groups that turn out void before it only make it later. Past
+    the window it is the next version that admits it, and the step on that one which trains on it.
     """
-    ahead = max(0, draft.ordinal - weights.cursor) // prompts_per_step
+    waits = draft.ordinal >= weights.window_end
+    ahead = 1 if waits else max(0, draft.ordinal - weights.cursor) // prompts_per_step
     step = min(weights.version + 1 + ahead, weights.total_steps)
     if isinstance(draft, Prompt):
-        draft = msgspec.structs.replace(draft, min_version=weights.version)
+        draft = msgspec.structs.replace(draft, min_version=weights.version + waits)
     return draft, step, weights.total_steps
 
 

@@ -76,7 +76,7 @@ class Training:
         """How many more ordinals may be published now."""
         if weights is None or self._job.record.state != "running":
             return 0
-        end = weights.window_end if total is None else min(weights.window_end, total)
+        end = weights.prompts_end if total is None else min(weights.prompts_end, total)
         return end - self.ordinal
 
     async def _publish(self, count: int, weights: WeightsPublished, instruments: Instruments) -> None:
@@ -112,7 +112,7 @@ class Training:
         """
         if self._is_exact or weights is None:
             return self.ordinal
-        end = weights.window_end if order.total is None else min(weights.window_end, order.total)
+        end = weights.prompts_end if order.total is None else min(weights.prompts_end, order.total)
         return max(self.ordinal, min(end, self.ordinal + self._config.publish_at_once))
 
     async def _fix_weights(self, order: TrainingOrder, weights: WeightsPublished | None) -> TrainingOrder:

@@ -98,13 +98,12 @@ class Assembler(Generic[Group]):
     def _is_consumed(self, ordinal: int) -> bool:
         return ordinal < self.cursor or ordinal in self.progress.ahead
 
-    @property
-    def lost(self) -> int:
-        """Ordinals at or past the cursor that no step will train on any more: they widen the window.
+    def lost(self, end: int | None = None) -> int:
+        """Ordinals at or past the cursor (and below `end`) that no step will train on any more: they widen the window.
 
         A uniform one is known to be once fewer than `filter_cap` before it are uniform or have not arrived.
         """
-        known, before = len(self._lost), 0
+        known, before = self._lost_below(end), 0
         last = max(self._uniform, default=-1)
         for ordinal in range(self.cursor, last + 1):
             if ordinal in self._uniform:
@@ -113,6 +112,9 @@ class Assembler(Generic[Group]):
             elif ordinal not in self._ready and ordinal not in self._lost:
                 before += 1
         return known
+
+    def _lost_below(self, end: int | None) -> int:
+        return len(self._lost) if end is None else sum(ordinal < end for ordinal in self._lost)
 
     @property
     def held(self) -> int:

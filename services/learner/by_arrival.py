@@ -29,10 +29,9 @@ class ByArrival(Assembler[Group]):
         if end > max((known for known, _ in windows), default=self.cursor):
             self.progress.windows = [*(window for window in windows if window[1] != due), (end, due)]
 
-    @property
-    def lost(self) -> int:
+    def lost(self, end: int | None = None) -> int:
         """Ordinals at or past the cursor that no later step will train on: lost, or trained on before their turn."""
-        return len(self._lost) + len(self._passed_over) + len(self.progress.ahead)
+        return self._lost_below(end) + len(self._passed_over) + len(self.progress.ahead)
 
     @property
     def _passed_over(self) -> dict[int, Lost]:

@@ -83,7 +83,7 @@ class Ending:
     async def _void_open(self) -> None:
         """At a stop, or when the job was shortened: every admitted ordinal that will not be trained on is void."""
         last, assembler = self._versions.publisher.last, self._intake.assembler
-        if last is None or (not self._course.is_stopping and last.window_end <= assembler.cursor):
+        if last is None or (not self._course.is_stopping and last.prompts_end <= assembler.cursor):
             return
         end = await self._sealed()
         stopped = partial(Lost, "stopped", f"the job ended at step {self._versions.step}", is_ours=True)

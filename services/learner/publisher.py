@@ -3,6 +3,8 @@
 import contextlib
 import time
 
+import msgspec
+
 from services.learner.exports import Stored
 from shared.bus.port import Bus
 from shared.errors import Corrupt, Unavailable
@@ -87,6 +89,7 @@ class Publisher:
                 incarnation=incarnation,
                 cursor=cursor,
                 window_end=max(end, before.window_end if before else 0),
+                next_end=before.next_end if before else 0,
                 max_staleness=max_staleness,
                 total_steps=total_steps,
                 manifest=stored.manifest,
@@ -96,6 +99,11 @@ class Publisher:
                 published_at=time.time(),
             )
         )
+
+    async def look_ahead(self, end: int) -> None:
+        """Say that the next version's window ends at `end` at least; nothing is said where that is no news."""
+        if self.last is not None and end > self.last.prompts_end:
+            await self._announce(msgspec.structs.replace(self.last, next_end=end))
 
     async def fence(self) -> None:
         """Write the last announcement again, before what can't be undone; raises Refused when it is not ours."""

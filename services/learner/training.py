@@ -171,8 +171,10 @@ class Training:
 
     async def _next_step(self) -> Step[Ready] | None:
         """Wait for the groups of the next step; None when there is none to make any more."""
-        while self._course.goes_on:
+        while True:
             await self._course.fix_changes()
+            if not self._course.goes_on:
+                return None
             self._intake.bell.clear()
             step = self._intake.assembler.next_step()
             if step is not None:
@@ -180,7 +182,6 @@ class Training:
             await self._end_a_barren_job()
             await self._saving.answer(self._in_compute)
             await self._intake.news(5.0)
-        return None
 
     async def _end_a_barren_job(self) -> None:
         """Raises NothingUsable when so many groups in a row are void that waiting for a good one burns the data."""
@@ -207,6 +208,8 @@ class Training:
         importance = self._importance(step, stale) if told is None else told.importance
         groups = over_step(list(step.groups.values()), self._job.spec.algorithm)
         work = StepWork(number, total, importance, groups)
+        if told is None:
+            self._tasks.create_task(versions.look_ahead(self._intake.assembler.place_after(step)[0]))
         with contextlib.ExitStack() as undo:
             async with self._turn():
                 began = time.monotonic()

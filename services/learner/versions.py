@@ -193,6 +193,24 @@ class Versions:
             self._intake.evaluations.finish(one.version)
             self._intake.bell.set()
 
+    async def look_ahead(self, cursor: int) -> None:
+        """On-policy, while the next version is being computed: let its prompts go out to wait for it.
+
+        `cursor`: the first ordinal that is not consumed once its step is. Off-policy there are prompts all the time.
+        """
+        if not self.is_live or self.value("max_staleness") or self._job.record.state != "running":
+            return
+        end = window_end(
+            cursor=cursor,
+            version=self.step + 1,
+            total_steps=self.value("total_steps"),
+            prompts_per_step=self._intake.assembler.prompts_per_step,
+            max_staleness=0,
+            lost=0,
+        )
+        async with self._publishing:
+            await self.publisher.look_ahead(end)
+
     async def widen(self) -> None:
         """Announce the newest version again when lost groups, or a change, move its window's end."""
         await self.publisher.refresh()
@@ -206,7 +224,7 @@ class Versions:
             total_steps=self.value("total_steps"),
             prompts_per_step=self._intake.assembler.prompts_per_step,
             max_staleness=eta,
-            lost=self._intake.assembler.lost,
+            lost=self._lost(last.version),
         )
         if end > last.window_end or eta != last.max_staleness:
             await self._announce(Stored(last.manifest, last.digest, last.sync))
@@ -221,7 +239,7 @@ class Versions:
                     incarnation=self.progress.incarnation,
                     stored=stored,
                     cursor=self._intake.assembler.cursor,
-                    lost=self._intake.assembler.lost,
+                    lost=self._lost(version),
                     total_steps=self.value("total_steps"),
                     prompts_per_step=self._intake.assembler.prompts_per_step,
                     max_staleness=self.value("max_staleness"),
@@ -231,6 +249,12 @@ class Versions:
                 self._admit(self.publisher.last)
             self._announced_at.setdefault(version, self.publisher.sequence)
             self._status.version = version
+
+    def _lost(self, version: int) -> int:
+        """What widens the window of `version`: lost groups that it admits, not those that wait for the next one."""
+        last = self.publisher.last
+        end = last.window_end if last is not None and last.version == version else None
+        return self._intake.assembler.lost(end)
 
     def _admit(self, message: WeightsPublished) -> None:
         self._intake.assembler.admit(message.window_end, message.version + message.max_staleness)

@@ -53,6 +53,8 @@ class View(Protocol):
 
     @property
     def newest(self) -> Target | None: ...
+    def admits(self, ordinal: int) -> bool: ...
+    def expects(self, ordinal: int) -> bool: ...
     def due(self, version: int) -> Target | None: ...
     def evaluation_done(self, version: int) -> bool: ...
 
@@ -145,7 +147,7 @@ class Gate:
     async def enter(self, want: Want) -> AsyncIterator[bool]:
         """Inside, the engine runs what `want` asks for; False: nobody waits for that evaluation any more.
 
-        Raises TimeoutError when its weights are not announced in time.
+        Raises TimeoutError when its weights are neither announced in time nor said to come.
         """
         loop = asyncio.get_running_loop()
         waiter = _Waiter(want, loop.create_future(), loop.create_future())
@@ -262,7 +264,7 @@ class Gate:
     def _announced(self, want: Want) -> bool:
         if want.exactly is not None:
             return self._view.due(want.exactly) is not None or self._view.evaluation_done(want.exactly)
-        return self._view.newest is not None and self._view.newest.version >= want.at_least
+        return self._view.expects(want.ordinal) or self._newest() >= want.at_least
 
     def _answer(self, want: Want) -> Answer | None:
         """For the first of a line; None while it has to wait."""
@@ -283,9 +285,22 @@ class Gate:
             return False
         if want.exactly is not None:
             return want.exactly == exact == self.version and self._target() is None and self._turning is None
-        if exact is not None or self._turning == "drain" or self.version < want.at_least:
+        if exact is not None or self._turning == "drain" or not self._is_admitted(want):
             return False
         return self._target() is None or not self._evaluates
+
+    def _is_admitted(self, want: Want) -> bool:
+        """Whether the window of the weights that the engine runs admits a training group.
+
+        The newest one may by now admit what was meant to wait for the next one.
+        """
+        if self.version >= want.at_least:
+            return True
+        return self.version == self._newest() and self._view.admits(want.ordinal)
+
+    def _newest(self) -> int:
+        """The newest version that was announced; -1 while there is none."""
+        return -1 if self._view.newest is None else self._view.newest.version
 
     def _exact(self) -> int | None:
         """The version of the evaluation that goes first: the one that is inside, else the lowest that waits."""

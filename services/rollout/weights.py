@@ -61,8 +61,22 @@ class WeightsView:
 
     @property
     def open_groups(self) -> int:
-        """Training groups that are admitted and not consumed, as far as is known here."""
-        return self._newest.window_end - self._newest.cursor if self._newest else 0
+        """Training groups whose prompts may be out and that are not consumed, as far as is known here.
+
+        While a step is being made of all that the window admits, those that wait for the next version.
+        """
+        newest = self._newest
+        if newest is None:
+            return 0
+        return newest.prompts_end - (newest.window_end if newest.next_end > newest.window_end else newest.cursor)
+
+    def admits(self, ordinal: int) -> bool:
+        """Whether the newest weights may generate this training group."""
+        return self._newest is not None and ordinal < self._newest.window_end
+
+    def expects(self, ordinal: int) -> bool:
+        """Whether weights are announced, or being computed, that may generate this training group."""
+        return self._newest is not None and ordinal < self._newest.prompts_end
 
     def evaluation_done(self, version: int) -> bool:
         """Whether every held-out group of `version` is in the journal: its prompts that are left are of no use."""

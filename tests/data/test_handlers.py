@@ -66,7 +66,7 @@ class World:
         mine = through_weather(self.bus)
         return Deps(mine, blobs, JobStore(mine), instruments(), Status(), config)
 
-    async def open_window(self, version: int, cursor: int, end: int, total_steps: int = 5) -> None:
+    async def open_window(self, version: int, cursor: int, end: int, total_steps: int = 5, next_end: int = 0) -> None:
         await self.bus.announce(
             WeightsPublished(
                 job="job",
@@ -74,6 +74,7 @@ class World:
                 incarnation=0,
                 cursor=cursor,
                 window_end=end,
+                next_end=next_end,
                 max_staleness=0,
                 total_steps=total_steps,
                 manifest=MANIFEST,
@@ -131,6 +132,33 @@ async def test_without_weights_the_gate_is_closed_and_a_window_lets_out_exactly_
     prompts = [group for group in world.groups() if isinstance(group, Prompt)]
     assert {prompt.min_version for prompt in prompts if prompt.ordinal < 4} <= {0}
     assert {prompt.min_version for prompt in prompts if prompt.ordinal >= 4} == {1}
+
+
+async def test_while_a_step_is_made_the_prompts_of_the_next_version_go_out_to_wait_for_it(world: World) -> None:
+    job = await world.start()
+    async with serving(world, job):
+        await world.open_window(0, 0, 5)  # one of the first five was void
+        await world.until(lambda: len(world.groups()) == 5)
+        await world.open_window(0, 0, 5, next_end=9)
+        await world.until(lambda: world.server.records["ordinal.job"].value == b"9")
+        await world.open_window(1, 5, 10, next_end=9)
+        await world.until(lambda: world.server.records["ordinal.job"].value == b"10")
+    prompts = {group.ordinal: group for group in world.groups() if isinstance(group, Prompt)}
+    assert {ordinal: prompt.min_version for ordinal, prompt in prompts.items()} == {
+        ordinal: 0 if ordinal < 5 else 1 for ordinal in prompts
+    }
+    assert {prompt.reward.step for ordinal, prompt in prompts.items() if 5 <= ordinal < 9} == {2}
+
+
+async def test_a_job_that_stops_is_sealed_behind_the_prompts_that_wait_for_the_next_version(world: World) -> None:
+    job = await world.start()
+    async with serving(world, job):
+        await world.open_window(0, 0, 4, next_end=8)
+        await world.until(lambda: len(world.groups()) == 8)
+        await world.change(job, seal_wanted=True)
+        await world.until(lambda: world.published("events.job.end-of-order") != [])
+    (end,) = world.published("events.job.end-of-order")
+    assert end.total == 8 and sorted(end.open) == list(range(8))
 
 
 async def test_every_ordinal_of_an_epoch_is_a_prompt_or_a_void(world: World) -> None:

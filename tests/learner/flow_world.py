@@ -137,9 +137,11 @@ class World:
         self.ports = Ports(self.settings, mine, self.ledger, self.blobs, JobStore(mine))
         self.status = Status()
         self.published = 0
+        self._open: set[int] = set()  # ordinals whose prompts are out
         self.spoil: Callable[[Scored], Scored] = lambda record: record
         self.unanswered: set[int] = set()  # versions whose evaluation nobody generates yet
-        self._rng, self._voids, self._uniform, self._held_out = random.Random(seed), voids, uniform, 3
+        self._seed, self._voids, self._uniform, self._held_out = seed, voids, uniform, 3
+        self._rng = random.Random(seed)
         self.spec = parse_job(
             {
                 "model": "none",
@@ -165,9 +167,9 @@ class World:
 
     async def learn(self, engine: CountingEngine, *, limit_s: float = 20.0) -> None:
         """A learner's life: until its work ends or dies."""
-        job = await self.active()
+        self.learners = await self.active()
         with one_error():
-            await self._learn(job, engine, limit_s)
+            await self._learn(self.learners, engine, limit_s)
 
     async def _learn(self, job: ActiveJob, engine: CountingEngine, limit_s: float) -> None:
         async with asyncio.timeout(limit_s), asyncio.TaskGroup() as group:
@@ -187,7 +189,10 @@ class World:
             await self.server.wait_change(0.05)
 
     async def generate(self) -> None:
-        """Publish a record for every ordinal that the newest window admits, in random order; answer evaluations."""
+        """Publish a record for every ordinal that the newest window admits, in random order; answer evaluations.
+
+        What is void is void before its version comes.
+        """
         evaluated: set[int] = set()
         while True:
             await self._publish_window()
@@ -202,16 +207,20 @@ class World:
             return
         weights = last[0]
         assert isinstance(weights, WeightsPublished)
-        ordinals = list(range(self.published, weights.window_end))
-        self.published = max(self.published, weights.window_end)
+        self._open |= set(range(self.published, weights.prompts_end))
+        self.published = max(self.published, weights.prompts_end)
+        ordinals = sorted(self._open)
         self._rng.shuffle(ordinals)
         for ordinal in ordinals:
-            is_void = self._rng.random() < self._voids
-            is_uniform = self._rng.random() < self._uniform
+            own = random.Random(f"{self._seed}/{ordinal}")
+            is_void, is_uniform = own.random() < self._voids, own.random() < self._uniform
+            if not is_void and ordinal >= weights.window_end:
+                continue
             record = make_voided(ordinal, job=JOB) if is_void else self.spoil(scored(ordinal, weights.version))
             if is_uniform and isinstance(record, Scored):
                 record = msgspec.structs.replace(record, rewards=[record.rewards[0]] * len(record.rewards))
             await self.bus.publish("scored", JOB, "train", record, message_id(JOB, "train", None, ordinal))
+            self._open.remove(ordinal)
 
     async def _evaluate(self, evaluated: set[int]) -> None:
         for due in await self.events("eval-due"):

@@ -31,7 +31,7 @@ def test_a_step_takes_the_first_groups_that_have_come() -> None:
     assembler.consume(step)
     assert (assembler.progress.cursor, assembler.progress.ahead) == (0, {1, 3})
     assert assembler.open(4) == {0: None, 2: None}
-    assert assembler.lost == 2, "both let the window go on"
+    assert assembler.lost() == 2, "both let the window go on"
 
 
 def test_a_step_waits_for_a_group_that_would_be_too_old_for_the_next_one() -> None:
@@ -103,7 +103,7 @@ class World:
             total_steps=self.steps,
             prompts_per_step=self.batch,
             max_staleness=self.eta,
-            lost=self.learner.lost,
+            lost=self.learner.lost(),
         )
         self.end = max(self.end, new)
         self.announced.append((self.end, progress.step + self.eta))

@@ -74,6 +74,58 @@ async def test_a_void_group_is_replaced_by_the_next_ordinal_and_the_sums_agree(t
     assert sorted([*trained, *voids]) == list(range(world.published))
 
 
+@pytest.mark.parametrize("seed", range(3))
+async def test_on_policy_the_next_versions_prompts_are_out_before_it_and_none_is_made_by_the_old_one(
+    tmp_path: Path, seed: int
+) -> None:
+    """Void ones among them are heard of while the step is made; they widen the window that they are in, no other."""
+    world, engine = World(tmp_path, seed=seed, voids=0.3), CountingEngine(die_before_step=3)
+    await world.submit()
+    await world.learn(engine)
+    survivor = CountingEngine()
+    await world.learn(survivor)
+    assert {value for step in await world.steps() for value in step.staleness} == {0}
+    trained = [ordinal for step in await world.steps() for ordinal in step.trained]
+    assert sorted([*trained, *await world.voids()]) == list(range(world.published))
+    told = [(event.version, event.window_end, event.next_end) for event in await world.versions()]
+    early = {version: next_end for version, end, next_end in told if next_end > end}
+    assert set(early) == set(range(5)), "of each version but those that no step follows"
+    first = {version: end for version, end, _ in reversed(told)}
+    assert all(first[version + 1] >= next_end for version, next_end in early.items())
+
+
+async def test_a_job_that_is_shortened_to_the_step_that_is_made_voids_the_prompts_that_wait(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    await world.submit()
+    engine = ShorteningEngine(world, asyncio.get_running_loop())
+    await world.learn(engine)
+    assert len(engine.history) == 3
+    voids = await world.voids()
+    assert {void.reason for void in voids.values()} == {"stopped"}
+    assert sorted(voids) == list(range(12, world.published)) and world.published == 16
+
+
+class ShorteningEngine(CountingEngine):
+    """While step 3 is computed and the prompts behind it are out, somebody shortens the job to it."""
+
+    def __init__(self, world: World, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._world, self._loop = world, loop
+
+    def step(self, work: StepWork) -> StepResult:
+        if work.step == 3:
+            asyncio.run_coroutine_threadsafe(self._shorten(), self._loop).result(timeout=20)
+        return super().step(work)
+
+    async def _shorten(self) -> None:
+        while self._world.published < 16:
+            await self._world.server.wait_change(0.05)
+        change = Change(key="total_steps", value=3, requested_at=0.0)
+        await self._world.jobs.update(JOB, lambda old: msgspec.structs.replace(old, changes=[*old.changes, change]))
+        while not self._world.learners.record.changes:
+            await self._world.server.wait_change(0.05)
+
+
 async def test_a_group_that_cannot_be_ingested_becomes_void_and_is_replaced(tmp_path: Path) -> None:
     world, engine = World(tmp_path), CountingEngine(bad=frozenset({1, 6}))
     await world.submit()

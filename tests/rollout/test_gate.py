@@ -28,8 +28,15 @@ class Announced:
     def __init__(self) -> None:
         self.news = Bell()
         self.newest: Target | None = None
+        self.window_end = self.next_end = 0
         self.open: dict[int, Target] = {}
         self.done: set[int] = set()
+
+    def admits(self, ordinal: int) -> bool:
+        return ordinal < self.window_end
+
+    def expects(self, ordinal: int) -> bool:
+        return ordinal < max(self.window_end, self.next_end)
 
     def due(self, version: int) -> Target | None:
         return self.open.get(version)
@@ -117,7 +124,8 @@ class Loop:
         self.announced = Announced()
         self.finished: dict[int, list[int]] = {}
         self.stale: list[int] = []
-        self.step, self.cursor, self.end = 0, 0, 0
+        self.early = 0  # prompts that went out before their version
+        self.step, self.cursor = 0, 0
         self.replicas = [self._replica(in_flight_updates) for _ in range(2)]
 
     def _replica(self, in_flight_updates: bool) -> tuple[Gate, TokenEngine]:
@@ -130,14 +138,20 @@ class Loop:
         self.announced.newest = Target(self.step, NOWHERE)
         if self.random.random() < 0.3:
             self.announced.open[self.step] = Target(self.step, NOWHERE)
-        self.end = max(
-            self.end,
-            window_end(
-                cursor=self.cursor, version=self.step, total_steps=self.steps, prompts_per_step=self.b,
-                max_staleness=self.eta, lost=0,
-            ),
-        )  # fmt: skip
+        self.announced.window_end = max(self.announced.window_end, self.window_of(self.step))
         self.announced.news.ring()
+
+    def window_of(self, version: int) -> int:
+        return window_end(
+            cursor=version * self.b, version=version, total_steps=self.steps, prompts_per_step=self.b,
+            max_staleness=self.eta, lost=0,
+        )  # fmt: skip
+
+    def look_ahead(self) -> None:
+        """On-policy, while the next version is computed, its prompts may go out."""
+        if self.eta == 0 and self.random.random() < 0.7:
+            self.announced.next_end = self.window_of(self.step + 1)
+            self.announced.news.ring()
 
     async def run(self) -> None:
         async with asyncio.timeout(60.0), asyncio.TaskGroup() as steering:
@@ -150,11 +164,13 @@ class Loop:
                 task.cancel()
 
     async def data(self, tasks: asyncio.TaskGroup) -> None:
-        """Publishes each ordinal once the window admits it, with the version that did; held-out ones in between."""
+        """Publishes each ordinal once a window admits it or will, with the version that does; held-out in between."""
         await self.announced.news.until(lambda: self.announced.newest)
         for ordinal in range(self.steps * self.b):
-            await self.announced.news.until(lambda ordinal=ordinal: ordinal < self.end)
-            tasks.create_task(self.group(self.random.choice(self.replicas), ordinal, self.step))
+            await self.announced.news.until(lambda ordinal=ordinal: self.announced.expects(ordinal))
+            waits = not self.announced.admits(ordinal)
+            self.early += waits
+            tasks.create_task(self.group(self.random.choice(self.replicas), ordinal, self.step + waits))
             for version in [one for one in self.announced.open if one not in self.announced.done]:
                 tasks.create_task(self.evaluate(self.random.choice(self.replicas), version))
 
@@ -180,6 +196,7 @@ class Loop:
             wanted = range(self.cursor, self.cursor + self.b)
             await self.announced.news.until(lambda wanted=wanted: all(one in self.finished for one in wanted))
             self.stale += [staleness(self.step, min(self.finished[one])) for one in wanted]
+            self.look_ahead()
             for _ in range(self.random.randrange(6)):
                 await asyncio.sleep(0)
             self.step, self.cursor = self.step + 1, self.cursor + self.b
@@ -188,16 +205,54 @@ class Loop:
 
 @pytest.mark.parametrize("in_flight_updates", [True, False])
 async def test_staleness_never_passes_its_bound_in_a_thousand_random_schedules(in_flight_updates: bool) -> None:
-    changed_in_flight = reached = 0
+    changed_in_flight = reached = early = 0
     for seed in range(1000 if in_flight_updates else 200):
         loop = Loop(seed, in_flight_updates=in_flight_updates)
         await loop.run()
         assert len(loop.stale) == loop.steps * loop.b
         assert max(loop.stale) <= loop.eta, f"seed {seed}"
+        early += loop.early
         reached += max(loop.stale) == loop.eta > 0
         changed_in_flight += any(len(set(versions)) > 1 for versions in loop.finished.values())
     assert reached > 20
+    assert early > 100
     assert (changed_in_flight > 100) == in_flight_updates
+
+
+async def test_a_prompt_that_is_early_waits_for_its_version_however_long_that_takes() -> None:
+    announced, engine = Announced(), TokenEngine(random.Random(0), Traits(room=8, in_flight_updates=False))
+    gate = Gate(engine, announced, Weights(), "drain", 0.0, told, Retry())  # type: ignore[arg-type]
+    announced.newest, announced.window_end, announced.next_end = Target(0, NOWHERE), 4, 8
+    async with asyncio.timeout(60.0), asyncio.TaskGroup() as tasks:
+        steering = tasks.create_task(gate.steer())
+        waiting = tasks.create_task(sampled(gate, engine, Want(4, 1, at_least=1)))
+        with pytest.raises(TimeoutError):
+            await sampled(gate, engine, Want(8, 1, at_least=1))  # nobody has said that its weights will come
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert gate.version == 0 and not waiting.done()
+        announced.newest, announced.window_end = Target(1, NOWHERE), 8
+        announced.news.ring()
+        assert await waiting == [1, 1]
+        steering.cancel()
+
+
+async def test_a_prompt_that_is_early_starts_at_once_when_the_window_widens_over_it() -> None:
+    """As when a group of the step that is being made turns out to be gone: the step needs one more."""
+    announced, engine = Announced(), TokenEngine(random.Random(0), Traits(room=8, in_flight_updates=False))
+    gate = Gate(engine, announced, Weights(), "drain", 5.0, told, Retry())  # type: ignore[arg-type]
+    announced.newest, announced.window_end, announced.next_end = Target(0, NOWHERE), 4, 8
+    async with asyncio.timeout(60.0), asyncio.TaskGroup() as tasks:
+        steering = tasks.create_task(gate.steer())
+        waiting = [tasks.create_task(sampled(gate, engine, Want(one, 1, at_least=1))) for one in (4, 5)]
+        announced.window_end = 5
+        announced.news.ring()
+        assert await waiting[0] == [0, 0]
+        assert not waiting[1].done()
+        announced.newest, announced.window_end = Target(1, NOWHERE), 9
+        announced.news.ring()
+        assert await waiting[1] == [1, 1]
+        steering.cancel()
 
 
 class AwayWeights(Weights):

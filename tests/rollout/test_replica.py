@@ -197,13 +197,13 @@ async def test_two_replicas_share_what_the_window_admits(world: World) -> None:
 
 async def test_training_runs_the_newest_weights_and_waits_for_those_it_asks_for(world: World) -> None:
     await world.announce(0)
-    await world.send(prompt(0, min_version=2))
+    await world.send(prompt(8, min_version=2))
     async with running(world.replica()):
         await until(lambda: world.status.version == 0 and world.status.in_flight == 1)
         assert not world.engine.groups
-        await world.announce(3)
+        await world.announce(3, window_end=16)
         await world.answers("completions", 1)
-    assert world.engine.groups == [(3, "text 0")]
+    assert world.engine.groups == [(3, "text 8")]
 
 
 async def test_weights_change_under_what_is_being_generated_when_the_job_is_off_policy(world: World) -> None:

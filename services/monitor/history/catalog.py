@@ -119,7 +119,9 @@ CATALOG: Final = (
     SeriesInfo("void", "{group}", "void groups that the step passed over", "groups"),
     SeriesInfo("void/*", "{group}", "void groups of one reason", "groups"),
     SeriesInfo("error_rate", "1", "share of completions whose verifier failed", "groups"),
-    SeriesInfo("wait/queue", "s", "from published to taken by a rollout replica", "waits"),
+    SeriesInfo(
+        "wait/queue", "s", "from published to being generated; on-policy with the update that it waits for", "waits"
+    ),
     SeriesInfo("wait/generate", "s", "generation of a group", "waits"),
     SeriesInfo("wait/transit", "s", "from generated to taken by a reward replica", "waits"),
     SeriesInfo("wait/score", "s", "scoring of a group", "waits"),
