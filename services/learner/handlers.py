@@ -77,7 +77,8 @@ class Intake:
         ours = partial(Lost, source=prompt.source, task=prompt.task, is_ours=True)
         try:
             check_group(scored)
-            ready = await self._in_thread(partial(self.ingest.ready, scored, await self._images(scored)))
+            work = partial(self._in_thread, partial(self._ready, scored))
+            ready = await self.retry.until_back(BLOB_STORE, work)
         except (BadSample, BlobMissing) as error:
             self.assembler.lose(prompt.ordinal, ours("bad-sample", str(error)))
         except _DATA_ERRORS as error:
@@ -91,10 +92,8 @@ class Intake:
             uniform = ours("filtered", "all answers of the group are equally right") if ready.droppable else None
             self.assembler.add(prompt.ordinal, ready, uniform=uniform)
 
-    async def _images(self, scored: Scored) -> list[bytes]:
-        """The encoded images; a blob store that is away is waited for."""
-        read = partial(self._in_thread, lambda: [self.blobs.get(image.blob) for image in scored.prompt.images])
-        return await self.retry.until_back(BLOB_STORE, read)
+    def _ready(self, scored: Scored) -> Ready:
+        return self.ingest.ready(scored, [self.blobs.get(image.blob) for image in scored.prompt.images])
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

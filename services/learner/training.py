@@ -31,6 +31,7 @@ from services.learner.metrics import LearnerMetrics
 from services.learner.progress import Progress
 from services.learner.saving import Saving
 from services.learner.versions import Versions
+from shared.blobs.snapshot import Snapshot
 from shared.errors import Unavailable, one_error
 from shared.jobs.following import ActiveJob
 from shared.log.reading import read_events
@@ -199,7 +200,8 @@ class Training:
     async def _train(self, step: Step[Ready], *, wait_s: float) -> None:
         """One training step: update, tell what it consumed, publish its version beside the next step.
 
-        The step is told before its version is: a learner killed in between makes it of the same groups again.
+        The step is told before its version is, which is being stored meanwhile: a learner killed in between makes it of
+        the same groups again.
         """
         versions, number = self.versions, self.versions.step + 1
         told = self._intake.assembler.script.get(number)
@@ -210,31 +212,39 @@ class Training:
         work = StepWork(number, total, importance, groups)
         if told is None:
             self._tasks.create_task(versions.look_ahead(self._intake.assembler.place_after(step)[0]))
+        result, snapshot, timing = await self._update(work)
+        timing["wait_s"] = wait_s
+        versions.progress.step, announced = number, versions.announced
+        is_told = asyncio.Event()
+        if snapshot is not None:
+            is_new = number > announced
+            versions.publish_beside(self._tasks, snapshot, is_told, is_new=is_new, then=self._saving.drop_old)
+        if told is None:
+            await self._intake.give_up(step.lost)
+            await self._ports.bus.announce(self._step_done(step, groups, stale, importance, result, timing))
+            passing("step-told")
+        self._pass(step)
+        is_told.set()
+        if number == announced:  # whether its groups count as stale is known only then
+            await versions.settled()
+        await self._count(step, stale, result, timing)
+        await self._saving.after_step(self._in_compute)
+
+    async def _update(self, work: StepWork) -> tuple[StepResult, Snapshot | None, dict[str, float]]:
+        """The step, on the learner's device; the weights that it makes, unless newer ones are announced; its timing."""
+        versions = self.versions
         with contextlib.ExitStack() as undo:
             async with self._turn():
                 began = time.monotonic()
                 result = await self._in_compute(lambda: self._engine.step(work))
                 stepped = time.monotonic()
                 await versions.settled()
-                announced = versions.announced
-                snapshot = await versions.snapshot() if number >= announced else None
+                snapshot = await versions.snapshot() if work.step >= versions.announced else None
                 if snapshot is not None:
                     undo.callback(snapshot.discard)
-            timing = {"wait_s": wait_s, "step_s": stepped - began, "store_s": time.monotonic() - stepped}
-            timing |= result.seconds
-            versions.progress.step = number
-            if told is None:
-                await self._intake.give_up(step.lost)
-                await self._ports.bus.announce(self._step_done(step, groups, stale, importance, result, timing))
-                passing("step-told")
-            self._pass(step)
             undo.pop_all()
-        if snapshot is not None:
-            versions.publish_beside(self._tasks, snapshot, is_new=number > announced, then=self._saving.drop_old)
-        if number == announced:  # whether its groups count as stale is known only then
-            await versions.settled()
-        await self._count(step, stale, result, timing)
-        await self._saving.after_step(self._in_compute)
+        timing = {"step_s": stepped - began, "store_s": time.monotonic() - stepped}
+        return result, snapshot, timing | result.seconds
 
     def _importance(self, step: Step[Ready], stale: list[int]) -> bool:
         """Whether the sampler is corrected for: with `auto`, when it can be another policy than the learner's."""

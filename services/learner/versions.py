@@ -92,16 +92,24 @@ class Versions:
         return await self._retry.until_back(BLOB_STORE, lambda: self._in_compute(self.exports.snapshot))
 
     def publish_beside(
-        self, tasks: asyncio.TaskGroup, snapshot: Snapshot, *, is_new: bool, then: Callable[[], Awaitable[None]]
+        self,
+        tasks: asyncio.TaskGroup,
+        snapshot: Snapshot,
+        is_told: asyncio.Event,
+        *,
+        is_new: bool,
+        then: Callable[[], Awaitable[None]],
     ) -> None:
-        """Store and announce the version of `step`, `then` tidy up; the next step may be computed meanwhile.
+        """Store the version of `step`, announce it once its step `is_told`, `then` tidy up.
 
-        `step` and the cursor stay until this version is `settled`. `is_new`: it was not announced before.
+        The next step may be computed meanwhile; `step` and the cursor stay until this version is `settled`. `is_new`:
+        it was not announced before.
         """
 
         async def publish() -> None:
             stored = await self._store(snapshot)
             passing("weights-stored")
+            await is_told.wait()
             await self.publish(stored, is_new=is_new)
             await then()
 
