@@ -1,17 +1,20 @@
 """The verifier `python`: programs against unit tests, in a process that never sees what is expected."""
 
 import json
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psutil
 import pytest
 import pytest_asyncio
 
 from services.reward.judge import judge
-from services.reward.outside import running as processes
+from services.reward.outside import launching
 from services.reward.outside.running import Running
 from services.reward.verdict import Sample
 from services.reward.verifiers.python import same
+from services.reward.workers import sandbox
 from shared.answers.programs import read_program
 from shared.errors import Unavailable
 from shared.messages import Reward, RewardSpec
@@ -25,7 +28,9 @@ _RIGHT = "def double(n):\n    return 2 * n"
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def running() -> AsyncIterator[Running]:
-    yield Running(at_once=2)
+    made = Running(at_once=2)
+    yield made
+    await made.aclose()
 
 
 async def _judged(
@@ -56,10 +61,36 @@ async def test_accuracy_worked_by_hand(running: Running, program: str, accuracy:
     assert partial.accuracy == pytest.approx(passed)
 
 
-async def test_a_process_that_does_not_start_is_no_verdict(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "_MODULE", "services.reward.no_such_module")
-    with pytest.raises(Unavailable, match="did not start: it ended with 1"):
-        await _judged(running, _RIGHT)
+async def test_a_launcher_that_does_not_start_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "_MODULE", "services.reward.no_such_module")
+    with pytest.raises(Unavailable, match="did not start, or was ended: code 1"):
+        await _judged(Running(at_once=1), _RIGHT)
+
+
+def _launchers() -> list[psutil.Process]:
+    return [one for one in psutil.Process().children(recursive=True) if launching._MODULE in " ".join(one.cmdline())]
+
+
+async def test_a_launcher_that_was_killed_is_replaced(running: Running) -> None:
+    assert (await _judged(running, _RIGHT)).accuracy == 1.0
+    before = _launchers()
+    for process in before:
+        process.kill()
+    psutil.wait_procs(before, 10)
+    assert (await _judged(running, _RIGHT)).accuracy == 1.0
+    assert before and not {one.pid for one in before} & {one.pid for one in _launchers()}
+
+
+async def test_a_process_that_is_slow_to_start_is_no_verdict_on_the_program() -> None:
+    running, before = Running(at_once=1), _launchers()
+    assert (await _judged(running, _RIGHT)).accuracy == 1.0
+    for process in set(_launchers()) - set(before):
+        process.suspend()
+    with pytest.raises(Unavailable, match=r"did not start within 0\.2 s"):
+        await _judged(running, _RIGHT, limit_s=0.2)
+    assert (await _judged(running, _RIGHT)).accuracy == 1.0
+    await running.aclose()
+    assert set(_launchers()) == set(before)
 
 
 async def test_a_program_of_standard_input_and_output_is_run_once_a_test(running: Running) -> None:
@@ -98,6 +129,25 @@ async def test_a_hostile_program_fails_and_reaches_nothing(running: Running, nam
     reward = await _judged(running, _HOSTILE[name], cpu_s=0.5)
     assert reward.ok, reward.error
     assert reward.accuracy == 0.0 and reward.parts["passed"] < 1.0
+
+
+async def test_a_program_sees_no_process_but_its_own(running: Running) -> None:
+    """Else one could end the service that judges it: `os.kill(-1, 9)` reaches all processes of its user."""
+    if not _has_process_namespaces():
+        pytest.skip("this kernel gives this user no PID namespace")
+    program = f"import os\ndef sees():\n    try: os.kill({os.getpid()}, 0)\n" + (
+        "    except OSError as error: return type(error).__name__"
+    )
+    assert (await _judged(running, program, "assert sees() == 'ProcessLookupError'")).accuracy == 1.0
+    assert (await _judged(running, "import os\nos.kill(-1, 9)\n" + _RIGHT)).accuracy == 0.0
+    assert (await _judged(running, _RIGHT)).accuracy == 1.0
+
+
+def _has_process_namespaces() -> bool:
+    child = os.fork()
+    if not child:
+        os._exit(0 if sandbox.leave() else 1)
+    return os.waitpid(child, 0)[1] == 0
 
 
 async def test_what_was_passed_before_a_program_took_too_long_counts(running: Running) -> None:

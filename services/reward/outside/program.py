@@ -1,15 +1,12 @@
-"""A process that runs one program on the inputs of its tests and says what came out, never having seen what should.
+"""What runs one program on the inputs of its tests and says what came out, never having seen what should.
 
-    python -m services.reward.outside.program
-
-On standard input a JSON object, on standard output `READY`, then a JSON line a test as it is done (an `Outcome` of
-`services.reward.verifiers.python`): first those of `calls`, then those of `stdins`. It has no network and no secret,
-opens no file and starts no process; the kernel ends it after its CPU time. What the program prints goes nowhere, but
-for tests of standard output.
+`run` is all that a process forked by `services.reward.outside.launcher` does. It reads a JSON object, and writes
+`READY`, then a JSON line a test as it is done (an `Outcome` of `services.reward.verifiers.python`): first those of
+`calls`, then those of `stdins`. It opens no file and starts no process; the kernel ends it after its CPU time. What the
+program prints goes nowhere, but for tests of standard output.
 """
 
 import contextlib
-import importlib
 import io
 import itertools
 import json
@@ -17,7 +14,7 @@ import os
 import resource
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from services.reward.workers import sandbox
 
@@ -34,27 +31,28 @@ DEEPEST, MOST_ITEMS, LONGEST_TEXT = 32, 10_000, 64 * 1024
 _MEMORY_BYTES = 1024**3
 
 
-def main() -> int:
-    """Read the work, give up what can be given up, run."""
-    work = json.loads(sys.stdin.buffer.read())
-    answer = os.fdopen(os.dup(1), "wb", buffering=0)
-    nowhere = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(nowhere, descriptor)
-    for name in MODULES:
-        importlib.import_module(name)
-    sandbox.drop_root()
-    sandbox.isolate()
-    sandbox.limit(_MEMORY_BYTES)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
-    cpu_s = int(sum(os.times()[:2]) + work["cpu_s"]) + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
-    answer.write(READY)
-    for outcome in itertools.chain(
-        _run_calls(work["program"], work["calls"]), _run_each(work["program"], work["stdins"])
-    ):
-        answer.write(json.dumps(outcome).encode() + b"\n")
-    os._exit(0)  # whatever the program has left to be run at the end
+def run(exchange: int) -> NoReturn:
+    """Read the work from the descriptor `exchange`, run it and tell there what it does; this ends the process."""
+    try:
+        with open(exchange, "rb", buffering=0, closefd=False) as given:
+            work = json.loads(given.read())
+        sandbox.limit(_MEMORY_BYTES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+        cpu_s = int(sum(os.times()[:2]) + work["cpu_s"]) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+        os.write(exchange, READY)
+        outcomes = itertools.chain(
+            _run_calls(work["program"], work["calls"]), _run_each(work["program"], work["stdins"])
+        )
+        for outcome in outcomes:
+            _tell(exchange, json.dumps(outcome).encode() + b"\n")
+    finally:
+        os._exit(0)  # whatever the program has left to be run at the end
+
+
+def _tell(exchange: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(exchange, line) :]
 
 
 def _run_calls(program: str, calls: list[str]) -> Iterator[list[Any]]:
@@ -117,7 +115,3 @@ def encoded(value: object, depth: int = 0) -> list[Any]:
         kind = "set" if isinstance(value, (set, frozenset)) else "list"
         return [kind, [encoded(one, depth + 1) for one in value]]
     return ["other", type(value).__name__]
-
-
-if __name__ == "__main__":
-    sys.exit(main())
