@@ -1,10 +1,6 @@
 """A job whose reward anything wins and whose exam nobody can read, over real processes: both are found."""
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,6 +11,7 @@ import pytest
 from services.monitor.history.diagnostics import WINDOW
 from tests.data.rows import math_row, png, write
 from tests.loop.system import running
+from tests.reward.endpoint import serving
 
 pytestmark = [pytest.mark.loop, pytest.mark.timeout(600)]
 
@@ -24,34 +21,6 @@ GENEROUS = """
 def generous(completion, spec, context):
     return 1.0
 """
-
-
-@contextmanager
-def sceptic() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """An OpenAI-compatible endpoint that thinks little of every answer: its address, and what it was asked."""
-    asked: list[dict[str, Any]] = []
-    reply = {"choices": [{"message": {"content": json.dumps({"score": SCORE})}}], "usage": {"prompt_tokens": 9}}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            body = json.dumps(reply).encode()
-            self.send_response(200)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/v1", asked
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def _torn(number: int) -> dict[str, Any]:
@@ -69,8 +38,9 @@ async def test_a_reward_that_anything_wins_and_an_exam_that_nobody_can_read_are_
     (plugins / "mine.py").write_text(GENEROUS)
     rows = write(tmp_path / "data" / "train.parquet", [math_row(n, verifier="generous") for n in range(8)])
     exam = write(tmp_path / "data" / "exam.parquet", [_torn(n) for n in range(3)])
-    with sceptic() as (url, asked):
-        env = {"TRIUNE_JUDGE_URL": url, "TRIUNE_REWARD_PLUGINS": str(plugins)}
+    with serving() as sceptic:
+        sceptic.say(json.dumps({"score": SCORE}))
+        env = {"TRIUNE_JUDGE_URL": sceptic.url, "TRIUNE_REWARD_PLUGINS": str(plugins)}
         async with running(tmp_path, model, tmp_path, env=env) as system:
             job = system.submit(
                 total_steps=STEPS,
@@ -91,4 +61,4 @@ async def test_a_reward_that_anything_wins_and_an_exam_that_nobody_can_read_are_
         "numbers: audit: an independent verifier finds 0.75 less accuracy than the one trained on"
     )
     assert found["held-out"]["sentence"] == "none of 3 held-out samples could be judged"
-    assert all("data:image/png;base64," in json.dumps(one["messages"]) for one in asked) and asked
+    assert all("data:image/png;base64," in json.dumps(one["messages"]) for one in sceptic.asked) and sceptic.asked

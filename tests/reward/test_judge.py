@@ -4,8 +4,7 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from shared.bus.memory import MemoryBus, MemoryServer
 from shared.errors import Unavailable
 from shared.messages import ImageRef, Reward, RewardSpec, Scored, Voided
 from tests.data.rows import png
+from tests.reward.endpoint import Judge, serving
 from tests.reward.groups import group
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -38,47 +38,10 @@ KEY = "sk-a-secret-that-nobody-may-see"
 OPTIONS: dict[str, object] = {"judge_model": "seer", "judge_prices": [1.0, 10.0]}
 
 
-class Judge:
-    """An endpoint; `answer` makes the status and body of each reply from the request's body."""
-
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
-        self.keys: set[str | None] = set()
-        self.say('{"score": 1}')
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                outer.asked.append(asked)
-                outer.keys.add(self.headers["authorization"])
-                status, body = outer.answer(asked)
-                self.send_response(status)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def say(self, text: str | None, status: int = 200, **usage: Any) -> None:
-        used = {"prompt_tokens": 1000, "completion_tokens": 10, **usage}
-        body = {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": used}
-        self.answer: Callable[[dict[str, Any]], tuple[int, bytes]] = lambda _: (status, json.dumps(body).encode())
-
-
 @pytest.fixture
 def endpoint() -> Iterator[Judge]:
-    judge = Judge()
-    thread = threading.Thread(target=judge.server.serve_forever, args=(0.01,))
-    thread.start()
-    yield judge
-    judge.server.shutdown()
-    judge.server.server_close()
-    thread.join()
+    with serving() as judge:
+        yield judge
 
 
 @pytest_asyncio.fixture(loop_scope="module")
