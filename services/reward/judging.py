@@ -1,12 +1,14 @@
 """What the HTTP routes do: V-Triune's `/judge`, and batches with three-valued results."""
 
+from collections.abc import Sequence
+
 from services.reward import vtriune
 from services.reward.config import RewardConfig
 from services.reward.judge import failed
 from services.reward.scoring import Scorer
 from services.reward.verdict import Sample, VerifierError
 from services.reward.workers import wire
-from services.reward.workers.wire import ScoreRequest, ScoreResponse, ScoreResult
+from services.reward.workers.wire import ScoreRequest, ScoreResponse, ScoreResult, ScoreSample
 from shared.errors import TriuneError, Unavailable
 from shared.messages import Reward
 
@@ -43,24 +45,32 @@ class Judging:
                 f"{len(request.samples)} samples in one request, expected at most {self._config.request_samples}"
             )
         self._scorer.pool.admit(len(request.samples))
-        prepared = [self._prepare(given, deadline_s) for given in request.samples]
-        try:
-            scored = iter(await self._scorer.score_each([one for one in prepared if isinstance(one, Sample)]))
-        except Unavailable as error:
-            return ScoreResponse([_infra(one, str(error)) for one in request.samples])
-        rewards = [next(scored) if isinstance(one, Sample) else one for one in prepared]
-        return ScoreResponse([_result(*pair) for pair in zip(rewards, request.samples, strict=True)])
-
-    def _prepare(self, given: wire.ScoreSample, deadline_s: float) -> Sample | Reward:
-        try:
-            return wire.to_sample(given, self._config.iou_threshold, deadline_s)
-        except VerifierError as error:
-            return failed(str(error))
+        return ScoreResponse(await results(request.samples, self._scorer, self._config.iou_threshold, deadline_s))
 
 
-def _result(reward: Reward | Unavailable, given: wire.ScoreSample) -> ScoreResult:
+async def results(
+    given: Sequence[ScoreSample], scorer: Scorer, iou_threshold: str | float, deadline_s: float
+) -> list[ScoreResult]:
+    """One three-valued result a sample, in order; an infra-error for each where the pool fails."""
+    prepared = [_prepare(one, iou_threshold, deadline_s) for one in given]
+    try:
+        scored = iter(await scorer.score_each([one for one in prepared if isinstance(one, Sample)]))
+    except Unavailable as error:
+        return [_infra(one, str(error)) for one in given]
+    rewards = [next(scored) if isinstance(one, Sample) else one for one in prepared]
+    return [_result(*pair) for pair in zip(rewards, given, strict=True)]
+
+
+def _prepare(given: ScoreSample, iou_threshold: str | float, deadline_s: float) -> Sample | Reward:
+    try:
+        return wire.to_sample(given, iou_threshold, deadline_s)
+    except VerifierError as error:
+        return failed(str(error))
+
+
+def _result(reward: Reward | Unavailable, given: ScoreSample) -> ScoreResult:
     return _infra(given, str(reward)) if isinstance(reward, Unavailable) else wire.to_result(reward, given)
 
 
-def _infra(given: wire.ScoreSample, reason: str) -> ScoreResult:
+def _infra(given: ScoreSample, reason: str) -> ScoreResult:
     return ScoreResult(status="infra-error", error=reason, id=given.id)

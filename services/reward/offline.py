@@ -9,12 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.reward.config import RewardConfig
-from services.reward.judge import failed
+from services.reward.judging import results
 from services.reward.scoring import Scorer
-from services.reward.verdict import Sample, VerifierError
-from services.reward.workers.wire import ScoreResult, ScoreSample, to_result, to_sample
-from shared.errors import BadData
-from shared.messages import Reward
+from services.reward.workers.wire import ScoreResult, ScoreSample
+from shared.errors import BadData, Unavailable
 
 CHUNK = 512
 """Rows that are scored together."""
@@ -65,17 +63,11 @@ async def score_file(
 async def _score(
     chunk: list[ScoreSample], scorer: Scorer, config: RewardConfig
 ) -> list[tuple[ScoreSample, ScoreResult]]:
-    prepared = [_prepare(given, config) for given in chunk]
-    scored = iter(await scorer.score([one for one in prepared if isinstance(one, Sample)]))
-    rewards = [next(scored) if isinstance(one, Sample) else one for one in prepared]
-    return [(given, to_result(reward, given)) for given, reward in zip(chunk, rewards, strict=True)]
-
-
-def _prepare(given: ScoreSample, config: RewardConfig) -> Sample | Reward:
-    try:
-        return to_sample(given, config.iou_threshold, config.deadline_s)
-    except VerifierError as error:
-        return failed(str(error))
+    found = await results(chunk, scorer, config.iou_threshold, config.deadline_s)
+    for result in found:
+        if result.status == "infra-error":
+            raise Unavailable(result.error)
+    return list(zip(chunk, found, strict=True))
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The reward service over HTTP: batches at `/v1/score`, V-Triune's `/judge`, and other trainers' protocols."""
 
 import json
-from collections.abc import Awaitable
 
 import msgspec
 from fastapi import FastAPI
@@ -9,23 +8,20 @@ from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.reward import vtriune
 from services.reward.config import RewardConfig
 from services.reward.http.access import Access
+from services.reward.http.answers import MSGPACK, answered
 from services.reward.http.bodies import BodyGate
 from services.reward.http.trainers import Trainers
-from services.reward.judging import Judging, TooMany
+from services.reward.judging import Judging
 from services.reward.scoring import Scorer
-from services.reward.workers.pool import Overloaded
-from services.reward.workers.wire import ScoreRequest
-from shared.errors import Unavailable
+from services.reward.workers.wire import ScoreRequest, ScoreResponse
 from shared.runtime.http import add_health_routes
 from shared.samples.verifiers import known_verifiers
-
-_MSGPACK = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 
 
 def create_app(scorer: Scorer, config: RewardConfig, *, token: str | None = None, cross_origin: bool = True) -> ASGIApp:
@@ -54,11 +50,7 @@ def create_app(scorer: Scorer, config: RewardConfig, *, token: str | None = None
 
     @app.post("/judge")
     async def judge(payload: vtriune.JudgePayload) -> Response:
-        return await _answer(judging.judge(payload))
-
-    @app.post("/v1/score")
-    async def score(request: Request) -> Response:
-        return await quick.score(request.headers.get("content-type", ""), await request.body())
+        return await answered(judging.judge(payload))
 
     gate = BodyGate(
         app,
@@ -67,9 +59,18 @@ def create_app(scorer: Scorer, config: RewardConfig, *, token: str | None = None
         together=config.bodies_bytes,
     )
     guarded = gate if token is None else Access(gate, token)
-    if not cross_origin:
-        return guarded
-    return CORSMiddleware(guarded, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    return _for_browsers(guarded) if cross_origin else guarded
+
+
+def _for_browsers(app: ASGIApp) -> ASGIApp:
+    """`app` with what a browser's page of any origin needs to ask it; what names no origin is no browser's."""
+    cors = CORSMiddleware(app, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+
+    async def choose(scope: Scope, receive: Receive, send: Send) -> None:
+        from_page = scope["type"] == "http" and any(name == b"origin" for name, _ in scope["headers"])
+        await (cors if from_page else app)(scope, receive, send)
+
+    return choose
 
 
 class QuickRoutes:
@@ -89,31 +90,15 @@ class QuickRoutes:
             payload = self._plain.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None
-        return await _answer(self._judging.judge(payload))
+        return await answered(self._judging.judge(payload))
 
     async def score(self, content_type: str, body: bytes) -> Response:
         """Three-valued results in the encoding of the request; 422 with the place of a mistake."""
-        packed = content_type.partition(";")[0].strip() in _MSGPACK
-        try:
-            request = (self._msgpack if packed else self._json).decode(body)
-            return await _answer(self._judging.score(request), packed=packed)
-        except (msgspec.DecodeError, ValueError) as error:
-            return JSONResponse({"detail": f"the body is wrong: {error}"}, 422)
+        packed = content_type.partition(";")[0].strip() in MSGPACK
+        return await answered(self._scored(body, packed=packed), packed=packed)
 
-
-async def _answer(work: Awaitable[object], *, packed: bool = False) -> Response:
-    """What `work` returns as a body; 413 for too many samples, 429 for a full queue, 503 without workers."""
-    try:
-        result = await work
-    except Overloaded as error:
-        return JSONResponse({"detail": str(error)}, 429, {"Retry-After": f"{error.retry_after_s:.0f}"})
-    except TooMany as error:
-        return JSONResponse({"detail": str(error)}, 413)
-    except Unavailable as error:
-        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
-    if packed:
-        return Response(msgspec.msgpack.encode(result), media_type=_MSGPACK[0])
-    return Response(msgspec.json.encode(result), media_type="application/json")
+    async def _scored(self, body: bytes, *, packed: bool) -> ScoreResponse:
+        return await self._judging.score((self._msgpack if packed else self._json).decode(body))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:

@@ -1,8 +1,7 @@
 """HTTP bodies: limits on the size of one and of all in work together, and a short way for the busiest routes."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,7 +24,7 @@ class BodyGate:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self._app(scope, receive, send)
             return
-        declared = Headers(scope=scope).get("content-length", "")
+        declared = _header(scope, b"content-length")
         hold = _Hold(self, int(declared) if declared.isdecimal() else 0)
         try:
             body = await self._read(hold, receive)
@@ -64,7 +63,7 @@ class BodyGate:
 
     async def _answer(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         quick = self._quick.get(scope["path"]) if scope["method"] == "POST" else None
-        response = await quick(Headers(scope=scope).get("content-type", ""), body) if quick else None
+        response = await quick(_header(scope, b"content-type"), body) if quick else None
         if response is not None:
             await response(scope, receive, send)
             return
@@ -76,6 +75,12 @@ class BodyGate:
             return message if message is not None else await receive()
 
         await self._app(scope, replay, send)
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    """The first header of that name, which ASGI gives in lower case; empty where there is none."""
+    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+    return next((value.decode("latin-1") for key, value in headers if key == name), "")
 
 
 class _Refused(Exception):

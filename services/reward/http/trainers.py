@@ -14,10 +14,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
-from services.reward.judging import Judging, TooMany
-from services.reward.workers.pool import Overloaded
+from services.reward.http.answers import Unscorable, answered
+from services.reward.http.bodies import Quick
+from services.reward.judging import Judging
 from services.reward.workers.wire import ScoreRequest, ScoreResult, ScoreSample
 from shared.errors import Unavailable
 
@@ -27,8 +28,6 @@ _DEFAULT_VERIFIER = "mathverify"
 _OWN = ("verifier_parm", "solution", "reward_verifier")  # V-Triune's and the data set's words for the same fields
 _FIELDS = frozenset(ScoreSample.__struct_fields__) - {"completion"}
 
-Translate = Callable[[bytes], Awaitable[Response]]
-
 
 class Trainers:
     """The three routes, from body to response."""
@@ -37,62 +36,59 @@ class Trainers:
         self._judging = judging
 
     @property
-    def routes(self) -> Mapping[str, Callable[[str, bytes], Awaitable[Response | None]]]:
+    def routes(self) -> Mapping[str, Quick]:
         """Path → content type and body to response."""
-        return {"/get_reward": self._openrlhf, "/rm": self._slime, "/verify": self._nemo_gym}
+        works = {"/get_reward": self._openrlhf, "/rm": self._slime, "/verify": self._nemo_gym}
+        return {path: _route(work) for path, work in works.items()}
 
-    async def _openrlhf(self, content_type: str, body: bytes) -> Response:
+    async def _openrlhf(self, body: bytes) -> object:
         """`{"query": [prompt + response], "prompts": […], "labels": […]}` → `{"rewards": […], "scores": […], …}`."""
+        given = msgspec.json.decode(body, type=_Queries)
+        if not len(given.query) == len(given.prompts) == len(given.labels):
+            raise ValueError("query, prompts and labels have different lengths")
+        rows = zip(given.query, given.prompts, given.labels, strict=True)
+        results = await self._score([sample_of(_response(query, prompt), label) for query, prompt, label in rows])
+        logs = {name: [getattr(result, name) for result in results] for name in ("accuracy", "format")}
+        return {"rewards": [result.final for result in results], "scores": logs["accuracy"], "extra_logs": logs}
 
-        async def work() -> Response:
-            given = msgspec.json.decode(body, type=_Queries)
-            if not len(given.query) == len(given.prompts) == len(given.labels):
-                raise ValueError("query, prompts and labels have different lengths")
-            rows = zip(given.query, given.prompts, given.labels, strict=True)
-            results = await self._score([sample_of(_response(query, prompt), label) for query, prompt, label in rows])
-            _refuse_failures(results)
-            logs = {name: [getattr(result, name) for result in results] for name in ("accuracy", "format")}
-            return _json(
-                {"rewards": [result.final for result in results], "scores": logs["accuracy"], "extra_logs": logs}
-            )
-
-        return await _answered(work)
-
-    async def _slime(self, content_type: str, body: bytes) -> Response:
+    async def _slime(self, body: bytes) -> object:
         """`{"prompt": …, "response": str, "label": any}` → the reward, a number."""
+        given = msgspec.json.decode(body, type=_Labelled)
+        (result,) = await self._score([sample_of(_SPECIAL_END.sub("", given.response), given.label)])
+        return result.final
 
-        async def work() -> Response:
-            given = msgspec.json.decode(body, type=_Labelled)
-            results = await self._score([sample_of(_SPECIAL_END.sub("", given.response), given.label)])
-            _refuse_failures(results)
-            return _json(results[0].final)
-
-        return await _answered(work)
-
-    async def _nemo_gym(self, content_type: str, body: bytes) -> Response:
+    async def _nemo_gym(self, body: bytes) -> object:
         """The request with `reward` and `reward_components`.
 
         Without a verdict an HTTP error, as for the others: that protocol's own failure has a `_ng_failure_class` beside
         a `reward` that must be a number, which whoever does not look at the class trains on.
         """
-
-        async def work() -> Response:
-            given = msgspec.json.decode(body, type=dict[str, Any])
-            label = given.get("verifier_metadata")
-            label = dict(label) if isinstance(label, dict) else {}
-            for name in (*_FIELDS, *_OWN, "expected_answer"):
-                if name in given and name not in label and name != "id":
-                    label[name] = given[name]
-            results = await self._score([sample_of(_output_text(given.get("response")), label)])
-            _refuse_failures(results)
-            components = {"accuracy": results[0].accuracy, "format": results[0].format}
-            return _json(given | {"reward": results[0].final, "reward_components": components, **components})
-
-        return await _answered(work)
+        given = msgspec.json.decode(body, type=dict[str, Any])
+        label = given.get("verifier_metadata")
+        label = dict(label) if isinstance(label, dict) else {}
+        for name in (*_FIELDS, *_OWN, "expected_answer"):
+            if name in given and name not in label and name != "id":
+                label[name] = given[name]
+        (result,) = await self._score([sample_of(_output_text(given.get("response")), label)])
+        components = {"accuracy": result.accuracy, "format": result.format}
+        return given | {"reward": result.final, "reward_components": components, **components}
 
     async def _score(self, samples: list[ScoreSample]) -> list[ScoreResult]:
-        results: list[ScoreResult] = (await self._judging.score(ScoreRequest(samples=samples))).results
+        """Their results; raises Unscorable and Unavailable for the first that has none."""
+        results = (await self._judging.score(ScoreRequest(samples=samples))).results
+        for place, result in enumerate(results):
+            if result.status == "infra-error":
+                raise Unavailable(result.error)
+            if result.status == "verifier-error":
+                raise Unscorable(f"sample {place}: {result.error}")
         return results
+
+
+def _route(work: Callable[[bytes], Awaitable[object]]) -> Quick:
+    async def answer(content_type: str, body: bytes) -> Response:
+        return await answered(work(body))
+
+    return answer
 
 
 class _Queries(msgspec.Struct, frozen=True):
@@ -105,10 +101,6 @@ class _Labelled(msgspec.Struct, frozen=True):
     response: str
     label: Any = None
     prompt: Any = None
-
-
-class _Unscorable(Exception):
-    """A sample of a protocol without a place for errors could not be scored."""
 
 
 def sample_of(completion: str, label: object) -> ScoreSample:
@@ -157,30 +149,3 @@ def _output_text(response: object) -> str:
             parts = [part.get("text", "") for part in content or [] if isinstance(part, Mapping)]
             return "".join(part for part in parts if isinstance(part, str))
     raise ValueError("response has no output message; expected an OpenAI Responses object")
-
-
-def _refuse_failures(results: list[ScoreResult]) -> None:
-    for place, result in enumerate(results):
-        if result.status == "infra-error":
-            raise Unavailable(result.error)
-        if result.status == "verifier-error":
-            raise _Unscorable(f"sample {place}: {result.error}")
-
-
-async def _answered(work: Callable[[], Awaitable[Response]]) -> Response:
-    try:
-        return await work()
-    except _Unscorable as error:
-        return JSONResponse({"detail": str(error)}, 422)
-    except (msgspec.DecodeError, msgspec.ValidationError, ValueError) as error:
-        return JSONResponse({"detail": f"the body is wrong: {error}"}, 422)
-    except TooMany as error:
-        return JSONResponse({"detail": str(error)}, 413)
-    except Overloaded as error:
-        return JSONResponse({"detail": str(error)}, 429, {"Retry-After": f"{error.retry_after_s:.0f}"})
-    except Unavailable as error:
-        return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "1"})
-
-
-def _json(value: object) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")
