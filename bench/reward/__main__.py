@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from bench.reward.load import Measured, free_cores, free_port, keep_to, load, request_bytes, served
+from bench.reward.load import Measured, free_port, keep_to, load, request_bytes, served
 from bench.reward.mix import judge_body, samples
 
 ROOT = Path(__file__).parents[2]
@@ -104,28 +104,29 @@ async def _run(seconds: float, count: int) -> None:
 
 
 async def _replicas(batches: Sequence[bytes], seconds: float) -> None:
-    """Replicas of one worker, each on a core of its own while there are as many, and the load on none of those.
+    """Replicas of one worker, each on a core of its own while there are as many; the load on the last core.
 
-    `share` is of linear growth over the cores that the servers have, `by_cpu` what is left of the rewards a CPU second
-    of one replica: what others take from those cores counts in the first alone.
+    The load's core is a replica's, too, once there are as many replicas as cores: what it and everybody else take is no
+    part of `free_cores`, what the replicas had. `of_linear` is the rewards a free core and second, of one replica's;
+    `by_cpu` the same of the CPU time that they used.
     """
-    for_servers, for_load = free_cores()
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, for_load)
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, cores[-1:])
     try:
         one = (0.0, 0.0)
         for replicas in (1, 2, 4):
-            cores = {"server_cores": min(replicas, len(for_servers)), "load_cores": len(for_load)}
             async with _ours(1, replicas) as (ports, servers):
                 for number, server in enumerate(servers):
-                    keep_to(server, for_servers[number % len(for_servers)])
+                    keep_to(server, cores[number % len(cores)])
+                await load(ports, batches[-8:], servers, connections=4 * replicas, seconds=WARM_S)
                 found = await load(ports, batches, servers, connections=4 * replicas, seconds=seconds)
-            rates = _print("replicas", found, BATCH, replicas=replicas, batch=BATCH, **cores)
-            one = one if any(one) else rates
-            wall, cpu = rates[0] / (one[0] * cores["server_cores"]), rates[1] / one[1]
-            _line("share_of_linear", replicas=replicas, share=round(wall, 3), by_cpu=round(cpu, 3), **cores)
+            free = found.free_s / found.seconds
+            facts = {"replicas": replicas, "cores": min(replicas, len(cores)), "free_cores": round(free, 3)}
+            wall, cpu = _print("replicas", found, BATCH, batch=BATCH, **facts)
+            one = one if any(one) else (wall / free, cpu)
+            _line("share", **facts, of_linear=round(wall / free / one[0], 3), by_cpu=round(cpu / one[1], 3))
     finally:
-        os.sched_setaffinity(0, before)
+        os.sched_setaffinity(0, cores)
 
 
 async def _kept(batches: Sequence[bytes], seconds: float) -> None:

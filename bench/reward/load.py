@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence, Set
 from dataclasses import dataclass
 
 import psutil
@@ -17,12 +16,16 @@ START_S = 300.0
 
 @dataclass(frozen=True)
 class Measured:
-    """What `seconds` of load gave: requests, their latencies in s, and the CPU time of the servers in s."""
+    """What `seconds` of load gave: requests, their latencies in s, and the CPU time of the servers in s.
+
+    `free_s` is the time in s that the servers' cores had for them: what they used, and what nobody did.
+    """
 
     requests: int
     seconds: float
     latencies: list[float]
     server_cpu_s: float
+    free_s: float
 
     def percentile(self, share: float) -> float:
         """A latency in ms."""
@@ -86,11 +89,13 @@ async def load(
     """
     feed = iter(requests)
     latencies: list[float] = []
-    cpu = _cpu(servers)
+    cores = {core for server in servers for core in server.cpu_affinity()}
+    cpu, idle = _cpu(servers), _idle(cores)
     started = time.perf_counter()
     ends = started + seconds
     await asyncio.gather(*(_client(ports[number % len(ports)], feed, ends, latencies) for number in range(connections)))
-    return Measured(len(latencies), time.perf_counter() - started, latencies, _cpu(servers) - cpu)
+    took, used = time.perf_counter() - started, _cpu(servers) - cpu
+    return Measured(len(latencies), took, latencies, used, used + _idle(cores) - idle)
 
 
 async def _client(port: int, feed: Iterator[bytes], ends: float, latencies: list[float]) -> None:
@@ -106,17 +111,15 @@ async def _client(port: int, feed: Iterator[bytes], ends: float, latencies: list
     writer.close()
 
 
-def free_cores() -> tuple[list[int], list[int]]:
-    """The cores for servers and those for the load: one in four is the load's, at least one where there are two."""
-    cores = sorted(os.sched_getaffinity(0))
-    for_load = max(1, len(cores) // 4) if len(cores) > 1 else 0
-    return cores[: len(cores) - for_load], cores[len(cores) - for_load :] or cores
-
-
 def keep_to(server: psutil.Process, core: int) -> None:
     """A server and all that it has started run on one core."""
     for process in (server, *server.children(recursive=True)):
         process.cpu_affinity([core])
+
+
+def _idle(cores: Set[int]) -> float:
+    """Seconds in which nothing ran on the cores so far."""
+    return sum(times.idle + times.iowait for core, times in enumerate(psutil.cpu_times(percpu=True)) if core in cores)
 
 
 def _cpu(servers: Sequence[psutil.Process]) -> float:

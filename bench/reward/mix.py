@@ -1,4 +1,4 @@
-"""A realistic mix of samples, all distinct: three quarters mathverify, one quarter detection."""
+"""A realistic mix of samples, all distinct: three quarters mathverify, one quarter detection; a step at a time."""
 
 import json
 import random
@@ -12,6 +12,8 @@ _THOUGHT = (
     "that leaves the part on the right",
     "and I check the result once more",
 )
+STEP = 1024
+"""Completions of a training step: 128 prompts, eight of each."""
 _LABELS = ("dog", "cat", "person", "traffic light", "bicycle")
 _RATIOS = {"iou_max_label_first": 1.0, "iou_max_iou_first": 0.0, "iou_completeness": 0.3}
 _RATIOS |= {"map": 0.0, "map50": 0.0, "map75": 0.0}
@@ -20,14 +22,16 @@ _RATIOS |= {"map": 0.0, "map50": 0.0, "map75": 0.0}
 def samples(count: int, *, detection: float = 0.25, seed: int = 0) -> list[dict[str, Any]]:
     """`count` distinct samples in the form of `/v1/score`, eight of each ground truth as in a group of a rollout.
 
-    A share `detection` of the groups is detection. The order is mixed.
+    A share `detection` of the groups is detection. The order is mixed within each training step.
     """
     draw = random.Random(seed)
     made: list[dict[str, Any]] = []
     while len(made) < count:
         made += _detection(draw, len(made)) if draw.random() < detection else _math(draw, len(made))
-    draw.shuffle(made)
-    return made[:count]
+    steps = [made[start : start + STEP] for start in range(0, count, STEP)]
+    for step in steps:
+        draw.shuffle(step)
+    return [sample for step in steps for sample in step][:count]
 
 
 def judge_body(sample: dict[str, Any]) -> dict[str, Any]:
