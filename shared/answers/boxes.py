@@ -111,7 +111,8 @@ def _plain_list(body: str) -> tuple[list[Box], int] | None:
     found: list[Box | None] = []
     item = _PLAIN_ITEM.match(body, 1) if body.startswith("[") else None
     while item is not None:
-        found.append(_box([int(side) for side in item.group(2, 3, 4, 5)], item[8]))
+        x1, y1, x2, y2 = map(int, item.group(2, 3, 4, 5))
+        found.append(_ordered(x1, y1, x2, y2, item[8]))
         if item[9] == "]":
             boxes = [box for box in found if box is not None]
             return (boxes, len(found) - len(boxes)) if item.end() == len(body) else None
@@ -199,4 +200,8 @@ def _box(corners: Sequence[object], label: str) -> Box | None:
     if len(numbers) != 4 or any(number is None for number in numbers):
         return None
     x1, y1, x2, y2 = (number for number in numbers if number is not None)
+    return _ordered(x1, y1, x2, y2, label)
+
+
+def _ordered(x1: float, y1: float, x2: float, y2: float, label: str) -> Box | None:
     return Box((x1, y1, x2, y2), " ".join(label.lower().split())) if x1 <= x2 and y1 <= y2 else None

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from antlr4.IntervalSet import IntervalSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from latex2sympy2_extended import NormalizationConfig
@@ -184,8 +185,29 @@ def test_which_pairs_are_certain(one: str, other: str, certain: bool) -> None:
 
 
 def test_sympy_reads_text_as_before_with_its_names_at_hand() -> None:
-    for text in ("2*x + sin(y)", "1/3", "max(2, 3)", "foo(x)", "0.25"):
+    for text in (
+        "2*x + sin(y)",
+        "1/3",
+        "max(2, 3)",
+        "foo(x)",
+        "0.25",
+        "0",
+        "120",
+        "1.50",
+        "1.",
+        ".5",
+        "12345678901234567890",
+        "0.1234567890123456789",
+    ):
         assert srepr(quicker.parse_expr(text)) == srepr(quicker._parse_expr(text))
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 9))), st.integers(-2, 80))
+def test_what_a_set_of_tokens_holds_is_what_its_intervals_hold(ranges: list[tuple[int, int]], item: int) -> None:
+    tokens = IntervalSet()
+    for start, length in ranges:
+        tokens.addRange(range(start, start + length + 1))
+    assert (item in tokens) == any(item in interval for interval in tokens.intervals or ())
 
 
 _MORE = st.sampled_from(

@@ -31,7 +31,8 @@ def thresholds(options: Mapping[str, object], progress: float) -> tuple[float, .
 
 
 def _scheduled(schedule: object, progress: float) -> float:
-    if not (isinstance(schedule, Sequence) and schedule and all(_is_pair(entry) for entry in schedule)):
+    known = schedule is SCHEDULE
+    if not known and not (isinstance(schedule, Sequence) and schedule and all(_is_pair(entry) for entry in schedule)):
         raise VerifierError(f"iou_schedule is {schedule!r}; expected pairs of progress and threshold")
     pairs = cast("Sequence[tuple[float, float]]", schedule)
     return next((float(threshold) for bound, threshold in pairs if progress <= bound), float(pairs[-1][1]))

@@ -7,6 +7,7 @@ difference of two products of letters.
 
 import logging
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import islice, product
 from typing import Any, TypeAlias
@@ -46,7 +47,7 @@ _FLOAT_ROUNDING = 6  # decimals; with _NUMERIC_PRECISION the library's defaults
 _NUMERIC_PRECISION = 15
 _BOX = "\\boxed{"
 _OPENERS = ("$", "[", "\\(")  # without one of them, or a fraction, the library sees no mathematics outside a box
-_LETTER_TYPES = tuple(token.type for token in PSLexer(InputStream("ae")).getAllTokens())
+_FACTOR_TYPES = tuple(token.type for token in PSLexer(InputStream("aedx")).getAllTokens())  # a letter, e, dx
 _PLAIN = re.compile(
     r"""\\boxed\{(?:
         (?: (?P<whole>-?(?:0|[1-9]\d{0,8})) | (?P<decimal>-?(?:0|[1-9]\d{0,8})\.\d{1,6}) )
@@ -98,13 +99,14 @@ def _read_plain(text: str) -> tuple[Reading, ...]:
     """A box with a plain number, fraction or word: the one match there is, which nothing normalises, and its text.
 
     Nothing but a unit after a number, which goes, and a truth of 0.5, which becomes a half and is none of these. A word
-    is the product of its letters, e being the number.
+    is the product of its letters, e being the number, and d with the letter behind it one symbol (a differential).
     """
     found = _PLAIN.fullmatch(text)
     if not found:
         return ()
     if found["word"]:
-        return (_letters(found["word"]), found["word"]) if _is_letters(found["word"]) else ()
+        factors = _factors(found["word"])
+        return (_product_of(factors), found["word"]) if len(factors) > 1 else ()
     if found["above"]:
         return (Rational(int(found["sign"] + found["above"]), int(found["below"])), text[len(_BOX) : -1])
     if found["unit"] and replace_in_latex(found["unit"]) != found["unit"]:
@@ -114,16 +116,19 @@ def _read_plain(text: str) -> tuple[Reading, ...]:
     return (Float(found["decimal"]), found["decimal"])
 
 
-def _letters(word: str) -> Expr:
-    return Mul(*(E if letter == "e" else Symbol(letter, real=True) for letter in word), evaluate=False)
+def _product_of(factors: Sequence[str]) -> Expr:
+    return Mul(*(E if factor == "e" else Symbol(factor, real=True) for factor in factors), evaluate=False)
 
 
-def _is_letters(word: str) -> bool:
-    """Whether the library sees single letters in `word`: no function's name, no differential, nothing it rewrites."""
-    lexer = PSLexer(InputStream(word))
-    return replace_in_latex(word) == word and all(
-        token.stop == token.start and token.type in _LETTER_TYPES for token in lexer.getAllTokens()
-    )
+def _factors(word: str) -> list[str]:
+    """The letters and differentials that the library sees in `word`.
+
+    Empty where it sees a function's name or whatever else in it, or rewrites it.
+    """
+    if replace_in_latex(word) != word:
+        return []
+    tokens = PSLexer(InputStream(word)).getAllTokens()
+    return [token.text for token in tokens] if all(token.type in _FACTOR_TYPES for token in tokens) else []
 
 
 def _extract(text: str, patterns: Any) -> tuple[Reading, ...]:
@@ -168,12 +173,14 @@ def _differ(a: Expr, b: Expr) -> bool:
         return False
     if isinstance(a, Rational) and isinstance(b, Rational):
         return bool(a != b)
+    if isinstance(a, (Float, Rational)) and isinstance(b, (Float, Rational)):
+        return _are_far(float(a), float(b))
     product_a, product_b = _product(a), _product(b)
     if product_a is not None and product_b is not None:
         (number_a, powers_a), (number_b, powers_b) = product_a, product_b
         if powers_a != powers_b:
             return _symbols(powers_a) != _symbols(powers_b)
-        return bool(abs(number_a - number_b) > _FAR and max(abs(number_a), abs(number_b)) < _LARGE)
+        return _are_far(number_a, number_b)
     return _far_apart(a, b)
 
 
@@ -211,8 +218,12 @@ def _far_apart(a: Expr, b: Expr) -> bool:
     values = [expression.evalf(subs=place) for expression in (a, b)]
     if not all(isinstance(value, (Float, Integer)) for value in values):
         return False
-    one, other = (float(value) for value in values)
-    return abs(one - other) > _FAR and max(abs(one), abs(other)) < _LARGE
+    return _are_far(*(float(value) for value in values))
+
+
+def _are_far(one: float | Rational, other: float | Rational) -> bool:
+    """Whether two numbers differ by more than any rounding, and are moderate."""
+    return bool(abs(one - other) > _FAR and max(abs(one), abs(other)) < _LARGE)
 
 
 def _is_small(expression: Expr) -> bool:

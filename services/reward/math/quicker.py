@@ -1,18 +1,27 @@
-"""Two changes to the libraries under math-verify that make them quicker and change no result; made once, at import.
+"""Changes to the libraries under math-verify that make them quicker and change no result; made once, at import.
 
-Only worker processes load this module. Both are tested against the libraries as they come.
+Only worker processes load this module. They are tested against the libraries as they come.
 """
 
 import builtins
+import re
 import types
+from functools import lru_cache
 from typing import Any
 
 import sympy
 from antlr4 import PredictionMode
+from antlr4.dfa.DFA import DFA
+from antlr4.IntervalSet import IntervalSet
+from latex2sympy2_extended.antlr_parser import PSLexer, PSParser
 from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
 from math_verify import parser as math_parser
+from sympy.core.cache import clear_cache
 from sympy.parsing import sympy_parser
 
+_KEPT = 2048
+"""Formulas that are known by their text; the library keeps 20."""
+_PLAIN = re.compile(r"(?:0|[1-9][0-9]{0,60})(?:\.[0-9]{1,60})?")
 _parse_expr = sympy_parser.parse_expr
 _create_parser = _Latex2Sympy.create_parser
 _parse_latex = _Latex2Sympy.parse
@@ -36,7 +45,12 @@ def parse_expr(
     global_dict: dict[str, Any] | None = None,
     evaluate: bool = True,
 ) -> Any:
-    """sympy's own, with a copy of its names at hand: it imports all of sympy anew for each number that it reads."""
+    """sympy's own, with a copy of its names at hand: it imports all of sympy anew for each number that it reads.
+
+    A plain number is what its `auto_number` makes of it, without the way there.
+    """
+    if transformations is sympy_parser.standard_transformations and global_dict is None and _PLAIN.fullmatch(s):
+        return sympy.Float(s) if "." in s else sympy.Integer(s)
     return _parse_expr(s, local_dict, transformations, dict(_NAMES) if global_dict is None else global_dict, evaluate)
 
 
@@ -61,7 +75,29 @@ def create_parser(converter: Any, text: str) -> Any:
     return parser
 
 
+def contains(intervals: IntervalSet, item: int) -> bool:
+    """ANTLR's own, which asks every interval: they are in order, and apart."""
+    for interval in intervals.intervals or ():
+        if item < interval.stop:
+            return bool(item >= interval.start)
+    return False
+
+
+def forget() -> None:
+    """Give back what sympy has cached and the parser has learned of its grammar, which grow with each new formula.
+
+    It changes no result. The parser's tables are made as its generated class makes them.
+    """
+    clear_cache()
+    math_parser.parse_latex_cached.cache_clear()
+    for kind in (PSLexer, PSParser):
+        kind.decisionsToDFA[:] = [DFA(state, number) for number, state in enumerate(kind.atn.decisionToState)]
+    PSParser.sharedContextCache.cache.clear()
+
+
 sympy_parser.parse_expr = parse_expr
 math_parser.parse_expr = parse_expr
+math_parser.parse_latex_cached = lru_cache(_KEPT)(math_parser.parse_latex_cached.__wrapped__)
+IntervalSet.__contains__ = contains
 _Latex2Sympy.create_parser = create_parser
 _Latex2Sympy.parse = parse_latex

@@ -26,6 +26,9 @@ BATCH = 32
 """Samples that one worker is given together, at most."""
 BATCH_CHARACTERS = 1_000_000
 """Characters of their completions, beyond which a batch takes no further sample."""
+_LEAST = 4  # samples that are worth waking a worker for, where there are as many
+_CROWD = 4  # requests a worker, from which on it is worth waiting ...
+_GATHER_S = 0.002  # ... so long for others to come: handing over a sample alone costs as much as judging it
 _GRACE_S = 2 * BUDGET_S  # after it a worker has not begun, and will not begin, another sample of the batch
 _LOOK_S = 0.05
 
@@ -107,6 +110,7 @@ class Pool:
         self._lanes: list[asyncio.Task[None]] = []
         self._live: dict[int, Worker] = {}  # by lane
         self._known: OrderedDict[bytes, Reward] = OrderedDict()  # by the digest of the sample, the last used one last
+        self._requests = 0  # that are being judged
 
     async def __aenter__(self) -> "Pool":
         await self.start()
@@ -170,7 +174,11 @@ class Pool:
                 self._queue(sample, request, place)
             if self._waiting:
                 self._bell.set()
-            await request.done
+            self._requests += 1
+            try:
+                await request.done
+            finally:
+                self._requests -= 1
         rewards = [reward for reward in request.rewards if reward is not None]
         failures = sum(not reward.ok for reward in rewards)
         self.counts.scored += len(rewards) - failures
@@ -219,12 +227,17 @@ class Pool:
                 raise
 
     async def _take(self) -> list[_Item]:
-        """The next batch: a fair share of what waits, at least one sample; one whose worker died comes alone."""
+        """The next batch: a fair share of what waits, at least one sample; one whose worker died comes alone.
+
+        Where many requests of a few samples come at a time, a few of them are gathered.
+        """
         while True:
             while not self._waiting:
                 self._bell.clear()
                 await self._bell.wait()
-            share = min(BATCH, -(-len(self._waiting) // self.workers))
+            if len(self._waiting) < 2 * _LEAST and self._requests > _CROWD * self.workers:
+                await asyncio.sleep(_GATHER_S)
+            share = min(BATCH, max(_LEAST, -(-len(self._waiting) // self.workers)))
             batch: list[_Item] = []
             characters = 0
             while self._waiting and len(batch) < share and characters < BATCH_CHARACTERS:

@@ -73,7 +73,8 @@ class Worker:
         worker = cls(process, reader, writer, board)
         await worker._hear()
         try:
-            await asyncio.wait_for(worker.receive(), START_S)
+            async with asyncio.timeout(START_S):
+                await worker.receive()
         except (TimeoutError, WorkerDied) as error:
             await worker.close()
             raise Unavailable(f"a reward worker did not start: {error or f'no answer within {START_S:g} s'}") from error
@@ -103,8 +104,7 @@ class Worker:
         """Give it a batch of encoded samples; raises WorkerDied."""
         frame = msgspec.msgpack.encode(samples)
         try:
-            self._writer.write(HEADER.pack(len(frame)))
-            self._writer.write(frame)
+            self._writer.write(HEADER.pack(len(frame)) + frame)
             await self._writer.drain()
         except OSError:
             raise await self.died() from None

@@ -5,9 +5,8 @@ ends a sample that takes too long by an alarm of its own. Where no alarm reaches
 Verifiers run in this process's main thread.
 """
 
-import ctypes
+import gc
 import mmap
-import os
 import signal
 import socket
 import struct
@@ -15,16 +14,17 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 import msgspec
-import psutil
 
 from services.reward import plugins
 from services.reward.judge import failed, judge
 from services.reward.registry import discover
 from services.reward.verdict import Sample
 from services.reward.workers import sandbox
+from services.reward.workers.memory import Learned
 from shared.errors import UserError
 from shared.messages import Reward, RewardSpec
 
@@ -36,8 +36,6 @@ BUDGET_S = 0.05
 """A worker that has worked so long on a batch returns what it has; the rest is given out again."""
 SOFT = 0.9
 """The share of a sample's deadline after which the worker ends it by itself."""
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
@@ -56,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     descriptor, progress, memory, parent = (int(text) for text in argv[:4])
     sandbox.isolate()
     plugins.allow([Path(root) for root in argv[4:]])
-    _die_with(parent)
+    sandbox.die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, _raise_time_up)
     try:
@@ -66,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     for sample in _WARM_UP:
         judge(sample)
+    gc.freeze()  # the collector need not walk the libraries, which stay
     sandbox.limit(memory)
     with socket.socket(fileno=descriptor) as channel, mmap.mmap(progress, PROGRESS.size) as board:
         _serve(channel, board, memory)
@@ -90,15 +89,16 @@ _WARM_UP = tuple(
 
 def _serve(channel: socket.socket, board: mmap.mmap, memory: int) -> None:
     decoder, encoder = msgspec.msgpack.Decoder(list[Sample]), msgspec.msgpack.Encoder()
-    process = psutil.Process()
+    learned = Learned()
+    frames = channel.makefile("rb")
     PROGRESS.pack_into(board, 0, -1, 0.0)
     _send(channel, encoder.encode(Reply([])))
-    while (frame := _receive(channel)) is not None:
+    while (frame := _receive(frames)) is not None:
         samples = decoder.decode(frame)
         del frame
         sandbox.allow_cpu(sum(sample.deadline_s for sample in samples))
         rewards = list(_work(samples, board))
-        retire = process.memory_info().rss > memory // 2
+        retire = learned.kept_small() > memory // 2
         PROGRESS.pack_into(board, 0, -1, 0.0)
         _send(channel, encoder.encode(Reply(rewards, retire)))
         if retire:
@@ -139,29 +139,14 @@ def _raise_time_up(number: int, frame: object) -> None:
     raise _TimeUp
 
 
-def _die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent ends, however that ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(1)
-
-
-def _receive(channel: socket.socket) -> bytearray | None:
+def _receive(frames: BufferedReader) -> bytes | None:
     """The next frame; None when the parent has closed."""
-    header = _receive_exactly(channel, HEADER.size)
-    return None if header is None else _receive_exactly(channel, HEADER.unpack(header)[0])
-
-
-def _receive_exactly(channel: socket.socket, size: int) -> bytearray | None:
-    data = bytearray(size)
-    view, place = memoryview(data), 0
-    while place < size:
-        count = channel.recv_into(view[place:])
-        if not count:
-            return None
-        place += count
-    return data
+    header = frames.read(HEADER.size)
+    if len(header) < HEADER.size:
+        return None
+    (size,) = HEADER.unpack(header)
+    frame = frames.read(size)
+    return frame if len(frame) == size else None
 
 
 def _send(channel: socket.socket, frame: bytes) -> None:
