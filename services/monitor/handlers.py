@@ -25,8 +25,8 @@ from services.monitor.history.fold import EVENTS, FINAL, Batch, Fold, Progress
 from services.monitor.history.images import keep_images
 from services.monitor.history.queries import reading
 from services.monitor.history.report import FEW_GROUPS, build_report, read_report, write_metrics, write_report
-from services.monitor.history.series import ALL
 from services.monitor.history.store import Store
+from services.monitor.history.tally import ALL
 from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
 from shared.blobs.port import Blobs

@@ -4,11 +4,12 @@ import random
 
 import pytest
 
+from services.monitor.history.answers import answers_of
 from services.monitor.history.audit import audit
-from services.monitor.history.components import alike, components
 from services.monitor.history.diagnostics import At, Curve, Curves
-from services.monitor.history.facts import Answer, GroupFacts, facts_of, said, weights_of
-from services.monitor.history.series import ALL, Placed, Where, values_by_set
+from services.monitor.history.facts import facts_of, said, weights_of
+from services.monitor.history.series import values_by_set
+from services.monitor.history.tally import ALL, Where
 from shared.messages import Reward, RewardSpec, Scored
 from tests.reward.groups import group
 
@@ -22,23 +23,28 @@ def signs(**by_name: list[float]) -> list[tuple[str, str]]:
     return [(finding.rule, finding.sentence) for finding in audit(Curves(named))]
 
 
-def answer(accuracy: float, form: float, reply: str = "", **parts: float) -> Answer:
-    final = 0.75 * accuracy + 0.25 * form
-    return Answer(5, False, final, accuracy, form, accuracy == 1.0, {}, parts, said(reply))
+def values(scored: list[Scored]) -> dict[Where, dict[str, float]]:
+    return values_by_set(facts_of(answers_of(scored)))
 
 
-def facts(answers: list[Answer], truth: str = "", **weights: float) -> GroupFacts:
-    return GroupFacts("exact", answers, 3, 0, 0.0, 0.0, 0.0, 0.0, said(truth), weights)
+def scored(texts: list[str], rewards: list[Reward], truth: str = "", **ratios: float) -> Scored:
+    one = group(texts, reward=RewardSpec(verifier="exact", answer="", ground_truth=truth, **ratios))
+    return Scored(group=one, rewards=rewards, replica="r", started_at=0.0, finished_at=1.0)
+
+
+def reward(accuracy: float, form: float) -> Reward:
+    return Reward(status="ok", final=0.75 * accuracy + 0.25 * form, accuracy=accuracy, format=form)
 
 
 def test_the_share_of_a_part_is_its_covariance_with_the_reward() -> None:
     # rewards 1, 0.75, 0: mean 7/12; accuracy 1, 1, 0 at 3/4, format 1, 0, 0 at 1/4
-    judged = [answer(1.0, 1.0), answer(1.0, 0.0), answer(0.0, 0.0)]
-    found = components(judged, {"accuracy": 0.75, "format": 0.25})
-    assert found["accuracy"] == pytest.approx((0.4375, 1.5625 - 3 * (7 / 12) ** 2))
-    assert found["format"][0] == pytest.approx(0.25 - 0.25 * 7 / 12)
-    assert sum(share for share, _ in found.values()) == pytest.approx(found["format"][1])
-    assert components([answer(1.0, 1.0)] * 3, {"accuracy": 0.75, "format": 0.25}) == {}
+    verdicts = [reward(1.0, 1.0), reward(1.0, 0.0), reward(0.0, 0.0)]
+    found = values([scored([""] * 3, verdicts, accuracy_ratio=0.75, format_ratio=0.25)])[ALL]
+    variance = 1.5625 - 3 * (7 / 12) ** 2
+    assert found["component/accuracy"] == pytest.approx(0.4375 / variance)
+    assert found["component/format"] == pytest.approx((0.25 - 0.25 * 7 / 12) / variance)
+    assert found["component/accuracy"] + found["component/format"] == pytest.approx(1.0)
+    assert "component/accuracy" not in values([scored([""] * 3, [reward(1.0, 1.0)] * 3)])[ALL]
 
 
 def test_a_composite_s_members_make_up_its_accuracy() -> None:
@@ -53,15 +59,15 @@ def test_a_composite_s_members_make_up_its_accuracy() -> None:
 def test_answers_are_alike_beyond_their_truths_where_one_answer_is_given_to_all() -> None:
     def source(answers: list[str], truths: list[str]) -> dict[str, float]:
         groups = [
-            facts([answer(1.0, 1.0, f"<answer>{one}</answer>")] * 2, f"<answer>{truth}</answer>")
+            scored([f"<answer>{one}</answer>"] * 2, [reward(1.0, 1.0)] * 2, f"<answer>{truth}</answer>")
             for one, truth in zip(answers, truths, strict=True)
         ]
-        return {name: same / pairs for name, (same, pairs) in alike(groups).items()}
+        return {name: value for name, value in values(groups)[ALL].items() if name.endswith("_alike")}
 
     truths = ["a", "b", "a", "c"]  # one of six pairs
     assert source(truths, truths) == pytest.approx({"answers_alike": 1 / 6, "truths_alike": 1 / 6})
     assert source(["b"] * 4, truths) == pytest.approx({"answers_alike": 1.0, "truths_alike": 1 / 6})
-    assert alike([facts([answer(1.0, 1.0)])]) == {}
+    assert source(["a"], ["a"]) == {}
 
 
 def test_what_is_said_is_the_last_answer_white_space_and_case_aside() -> None:
@@ -70,18 +76,17 @@ def test_what_is_said_is_the_last_answer_white_space_and_case_aside() -> None:
 
 
 def test_the_series_of_a_step_are_by_source_and_added_up() -> None:
-    one = group(["\\boxed{4}", "\\boxed{5}"])
     rewards = [
         Reward(status="ok", final=1.0, accuracy=1.0, format=0.0, parts={"audit": 0.25}),
         Reward(status="ok", final=0.0),
     ]
-    scored = Scored(group=one, rewards=rewards, replica="r", started_at=0.0, finished_at=1.0)
-    placed = [Placed("chart", "math", facts) for facts in facts_of([scored, scored])]
-    values = values_by_set(placed)
-    for where in (Where(source="chart"), ALL):
-        assert values[where]["component/accuracy"] == 1.0 and values[where]["component/format"] == 0.0
-        assert values[where]["audit/accuracy"] == 0.25 and values[where]["audit/gap"] == 0.75
-        assert values[where]["answers_alike"] == 0.5 and values[where]["truths_alike"] == 1.0
+    one = group(["\\boxed{4}", "\\boxed{5}"])
+    both = [Scored(group=one, rewards=rewards, replica="r", started_at=0.0, finished_at=1.0)] * 2
+    found = values(both)
+    for where in (Where(source="mm_math"), ALL):
+        assert found[where]["component/accuracy"] == 1.0 and found[where]["component/format"] == 0.0
+        assert found[where]["audit/accuracy"] == 0.25 and found[where]["audit/gap"] == 0.75
+        assert found[where]["answers_alike"] == 0.5 and found[where]["truths_alike"] == 1.0
 
 
 def test_each_sign_is_told_at_its_bound_and_not_below_it() -> None:

@@ -7,8 +7,8 @@ import pytest
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.queries import Reader, reading
 from services.monitor.history.report import build_report
-from services.monitor.history.series import ALL, Where
 from services.monitor.history.store import Store
+from services.monitor.history.tally import ALL, Where
 from shared.jobs.record import JobRecord
 from shared.jobs.spec import parse_job
 from shared.messages import unpack_ints
@@ -149,6 +149,16 @@ def test_samples_hold_every_group_of_a_step_once(store: Store) -> None:
     fold.write_rest()
     rest = pq.read_table(store.folder / "samples" / "train-rest.parquet").to_pylist()
     assert [row["ordinal"] for row in rest] == [9]
+
+
+def test_a_store_that_kept_facts_of_waiting_groups_goes_on(store: Store) -> None:
+    Fold(store).apply(Batch(train=entries(group(0))))
+    store._db.execute("ALTER TABLE waiting ADD COLUMN facts BLOB NOT NULL DEFAULT x'00'")
+    store._db.execute("PRAGMA user_version=2")
+    store.close()
+    again = Store(store.folder)
+    Fold(again).apply(Batch(train=entries(group(1), first=2), events=[(step_done(1, [0, 1]), 1)]))
+    assert read(again).points("groups", ALL) == [(1, 100.0, 2.0)]
 
 
 def test_a_batch_that_fails_leaves_nothing_behind(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ from services.monitor.history.imports import Place, take_back
 from services.monitor.history.peaks import Segment, level_for, segments
 from services.monitor.history.queries import Reader, reading
 from services.monitor.history.schema import STORE_NAME
-from services.monitor.history.series import ALL
 from services.monitor.history.store import Store
+from services.monitor.history.tally import ALL
 from tests.monitor.runs import entries, group, step_done
 
 

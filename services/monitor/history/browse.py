@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from services.monitor.history.advice import Line, Settings, advise
+from services.monitor.history.answers import answers_of
 from services.monitor.history.audit import audit
 from services.monitor.history.columns import Sample, sample_table
 from services.monitor.history.diagnostics import NEEDED, At, Curves, diagnose
@@ -125,8 +126,9 @@ def _file_of(group: dict[str, Any]) -> str:
 
 def _pending_row(reader: Reader, group: dict[str, Any]) -> dict[str, Any]:
     body = reader.waiting_body(group["kind"], group["version"], group["ordinal"])
-    scored = decode(body) if body else None
-    return sample_table([Sample(group, scored if isinstance(scored, Scored) else None)]).to_pylist()[0]
+    record = decode(body) if body else None
+    scored = record if isinstance(record, Scored) else None
+    return sample_table([Sample(group, scored)], answers_of([scored] if scored else [])).to_pylist()[0]
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

@@ -5,33 +5,36 @@ One number a token is one value of bytes a completion, little-endian as in the m
 than all other columns together.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from services.monitor.history.facts import is_correct
-from services.monitor.history.overlays import predicted_boxes, true_boxes
-from shared.messages import Completion, Reward, Scored
+from services.monitor.history.answers import Answers
+from services.monitor.history.overlays import BOX_VERIFIERS, predicted_boxes, true_boxes
+from shared.messages import Scored
 
 _BOXES = pa.list_(
     pa.struct(
         [("x1", pa.float64()), ("y1", pa.float64()), ("x2", pa.float64()), ("y2", pa.float64()), ("label", pa.string())]
     )
 )
+_PARTS = pa.map_(pa.string(), pa.float64())
+_RUN = pa.struct([("version", pa.int64()), ("tokens", pa.int32())])
 _COMPLETION = pa.struct(
     [
         ("text", pa.string()),
         ("tokens", pa.int32()),
         ("finish", pa.string()),
-        ("versions", pa.list_(pa.struct([("version", pa.int64()), ("tokens", pa.int32())]))),
+        ("versions", pa.list_(_RUN)),
         ("status", pa.string()),
         ("reward", pa.float64()),  # null after a verifier error, like accuracy and format
         ("accuracy", pa.float64()),
         ("format", pa.float64()),
-        ("parts", pa.map_(pa.string(), pa.float64())),
+        ("parts", _PARTS),
         ("error", pa.string()),
         ("correct", pa.bool_()),
         ("advantage", pa.float64()),  # null when masked, or not trained
@@ -88,10 +91,11 @@ _OF_RECORD: Mapping[str, Callable[[Scored], Any]] = {
     "ground_truth": lambda s: s.prompt.reward.ground_truth,
     "true_boxes": lambda s: true_boxes(s.group),
     "prompt_tokens": lambda s: len(s.group.prompt_ids) // 4,
+    "prompt_ids": lambda s: s.group.prompt_ids,
     "max_new_tokens": lambda s: s.prompt.sampling.max_new_tokens,
 }
 """Columns that follow from a group's record alone."""
-_STORED = [name for name in SCHEMA.names if name not in (*_OF_RECORD, "prompt_ids", "completions")]
+_STORED = [name for name in SCHEMA.names if name not in (*_OF_RECORD, "completions")]
 """Columns of the store."""
 
 
@@ -106,70 +110,89 @@ class Sample(NamedTuple):
     advantages: Sequence[float] | None = None
 
 
-class _Answer(NamedTuple):
-    scored: Scored
-    completion: Completion
-    reward: Reward
-    advantage: float | None
-
-
-def sample_table(samples: Sequence[Sample]) -> pa.Table:
-    """One row a group, in `SCHEMA`."""
-    records = [sample.scored for sample in samples]
-    groups = [sample.group for sample in samples]
-    columns: dict[str, list[Any]] = {name: [group.get(name) for group in groups] for name in _STORED}
+def sample_table(samples: Sequence[Sample], answers: Answers) -> pa.Table:
+    """One row a group, in `SCHEMA`; `answers` of those samples that have a record, in their order."""
+    columns: dict[str, list[Any]] = {name: [sample.group.get(name) for sample in samples] for name in _STORED}
     columns["version"] = [None if version is None or version < 0 else version for version in columns["version"]]
     for name, value_of in _OF_RECORD.items():
-        columns[name] = [None if record is None else value_of(record) for record in records]
-    arrays = {
-        "prompt_ids": pa.array([r.group.prompt_ids if r else None for r in records], pa.binary()),
-        "completions": _completions(samples),
-    }
-    return pa.Table.from_arrays(
-        [arrays[f.name] if f.name in arrays else pa.array(columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA
-    )
-
-
-def _completions(samples: Sequence[Sample]) -> pa.ListArray:
-    answers = [answer for sample in samples for answer in _answers(sample)]
+        columns[name] = [None if sample.scored is None else value_of(sample.scored) for sample in samples]
+    arrays = {name: pa.array(values, SCHEMA.field(name).type) for name, values in columns.items()}
     counts = [None if sample.scored is None else len(sample.scored.rewards) for sample in samples]
-    values = _answer_columns(answers)
-    fields = [pa.array(values[f.name], f.type) for f in _COMPLETION]
-    return _lists(counts, pa.StructArray.from_arrays(fields, fields=list(_COMPLETION)))
+    arrays["completions"] = _lists(counts, _completions(answers, _advantages(samples)))
+    return pa.Table.from_arrays([arrays[name] for name in SCHEMA.names], schema=SCHEMA)
 
 
-def _answers(sample: Sample) -> Iterator[_Answer]:
-    scored, given = sample.scored, sample.advantages
-    if scored is None:
-        return
-    fits = given is not None and len(given) == len(scored.rewards)
-    for index, (completion, reward) in enumerate(zip(scored.group.completions, scored.rewards, strict=True)):
-        advantage = given[index] if given is not None and fits else None
-        yield _Answer(scored, completion, reward, None if advantage is None or np.isnan(advantage) else advantage)
+def _advantages(samples: Sequence[Sample]) -> NDArray[np.float64]:
+    """(A,): NaN where a completion has none."""
+    given: list[Iterable[float]] = []
+    for _, scored, advantages in samples:
+        if scored is not None:
+            fits = advantages is not None and len(advantages) == len(scored.rewards)
+            given.append(advantages if advantages is not None and fits else [np.nan] * len(scored.rewards))
+    return np.fromiter(chain.from_iterable(given), np.float64)
 
 
-def _answer_columns(answers: Sequence[_Answer]) -> dict[str, list[Any]]:
-    return {
-        "text": [a.completion.text for a in answers],
-        "tokens": [a.completion.num_tokens for a in answers],
-        "finish": [a.completion.finish for a in answers],
-        "versions": [[{"version": v, "tokens": n} for v, n in a.completion.versions] for a in answers],
-        "status": [a.reward.status for a in answers],
-        "reward": [a.reward.final if a.reward.ok else None for a in answers],
-        "accuracy": [a.reward.accuracy if a.reward.ok else None for a in answers],
-        "format": [a.reward.format if a.reward.ok else None for a in answers],
-        "parts": [list(a.reward.parts.items()) for a in answers],
-        "error": [a.reward.error for a in answers],
-        "correct": [is_correct(a.scored.prompt.reward.verifier, a.reward) for a in answers],
-        "advantage": [a.advantage for a in answers],
-        "boxes": [predicted_boxes(a.scored.group, a.completion.text) for a in answers],
-        "token_ids": [a.completion.token_ids for a in answers],
-        "log_probs": [a.completion.log_probs for a in answers],
+def _completions(answers: Answers, advantages: NDArray[np.float64]) -> pa.StructArray:
+    completions, rewards = answers.completions, answers.rewards
+    columns: dict[str, Any] = {
+        "text": answers.texts,
+        "tokens": answers.tokens,
+        "finish": [completion.finish for completion in completions],
+        "versions": _runs(answers),
+        "status": [reward.status for reward in rewards],
+        "reward": _numbers(answers.final),
+        "accuracy": _numbers(answers.accuracy),
+        "format": _numbers(answers.format),
+        "parts": _parts(answers),
+        "error": [reward.error for reward in rewards],
+        "correct": answers.correct,
+        "advantage": _numbers(advantages),
+        "boxes": _boxes(answers),
+        "token_ids": [completion.token_ids for completion in completions],
+        "log_probs": [completion.log_probs for completion in completions],
     }
+    arrays = [
+        columns[f.name] if isinstance(columns[f.name], pa.Array) else pa.array(columns[f.name], f.type)
+        for f in _COMPLETION
+    ]
+    return pa.StructArray.from_arrays(arrays, fields=list(_COMPLETION))
+
+
+def _numbers(values: NDArray[np.float64]) -> pa.Array:
+    """Null where there is none."""
+    return pa.array(values, pa.float64(), mask=np.isnan(values))
+
+
+def _runs(answers: Answers) -> pa.ListArray:
+    runs = np.array([run for completion in answers.completions for run in completion.versions], np.int64).reshape(-1, 2)
+    columns = [pa.array(runs[:, 0]), pa.array(runs[:, 1].astype(np.int32))]
+    counts = [len(completion.versions) for completion in answers.completions]
+    return _lists(counts, pa.StructArray.from_arrays(columns, fields=list(_RUN)))
+
+
+def _parts(answers: Answers) -> pa.MapArray:
+    parts = [reward.parts for reward in answers.rewards]
+    names = pa.array([name for some in parts for name in some], pa.string())
+    values = pa.array([value for some in parts for value in some.values()], pa.float64())
+    return pa.MapArray.from_arrays(_offsets([len(some) for some in parts]), names, values)
+
+
+def _boxes(answers: Answers) -> pa.ListArray:
+    """Only of verifiers that judge boxes."""
+    of = [scored.group for scored in answers.groups for _ in scored.rewards]
+    boxes: list[list[dict[str, Any]]] = [
+        predicted_boxes(group, completion.text) if group.prompt.reward.verifier in BOX_VERIFIERS else []
+        for group, completion in zip(of, answers.completions, strict=True)
+    ]
+    values = pa.array([box for some in boxes for box in some], _BOXES.value_type)
+    return _lists([len(some) for some in boxes], values)
 
 
 def _lists(counts: Sequence[int | None], values: pa.Array) -> pa.ListArray:
     """`values`, one after the other, as lists of so many each; None: null."""
-    offsets = np.fromiter(accumulate((count or 0 for count in counts), initial=0), np.int32, len(counts) + 1)
     mask = pa.array([count is None for count in counts], pa.bool_())
-    return pa.ListArray.from_arrays(pa.array(offsets), values, mask=mask)
+    return pa.ListArray.from_arrays(_offsets([count or 0 for count in counts]), values, mask=mask)
+
+
+def _offsets(counts: Sequence[int]) -> pa.Array:
+    return pa.array(np.concatenate([[0], np.cumsum(counts)]), pa.int32())

@@ -5,68 +5,61 @@ its members, which make up accuracy), Var(r) = Σ_k Cov(w_k·x_k, r): the share 
 summed over groups. It says what decides which completions are good ones, since advantages are made of the differences.
 """
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Final
 
-from services.monitor.history.facts import Answer, GroupFacts
+import numpy as np
+
+from services.monitor.history.facts import Facts
+from services.monitor.history.tally import Column, Tally
 
 AUDIT: Final = "audit"
 """The part of a reward that holds the independent verifier's accuracy (`services.reward.audit`)."""
-Ratio = tuple[float, float]
-"""Numerator and denominator; ratios of several groups are added part by part."""
+_NO_VARIANCE: Final = 1e-12
 
 
-def components(judged: Sequence[Answer], weights: dict[str, float]) -> dict[str, Ratio]:
-    """Part → its covariance with the reward, and the variance of the reward, in one group; empty without variance."""
-    if len(judged) < 2 or not weights:
-        return {}
-    rewards = _centred([answer.final or 0.0 for answer in judged])
-    variance = sum(value * value for value in rewards)
-    if variance <= 1e-12:
-        return {}
-    return {
-        name: (sum(map(_product, _centred([weight * _part(answer, name) for answer in judged]), rewards)), variance)
-        for name, weight in weights.items()
-    }
+def add_components(tally: Tally, facts: Facts) -> None:
+    """Part → its covariance with the reward over the variance of the reward, of groups whose rewards differ."""
+    judged = facts.judged
+    rewards = tally.centred(facts.final, judged)
+    variances = tally.by_group(rewards * rewards)
+    varies = (tally.by_group(judged) >= 2) & (variances > _NO_VARIANCE)
+    for name in dict.fromkeys(name for weights in facts.weights for name in weights):
+        weights = np.array([weights.get(name, np.nan) for weights in facts.weights])
+        own = tally.centred(weights[tally.group_of] * _part(facts, name), judged)
+        among = varies & ~np.isnan(weights)
+        shares = np.where(among, tally.by_group(own * rewards), 0.0)
+        tally.groups(f"component/{name}", shares, np.where(among, variances, 0.0))
 
 
-def alike(groups: Sequence[GroupFacts]) -> dict[str, Ratio]:
-    """Pairs from different groups with equal answers, and with equal truths, each among all such pairs.
+def add_alike(tally: Tally, facts: Facts) -> None:
+    """Pairs from different groups with equal answers, and with equal truths, each among all such pairs of a source.
 
     Both have the expectation of one pair, however many there are: where every answer is right they are equal.
     """
-    own = [Counter(answer.said for answer in group.answers) for group in groups]
-    same, pairs = _pairs(own)
-    same_truths, truths = _pairs([Counter((group.truth,)) for group in groups])
-    found = {"answers_alike": (same, pairs), "truths_alike": (same_truths, truths)}
-    return {name: ratio for name, ratio in found.items() if ratio[1] > 0}
+    for name, values, group_of in (
+        ("answers_alike", facts.said, tally.group_of),
+        ("truths_alike", facts.truths, np.arange(tally.num_groups)),
+    ):
+        tally.ratio(name, _pairs(tally, values, group_of), _pairs(tally, np.zeros_like(values), group_of))
 
 
-def _pairs(groups: Sequence[Counter[int]]) -> Ratio:
-    """Equal pairs and all pairs that lie in two groups."""
-    everything: Counter[int] = Counter()
-    for group in groups:
-        everything.update(group)
-    equal = _squares(everything) - sum(map(_squares, groups))
-    total = everything.total() ** 2 - sum(group.total() ** 2 for group in groups)
-    return equal / 2, total / 2
+def _pairs(tally: Tally, values: Column, group_of: Column) -> Column:
+    """How many pairs of equal `values` lie in two groups of a cell (C,); `group_of`: the group of each value."""
+    _, names = np.unique(values, return_inverse=True)
+    in_cells = _squares(tally.cell_of[group_of], names, tally.num_cells)
+    in_groups = _squares(group_of, names, tally.num_groups)
+    return (in_cells - tally.by_cell(in_groups)) / 2
 
 
-def _squares(counts: Counter[int]) -> int:
-    return sum(count * count for count in counts.values())
+def _squares(place_of: Column, names: Column, count: int) -> Column:
+    """Σ n² over the names of each of `count` places, where a name occurs n times."""
+    many = int(names.max(initial=0)) + 1
+    keys, counts = np.unique(place_of * many + names, return_counts=True)
+    return np.bincount(keys // many, counts * counts, count)
 
 
-def _part(answer: Answer, name: str) -> float:
+def _part(facts: Facts, name: str) -> Column:
+    """What each answer (A,) has of a part of its reward."""
     if name in ("accuracy", "format"):
-        return (answer.accuracy if name == "accuracy" else answer.format) or 0.0
-    return answer.parts.get(f"{name}.accuracy", 0.0)
-
-
-def _centred(values: list[float]) -> list[float]:
-    mean = sum(values) / len(values)
-    return [value - mean for value in values]
-
-
-def _product(one: float, other: float) -> float:
-    return one * other
+        return facts.accuracy if name == "accuracy" else facts.format
+    return np.array([parts.get(f"{name}.accuracy", 0.0) for parts in facts.parts], np.float64)

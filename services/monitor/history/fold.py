@@ -7,14 +7,25 @@ that was killed makes the same ones.
 
 import sqlite3
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from services.monitor.history.columns import Sample
-from services.monitor.history.facts import GroupFacts, facts_of
-from services.monitor.history.samples import FOLDER, REST_FILE, evaluation_file, step_file, write_part
-from services.monitor.history.series import ALL, Placed, Where, error_rates, values_by_set
+import pyarrow as pa
+
+from services.monitor.history.answers import answers_of
+from services.monitor.history.columns import Sample, sample_table
+from services.monitor.history.facts import Facts, facts_of, join_facts
+from services.monitor.history.samples import (
+    FOLDER,
+    GROUPS_TOGETHER,
+    REST_FILE,
+    evaluation_file,
+    step_file,
+    write_part,
+)
+from services.monitor.history.series import error_rates, values_by_set
 from services.monitor.history.store import Arrived, Key, Store, key_of
+from services.monitor.history.tally import ALL, Where
 from services.monitor.history.totals import STALENESS
 from shared.bus.port import JournalEntry
 from shared.errors import Corrupt
@@ -145,13 +156,12 @@ class Fold:
     def _read_journal(self, kind: Kind, entries: Sequence[JournalEntry], progress: Progress) -> int:
         stored = self._store.sequence(kind)
         new = [entry for entry in entries if entry.sequence > stored]
-        facts = iter(facts_of([entry.message for entry in new if isinstance(entry.message, Scored)]))
         first = self._store.first_records(_key_of_record(entry.message) for entry in new)
         arrived: list[Arrived] = []
         for entry in new:
             match entry.message:
                 case Scored() as scored:
-                    group = Arrived(_key_of_record(scored), entry.sequence, scored, next(facts), entry.body)
+                    group = Arrived(_key_of_record(scored), entry.sequence, scored, entry.body)
                     self._on_scored(group, first, arrived)
                 case Voided() as void:
                     self._add(arrived)
@@ -243,24 +253,21 @@ class Fold:
             raise Corrupt(f"step {event.step} follows step {store.last_step()}: the events between them are missing")
         if self._is_patient and not (store.has_all(event.trained) and store.has_all(event.voided, void=True)):
             return False
-        trained = [key_of("train", None, ordinal) for ordinal in event.trained]
-        voided = [key_of("train", None, ordinal) for ordinal in event.voided]
         store.mark_trained(event.step, dict(zip(event.trained, event.staleness, strict=True)))
-        for key in voided:
-            self._void_by_step(key, event.step)
+        for ordinal in event.voided:
+            self._void_by_step(key_of("train", None, ordinal), event.step)
         ordinals = sorted([*event.trained, *event.voided])
         rows = store.training_groups(ordinals)
-        placed = self._placed(rows, trained, event.staleness)
-        values = values_by_set(placed)
+        facts = self._write_samples(step_file(event.step), [rows[ordinal] for ordinal in ordinals], event.advantages)
+        values = values_by_set(facts)
         self._add_learner_values(values, event)
-        progress.tasks.update((group.source, group.task) for group in placed)
-        progress.verifier_errors.update(error_rates(placed))
+        progress.tasks.update(zip(facts.sources, facts.tasks, strict=True))
+        progress.verifier_errors.update(error_rates(facts))
         self._add_voids(values, [rows[ordinal] for ordinal in event.voided])
         store.add_points(event.step, event.finished_at, values)
         store.add_step(event, sequence)
         store.add_totals({STALENESS: event.staleness} | {f"timing/{k}": [v] for k, v in event.timing.items()})
         store.announce(event.step, importance=event.importance)
-        self._write_samples(step_file(event.step), [rows[ordinal] for ordinal in ordinals], event.advantages)
         progress.steps.append((event, values))
         return True
 
@@ -269,18 +276,6 @@ class Fold:
         group = self._store.group(key)
         was_scored = group is not None and group["state"] == "scored" and group["sequence"] is not None
         self._store.update_group(key, state="void", step=step, **({"reason": "filtered"} if was_scored else {}))
-
-    def _placed(self, rows: Mapping[int, sqlite3.Row], keys: Sequence[Key], staleness: Sequence[int]) -> list[Placed]:
-        placed = []
-        for key, age in zip(keys, staleness, strict=True):
-            facts, row = self._facts(key), rows.get(key.ordinal)
-            if facts is not None and row is not None:
-                placed.append(Placed(row["source"], row["task"], facts, age))
-        return placed
-
-    def _facts(self, key: Key) -> GroupFacts | None:
-        held = self._fresh.get(key) or self._near.get(key)
-        return held.facts if held is not None else self._store.waiting_facts(key)
 
     def _add_learner_values(self, values: dict[Where, dict[str, float]], event: StepDone) -> None:
         everything = values.setdefault(ALL, {})
@@ -305,34 +300,43 @@ class Fold:
             return True
         if self._is_patient and store.count_groups("eval", event.version) < event.total:
             return False
-        rows = store.groups_of("eval", event.version)
-        facts = [(row, self._facts(_row_key(row))) for row in rows]
-        values = values_by_set(Placed(row["source"], row["task"], fact) for row, fact in facts if fact)
+        facts = self._write_samples(evaluation_file(event.version), store.groups_of("eval", event.version))
+        values = values_by_set(facts)
         named = {where: {f"eval/{name}": value for name, value in by_name.items()} for where, by_name in values.items()}
         if event.void:
             named.setdefault(ALL, {})["eval/void"] = float(event.void)
         time = store.newest_time("eval", event.version)
         store.add_points(event.version, time, named)
         store.add_evaluation(event, sequence, time)
-        self._write_samples(evaluation_file(event.version), rows)
         progress.evaluations.append(event)
         return True
 
     # ---- samples
     def _write_samples(
         self, name: str, groups: Sequence[sqlite3.Row], advantages: Mapping[int, Sequence[float]] | None = None
-    ) -> None:
-        self._write_part(name, groups, advantages or {})
+    ) -> Facts:
+        """Put the groups, which wait no longer, into a file; the facts of those that are not void."""
+        found: list[Facts] = []
+        write_part(self._store.folder, name, self._tables(groups, advantages or {}, found))
         keys = [_row_key(group) for group in groups]
         self._store.drop_waiting([key for key in keys if self._fresh.pop(key, None) is None])
         self._near.drop(keys)
+        return join_facts(found)
 
-    def _write_part(self, name: str, groups: Sequence[sqlite3.Row], advantages: Mapping[int, Sequence[float]]) -> None:
-        write_part(
-            self._store.folder,
-            name,
-            (Sample(dict(group), self._record(_row_key(group)), advantages.get(group["ordinal"])) for group in groups),
-        )
+    def _tables(
+        self, groups: Sequence[sqlite3.Row], advantages: Mapping[int, Sequence[float]], found: list[Facts]
+    ) -> Iterator[pa.Table]:
+        """Some groups after the other, so that memory holds no more of them; their facts go to `found`."""
+        for first in range(0, len(groups), GROUPS_TOGETHER):
+            rows = groups[first : first + GROUPS_TOGETHER]
+            samples = [Sample(dict(r), self._record(_row_key(r)), advantages.get(r["ordinal"])) for r in rows]
+            answers = answers_of([sample.scored for sample in samples if sample.scored])
+            counted = [(s.scored, s.group["staleness"]) for s in samples if s.scored and s.group["state"] != "void"]
+            groups_counted = [scored for scored, _ in counted]
+            same = len(counted) == len(answers.groups)
+            of_counted = answers if same else answers_of(groups_counted)
+            found.append(facts_of(of_counted, [staleness for _, staleness in counted]))
+            yield sample_table(samples, answers)
 
     def _record(self, key: Key) -> Scored | None:
         held = self._fresh.get(key) or self._near.get(key)
@@ -342,7 +346,7 @@ class Fold:
         """The groups that no step has consumed, in a file of their own; they stay here, for a job that goes on."""
         groups = self._store.unconsumed()
         if groups:
-            self._write_part(REST_FILE, groups, {})
+            write_part(self._store.folder, REST_FILE, self._tables(groups, {}, []))
 
     def reopen(self) -> None:
         """Before reading on: the job is not on file, and steps may yet consume the groups of the rest."""

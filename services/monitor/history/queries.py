@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from services.monitor.history import peaks, totals
 from services.monitor.history.schema import ENGINE, open_for_reading
-from services.monitor.history.series import Where
 from services.monitor.history.shelf import Spot, read_spot
+from services.monitor.history.tally import Where
 from services.monitor.history.totals import STALENESS, Total
 
 ENGINES_SHOWN = 64
@@ -119,6 +119,11 @@ class Reader:
             dict(row) | {"metrics": json.loads(row["metrics"]), "timing": json.loads(row["timing"])}
             for row in self._db.execute(query, (after, limit))
         ]
+
+    def step_ends(self, count: int) -> list[float]:
+        """When the newest `count` steps ended, in order."""
+        rows = self._db.execute("SELECT finished_at FROM steps ORDER BY step DESC LIMIT ?", (count,)).fetchall()
+        return [row["finished_at"] for row in reversed(rows)]
 
     def announced(self, step: int) -> tuple[bool, str | None]:
         """Whether a step had importance weights, and the digest of its weights (None: it was not heard)."""

@@ -6,7 +6,6 @@ between writes the same file again. So no group is doubled or lost.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from services.monitor.history.columns import SCHEMA, Sample, sample_table
+from services.monitor.history.columns import SCHEMA
 
 FOLDER = "samples"
 REST_FILE = "train-rest.parquet"
@@ -39,13 +38,14 @@ def _leaves(field: pa.Field, above: str = "") -> Iterator[str]:
 
 _COLUMNS = [path for field in SCHEMA for path in _leaves(field)]
 _NUMBERS = ("prompt_ids", "completions.list.element.token_ids", "completions.list.element.log_probs")
+_LARGE = (*_NUMBERS, "completions.list.element.text")
 _TEXTS = ("prompt.list.element.content", "completions.list.element.text")
 _ORDINAL = _COLUMNS.index("ordinal")
 SHOWN_COLUMNS = [path for path in _COLUMNS if path not in _NUMBERS]
 """All but one number a token: those are for programs."""
 _WRITING: dict[str, Any] = {
-    # Numbers of tokens hardly repeat, and to compress texts well would take longer than all the rest.
-    "compression": dict.fromkeys(_COLUMNS, "lz4") | dict.fromkeys(_NUMBERS, "none"),
+    # Numbers of tokens hardly repeat, and to compress the answers would take longer than to write them.
+    "compression": dict.fromkeys(_COLUMNS, "lz4") | dict.fromkeys(_LARGE, "none"),
     "use_dictionary": [path for path in SHOWN_COLUMNS if path not in _TEXTS],
     "write_statistics": ["ordinal"],
 }
@@ -59,19 +59,18 @@ def evaluation_file(version: int) -> str:
     return f"eval-{version:06d}.parquet"
 
 
-def write_part(folder: Path, name: str, samples: Iterable[Sample]) -> None:
-    """Write `samples` to `folder`/samples/`name`, whole or not at all, on disk when it returns; raises OSError.
+def write_part(folder: Path, name: str, tables: Iterable[pa.Table]) -> None:
+    """Write `tables` to `folder`/samples/`name`, whole or not at all, on disk when it returns; raises OSError.
 
-    Memory holds one row group at a time.
+    Each is a row group: of `GROUPS_TOGETHER` rows at most.
     """
     target = folder / FOLDER / name
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".tmp")
-    left = iter(samples)
     with temporary.open("wb") as file:
         with pq.ParquetWriter(file, SCHEMA, **_WRITING) as writer:
-            while some := list(islice(left, GROUPS_TOGETHER)):
-                writer.write_table(sample_table(some))
+            for table in tables:
+                writer.write_table(table)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(target)

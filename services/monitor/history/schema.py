@@ -12,8 +12,9 @@ TRAIN_VERSION = -1
 ENGINE = "engine/"
 """What a fact's key begins with that holds what a replica computes with."""
 
-LAYOUT = 2
-"""1 had neither peaks nor totals: they follow from the rest, and are made when such a store is opened."""
+LAYOUT = 3
+"""1 had neither peaks nor totals: they follow from the rest, and are made when such a store is opened. 2 kept facts of
+waiting groups, which follow from their records."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -57,7 +58,7 @@ CREATE TABLE IF NOT EXISTS sources(source TEXT PRIMARY KEY, task TEXT NOT NULL) 
 
 -- A scored group until its step or its evaluation is done (then it lies in samples/*.parquet): where its record is.
 CREATE TABLE IF NOT EXISTS waiting(
-    kind TEXT, version INTEGER, ordinal INTEGER, facts BLOB NOT NULL, file INTEGER, offset INTEGER, length INTEGER,
+    kind TEXT, version INTEGER, ordinal INTEGER, file INTEGER, offset INTEGER, length INTEGER,
     PRIMARY KEY(kind, version, ordinal)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS waiting_by_file ON waiting(file);
 
@@ -92,7 +93,7 @@ def open_for_writing(folder: Path) -> sqlite3.Connection:
     earlier = connection.execute("PRAGMA user_version").fetchone()[0]
     connection.executescript(SCHEMA)
     if 0 < earlier < LAYOUT:
-        _fill(connection)
+        _bring_up(connection, earlier)
     connection.execute(f"PRAGMA user_version={LAYOUT}")  # last: readers pass over a store that is not laid out yet
     connection.row_factory = sqlite3.Row
     return connection
@@ -115,9 +116,12 @@ def open_for_reading(folder: Path) -> sqlite3.Connection | None:
     return connection
 
 
-def _fill(connection: sqlite3.Connection) -> None:
-    """What is kept beside the points and steps, of a store that has them alone."""
+def _bring_up(connection: sqlite3.Connection, earlier: int) -> None:
+    """From an `earlier` layout to this one."""
     connection.execute("BEGIN IMMEDIATE")
-    totals.recount(connection)
-    peaks.rewrite(connection)
+    if earlier < 2:
+        totals.recount(connection)
+        peaks.rewrite(connection)
+    if "facts" in {column[1] for column in connection.execute("PRAGMA table_info(waiting)")}:
+        connection.execute("ALTER TABLE waiting DROP COLUMN facts")
     connection.execute("COMMIT")

@@ -12,17 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from services.monitor.history import totals
-from services.monitor.history.facts import GroupFacts
 from services.monitor.history.peaks import Peaks
 from services.monitor.history.schema import ENGINE, TRAIN_VERSION, open_for_writing
-from services.monitor.history.series import Where
 from services.monitor.history.shelf import Shelf, Spot, read_spot
+from services.monitor.history.tally import Where
 from shared.messages import EngineOpened, EvalDone, Kind, Scored, StepDone, Voided, decode, encode
 
-_facts_decoder = msgspec.msgpack.Decoder(GroupFacts)
 _GROUP = "kind = ? AND version = ? AND ordinal = ?"
 _TRAINING = f"kind = 'train' AND version = {TRAIN_VERSION} AND ordinal IN (SELECT value FROM json_each(?))"
 
@@ -33,7 +29,6 @@ class Arrived(NamedTuple):
     key: "Key"
     sequence: int
     scored: Scored
-    facts: GroupFacts
     body: bytes = b""
 
 
@@ -63,13 +58,13 @@ _ADD_SCORED = (
 
 def _scored_row(arrived: Arrived) -> tuple[object, ...]:
     """The key and the values of `_SCORED_COLUMNS`."""
-    key, sequence, scored, facts, _ = arrived
+    key, sequence, scored, _ = arrived
     prompt, group = scored.prompt, scored.group
-    rewards = [answer.final for answer in facts.answers if answer.final is not None]
-    mean, errors = sum(rewards) / len(rewards) if rewards else None, len(facts.answers) - len(rewards)
+    rewards = [reward.final for reward in scored.rewards if reward.ok]
+    mean, errors = sum(rewards) / len(rewards) if rewards else None, len(scored.rewards) - len(rewards)
     times = (prompt.published_at, group.started_at, group.finished_at, scored.started_at, scored.finished_at)
     return (
-        *key, sequence, prompt.source, prompt.task, prompt.sample_id, "scored", mean, errors, facts.oldest_version,
+        *key, sequence, prompt.source, prompt.task, prompt.sample_id, "scored", mean, errors, scored.oldest_version,
         group.replica, scored.replica, *times,
     )  # fmt: skip
 
@@ -226,14 +221,8 @@ class Store:
         if not groups:
             return
         spots = self._shelf.put([group.body or encode(group.scored) for group in groups])
-        rows = [
-            (*group.key, msgspec.msgpack.encode(group.facts), *spot) for group, spot in zip(groups, spots, strict=True)
-        ]
-        self._db.executemany("INSERT OR REPLACE INTO waiting VALUES(?, ?, ?, ?, ?, ?, ?)", rows)
-
-    def waiting_facts(self, key: Key) -> GroupFacts | None:
-        row = self._one(f"SELECT facts FROM waiting WHERE {_GROUP}", *key)
-        return _facts_decoder.decode(row["facts"]) if row else None
+        rows = [(*group.key, *spot) for group, spot in zip(groups, spots, strict=True)]
+        self._db.executemany("INSERT OR REPLACE INTO waiting VALUES(?, ?, ?, ?, ?, ?)", rows)
 
     def waiting_record(self, key: Key) -> Scored | None:
         """The record of a group; None when it was void before it was scored."""
