@@ -48,6 +48,11 @@ class Control:
         held = self._readings.get(job)
         return held[0] if held is not None else None
 
+    def is_told(self, record: JobRecord) -> bool:
+        """Whether all that happened in the job was told to its listeners: it has ended, and nothing of it is read."""
+        held = self._readings.get(record.id)
+        return record.state in ENDED and (held is None or held[1].done())
+
     async def run(self) -> None:
         """Hear of every record and look at the jobs, for ever."""
         async with asyncio.TaskGroup() as group:
@@ -67,8 +72,8 @@ class Control:
                 self.records.pop(job, None)
             else:
                 self.records[job] = record
-                if before is not None and before != record:
-                    self._desk.live.tell(job, "state", {"state": record.state, "error": record.error})
+                if before is not None and before != record and (record.state not in ENDED or self.is_told(record)):
+                    self._tell(record)
             self._heard.set()
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
@@ -100,7 +105,18 @@ class Control:
         wanted = record.state in ACTIVE or (record.state in ENDED and not await self._is_on_file(record))
         if wanted and job not in self.errors:
             reading_ = JobReading(self._desk, record)
-            self._readings[job] = reading_, group.create_task(self._read(reading_))
+            task = group.create_task(self._read(reading_))
+            task.add_done_callback(lambda _: self._on_read(job))
+            self._readings[job] = reading_, task
+
+    def _on_read(self, job: str) -> None:
+        """The end of a job is told last: its last steps are read after it was recorded."""
+        record = self.records.get(job)
+        if record is not None and record.state in ENDED:
+            self._tell(record)
+
+    def _tell(self, record: JobRecord) -> None:
+        self._desk.live.tell(record.id, "state", {"state": record.state, "error": record.error})
 
     async def _is_on_file(self, record: JobRecord) -> bool:
         """Whether everything of an ended job is in its run folder; then there is nothing to read."""

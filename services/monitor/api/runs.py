@@ -27,14 +27,15 @@ from services.monitor.api.shapes import (
 )
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
-from services.monitor.history.advice import PACE_STEPS, Line, standstill
+from services.monitor.history.advice import Line, standstill
 from services.monitor.history.browse import Wanted, find_advice, find_samples, find_series
 from services.monitor.history.catalog import CATALOG, is_known
 from services.monitor.history.images import kept_image
 from services.monitor.history.queries import reading
+from services.monitor.history.timing import PACE_STEPS
 from services.monitor.live import Listener, Notice
 from shared.errors import BadJob, BlobMissing
-from shared.jobs.record import ENDED, JobRecord
+from shared.jobs.record import JobRecord
 from shared.messages import BlobRef
 
 ALIVE_S = 15.0
@@ -176,8 +177,7 @@ class RunRoutes:
         if record.state != "running" or record.started_at is None:
             return []
         with reading(self._desk.runs / record.id) as reader:
-            last = reader.last_step() if reader else 0
-            ends = [step["finished_at"] for step in reader.steps(max(last - PACE_STEPS, 0))] if reader else []
+            ends = reader.step_ends(PACE_STEPS) if reader else []
         return standstill(ends, record.started_at, time.time())
 
     async def dead_letters(self, job_id: str, limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> DeadLetters:
@@ -225,7 +225,7 @@ class RunRoutes:
             yield _event("state", json.dumps({"state": record.state, "error": record.error}))
             for notice in await asyncio.to_thread(self._past_steps, job_id, after):
                 yield _sse(notice)
-            while record.state not in ENDED:
+            while not self._control.is_told(record):
                 async for text in _pass_on(listener):
                     yield text
                 record = self._control.records.get(job_id, record)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from services.monitor.history.diagnostics import WINDOW, Curves, Finding
+from services.monitor.history.timing import pace_s
 
 Change = dict[str, int | float]
-PACE_STEPS: Final = 20
 PATIENCE_S: Final = 120.0
 PATIENCE_STEPS: Final = 5.0
 """A running job that makes no step for both `PATIENCE_S` and so many times its steps' length stands still."""
@@ -145,7 +145,7 @@ def share_of_groups(curves: Curves, sources: Sequence[str]) -> float:
 
 def standstill(ends: Sequence[float], started_at: float, now: float) -> list[Line]:
     """A line when a running job makes no step; `ends` are the last steps' ends, all in seconds since the epoch."""
-    pace = (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else 0.0
+    pace = pace_s(ends) or 0.0
     idle = now - (ends[-1] if ends else started_at)
     if idle <= max(PATIENCE_S, PATIENCE_STEPS * pace):
         return []

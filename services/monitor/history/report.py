@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from services.monitor.history.queries import Reader
 from services.monitor.history.store import incarnation_key
-from services.monitor.history.timing import time_shares, time_sums
+from services.monitor.history.timing import PACE_STEPS, pace_s, time_shares, time_sums
 from services.monitor.history.totals import Total
 from shared.jobs.record import JobRecord
 
@@ -58,6 +58,7 @@ def build_report(
         "error": record.error,
         "steps": reader.last_step() if reader else 0,
         "wall_s": _wall_s(record),
+        "pace_s": None,
         "sources": {},
         "groups": {"published": ordinal, "trained": 0, "void": 0, "duplicates": 0},
         "staleness": {"max": 0, "mean": 0.0, "bound": record.spec.algorithm.max_staleness},
@@ -96,6 +97,7 @@ def _fill(report: dict[str, Any], record: JobRecord, reader: Reader, ordinal: in
     sums = reader.totals()
     report["weights"] = {key: sums.get(name, Total()).total for key, name in WEIGHT_SUMS.items()}
     report["engines"] = reader.engines()
+    report["pace_s"] = pace_s(reader.step_ends(PACE_STEPS))
     report["latest"] = reader.newest_values("reward")
     report["evaluations"] = [
         {"version": done["version"], "total": done["total"], "void": done["void"]}

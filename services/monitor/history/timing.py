@@ -2,13 +2,22 @@
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from services.monitor.history.queries import Interval, Reader
 from services.monitor.history.totals import Total
 
 LEARNER_TIMES = {"learner_wait_s": "wait_s", "learner_step_s": "step_s", "weight_sync_s": "store_s"}
 """Sums of the report and the times of a step (`StepDone.timing`) that they add up."""
+
+
+PACE_STEPS = 20
+"""So many of the newest steps say how fast a run is now."""
+
+
+def pace_s(ends: Sequence[float]) -> float | None:
+    """Seconds from one step's end to the next, on average, evaluations in between too; None of fewer than two."""
+    return (ends[-1] - ends[0]) / (len(ends) - 1) if len(ends) > 1 else None
 
 
 class Union:
