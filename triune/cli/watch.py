@@ -124,12 +124,26 @@ def _page(progress: Progress, details: dict[str, Any], services: dict[str, Any])
             name, _number(latest.get(name)), _number(source["before"]), str(groups["trained"]), str(groups["void"])
         )
     staleness = report["staleness"]
+    pace = report.get("pace_s")
+    speed = (
+        f"{pace:.1f} s a step, about {_span(pace * (details['total_steps'] - details['step']))} left; " if pace else ""
+    )
     queues = ", ".join(f"{q['stream']} {q['kind']} {q['waiting']}+{q['in_hand']}" for q in services["queues"])
     facts = (
-        f"{details['state']}; staleness mean {staleness['mean']:.2f}, max {staleness['max']}, "
+        f"{details['state']}; {speed}staleness mean {staleness['mean']:.2f}, max {staleness['max']}, "
         f"bound {staleness['bound']}; queues (waiting+in hand): {queues or 'empty'}"
     )
     return Group(progress, table, facts)
+
+
+def _span(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _number(value: float | None) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
+from starlette.responses import PlainTextResponse
 
 from services.monitor.api.changes import (
     changed_spec,
@@ -40,7 +41,7 @@ from services.monitor.history.queries import reading
 from services.monitor.history.report import build_report, read_report
 from shared.errors import BadJob, Corrupt, Unavailable
 from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, UnknownJob, abandoned, by_age
-from shared.jobs.spec import JobSpec, derived
+from shared.jobs.spec import JobSpec, derived, write_toml
 from shared.messages import JOB_ID_PATTERN, StepDone
 from shared.runtime.settings import Settings
 from shared.samples.places import Roots
@@ -92,6 +93,7 @@ class JobRoutes:
         add("/v1/jobs:validate", self.validate, methods=["POST"], openapi_extra=_JOB_BODY)
         add("/v1/jobs", self.list_jobs, methods=["GET"])
         add("/v1/jobs/{job_id}", self.show, methods=["GET"])
+        add("/v1/jobs/{job_id}/file", self.file, methods=["GET"], response_class=PlainTextResponse)
         add("/v1/jobs/{job_id}", self.change, methods=["PATCH"], openapi_extra=_CHANGE_BODY)
         add("/v1/jobs/{job_id}", self.delete, methods=["DELETE"], status_code=202)
         add("/v1/jobs/{job_id}/import", self.import_run, methods=["POST"], status_code=201)
@@ -142,6 +144,11 @@ class JobRoutes:
         except Unavailable:
             ordinal = 0
         return await asyncio.to_thread(_details, self._desk, record, ordinal, self._control.errors.get(job_id, ""))
+
+    async def file(self, job_id: str) -> PlainTextResponse:
+        """The job file with every key, as TOML: what was submitted, without the changes made since."""
+        record = await find_job(self._desk, self._control, job_id)
+        return PlainTextResponse(write_toml(record.spec))
 
     async def change(self, job_id: str, request: Request) -> JobDetails:
         """Change η, the number of steps or a source's weight; each holds from the next step or ordinal on."""

@@ -51,6 +51,7 @@ function query(values) {
 
 export const listJobs = (limit) => json(call("GET", `/v1/jobs${query({ limit })}`));
 export const showJob = (job) => json(call("GET", `/v1/jobs/${job}`));
+export const jobFile = async (job) => (await call("GET", `/v1/jobs/${job}/file`)).text();
 export const submitJob = (toml) => json(call("POST", "/v1/jobs", toml, "application/toml"));
 export const moveJob = (job, verb) => json(call("POST", `/v1/jobs/${job}/${verb}`));
 export const changeJob = (job, changes) => json(call("PATCH", `/v1/jobs/${job}`, JSON.stringify(changes)));

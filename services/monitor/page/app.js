@@ -9,12 +9,14 @@ import { drawHead } from "./head.js";
 import { drawJobs } from "./jobs.js";
 import { Samples } from "./samples.js";
 import { drawServices } from "./services.js";
+import { drawSettings } from "./settings.js";
 import { drawSources } from "./sources.js";
+import { submitDialog } from "./submit.js";
 import { Times } from "./times.js";
 import { Voids } from "./voids.js";
 
-const VIEWS = ["curves", "samples", "sources", "time", "void", "compare", "services"];
-const POLLED = ["services", "void", "sources", "time"];
+const VIEWS = ["curves", "samples", "sources", "time", "void", "compare", "settings", "services"];
+const POLLED = ["services", "settings", "void", "sources", "time"];
 const LIVE = ["queued", "running", "paused", "stopping"];
 const POLL_MS = 3000, SETTLE_MS = 700;
 const JOBS_AT_ONCE = 100, MOST_JOBS = 1000;
@@ -121,6 +123,7 @@ function compare(job, wanted) {
 async function loadHead() {
   if (!address.job) {
     drawHead(byId("header"), null, {});
+    document.title = "Triune";
     show(parts.findings);
     return;
   }
@@ -128,6 +131,7 @@ async function loadHead() {
   const [details, { findings }] = await Promise.all([api.showJob(job), api.findings(job)]);
   if (job !== address.job) return;
   state.details = details;
+  document.title = `${details.step}/${details.total_steps} ${details.title || job}${details.state === "running" ? "" : `, ${details.state}`} · Triune`;
   const focused = byId("header").contains(document.activeElement) && document.activeElement.tagName === "INPUT";
   if (!focused) drawHead(byId("header"), details, { act: (verb) => act(() => api.moveJob(job, verb)), change: changeJob });
   drawFindings(parts.findings, findings, {
@@ -143,16 +147,20 @@ async function act(work) {
   await guarded(async () => { await work(); await loadJobs(); await loadHead(); if (address.view === "sources") await loadView(); });
 }
 
+/** What people call the runs. */
+const titles = () => new Map(state.jobs.map((job) => [job.job_id, job.title]));
+
 const LOADERS = {
   curves: async (job) => {
     state.drawnStep = state.details?.step;
-    await parts.curves.load([job, ...state.compared]);
+    await parts.curves.load([job, ...state.compared], titles());
   },
   samples: (job) => parts.samples.load(job, address.filter, Object.keys(state.details?.report.sources || {})),
   sources: () => drawSources(parts.views.sources, state.details, { open: (filter) => go(address.job, "samples", filter), change: LIVE.includes(state.details.state) ? changeJob : null }),
   time: async () => parts.times.load(state.details, LIVE.includes(state.details.state) ? await api.services() : null),
   void: (job) => parts.voids.load(job),
-  compare: (job) => parts.compare.load([job, ...state.compared], new Map(state.jobs.map((one) => [one.job_id, one.title]))),
+  compare: (job) => parts.compare.load([job, ...state.compared], titles()),
+  settings: (job) => drawSettings(parts.views.settings, state.details, () => guarded(async () => submitDialog((other) => go(other, "curves"), await api.jobFile(job)))),
   services: async () => drawServices(parts.views.services, await api.services()),
 };
 

@@ -33,6 +33,7 @@ export class Curves {
     this.legend = h("div", { class: "legend", role: "group", "aria-label": "lines" });
     this.grid = h("div", { class: "charts", id: "charts" }, loading());
     this.jobs = [];
+    this.names = new Map();
     this.series = [];
     this.drawnAt = 0;
     this.later = null;
@@ -41,8 +42,10 @@ export class Curves {
     this.drawControls();
   }
 
-  async load(jobs) {
+  /** `names` are what people call the jobs. */
+  async load(jobs, names = this.names) {
     this.jobs = jobs;
+    this.names = names;
     const turn = ++this.turn;
     const wanted = SECTIONS[settings.section];
     const answers = await Promise.all(jobs.flatMap((job) => wanted.map((name) => this.fetch(job, name))));
@@ -85,7 +88,7 @@ export class Curves {
     const names = [...new Set(this.series.map((series) => series.name))];
     this.looks = looksOf([...new Set(this.series.filter((series) => this.isWanted(series)).map(setOf))].sort(), this.jobs.length > 1);
     show(this.legend, [...this.looks.keys()].filter(Boolean).map((name) => this.legendEntry(name)),
-      this.jobs.length > 1 ? this.jobs.map((job, index) => h("span", { class: "run" }, swatch("var(--ink)", DASHES[index % DASHES.length]), job)) : null);
+      this.jobs.length > 1 ? this.jobs.map((job, index) => h("span", { class: "run" }, swatch("var(--ink)", DASHES[index % DASHES.length]), this.names.get(job) || job)) : null);
     const start = Math.min(...this.series.flatMap((series) => series.points.slice(0, 1).map((point) => point.time)));
     show(this.grid, this.order(names).map((name) => this.chart(name, start)));
     if (focused) this.grid.querySelector(`figure[data-series="${CSS.escape(focused)}"] svg[tabindex]`)?.focus({ preventScroll: true });
@@ -119,7 +122,7 @@ export class Curves {
         const first = series.job === this.jobs[0] ? start : series.points[0]?.time;
         const looks = this.looks.get(setOf(series));
         return {
-          name: this.jobs.length > 1 ? `${setOf(series) || "all"} · ${series.job}` : setOf(series) || "all",
+          name: this.jobs.length > 1 ? `${setOf(series) || "all"} · ${this.names.get(series.job) || series.job}` : setOf(series) || "all",
           colour: setOf(series) ? looks.colour : "var(--ink)",
           dash: this.jobs.length > 1 ? DASHES[this.jobs.indexOf(series.job) % DASHES.length] : looks.dash,
           points: series.points.map((point) => [byTime ? point.time - first : point.step, point.value, point.step]),

@@ -2,11 +2,29 @@
 
 import { h, number } from "./dom.js";
 
-/** A row to choose a group by; a void one shows its reason in place of dots. */
-export function dots(sample, choose) {
-  const name = `${sample.source} #${sample.ordinal}, ${whereOf(sample)}`;
+/** Rows to choose groups by, those of one step or version under its name; `choose(sample)`. */
+export function places(samples, choose) {
+  const found = [];
+  for (const sample of samples) {
+    if (found.at(-1)?.name === whereOf(sample)) found.at(-1).samples.push(sample);
+    else found.push({ name: whereOf(sample), samples: [sample] });
+  }
+  return found.map(({ name, samples: own }) => h("div", { role: "group", "aria-label": `${name}, ${together(own)}` },
+    h("div", { class: "place", "aria-hidden": "true" }, h("b", {}, name), h("span", { class: "faint" }, together(own))), own.map((sample) => row(sample, () => choose(sample)))));
+}
+
+/** What the groups of one place have in common. */
+function together(samples) {
+  const rewards = samples.filter((sample) => sample.state !== "void").flatMap((sample) => sample.completions || []).filter((completion) => completion.status === "ok").map((completion) => completion.reward);
+  const mean = rewards.length ? `, mean reward ${number(rewards.reduce((sum, reward) => sum + reward, 0) / rewards.length)}` : "";
+  return `${samples.length} group${samples.length === 1 ? "" : "s"}${mean}`;
+}
+
+/** A void group shows its reason in place of dots. */
+function row(sample, choose) {
+  const name = `${sample.source} #${sample.ordinal}`;
   return h("div", { class: `group ${sample.state}`, role: "option", id: `group-${keyOf(sample)}`, "data-key": keyOf(sample), "aria-selected": "false", "aria-label": `${name}: ${summary(sample)}`, onclick: choose },
-    h("span", { class: "name" }, `${sample.source} #${sample.ordinal}`), h("small", { class: "faint" }, whereOf(sample)),
+    h("span", { class: "name", title: name }, name),
     sample.state === "void" ? h("span", { class: "reason" }, sample.reason || "void") : h("span", { class: "dots" }, (sample.completions || []).map(dot)));
 }
 

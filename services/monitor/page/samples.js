@@ -4,7 +4,7 @@
 import * as api from "./api.js";
 import { groupCard } from "./card.js";
 import { h, hint, loading, select, show } from "./dom.js";
-import { dots, keyOf } from "./dots.js";
+import { keyOf, places } from "./dots.js";
 import { drawFilm } from "./film.js";
 
 export class Samples {
@@ -68,7 +68,7 @@ export class Samples {
       return;
     }
     if (isFilm) drawFilm(this.film, this.job, this.samples, (sample) => this.choose(sample));
-    show(this.list, this.samples.map((sample) => dots(sample, () => this.choose(sample))));
+    show(this.list, places(this.samples, (sample) => this.choose(sample)));
     this.choose(this.samples.find((sample) => keyOf(sample) === this.at) || this.samples[0]);
   }
 
@@ -77,10 +77,10 @@ export class Samples {
     this.at = keyOf(sample);
     const given = Object.entries({ ...this.filter, at: this.at }).filter(([, value]) => value !== "" && value !== undefined);
     history.replaceState(null, "", `${location.hash.split("?")[0]}?${new URLSearchParams(given)}`);
-    const place = this.samples.indexOf(sample);
-    for (const row of [...this.list.children, ...this.film.querySelectorAll("[data-key]")]) row.setAttribute("aria-selected", String(row.dataset.key === this.at));
-    this.list.setAttribute("aria-activedescendant", this.list.children[place].id);
-    for (const row of [this.list.children[place], this.film.querySelector("[aria-selected=true]")]) row?.scrollIntoView({ block: "nearest", inline: "nearest" });
+    const chosen = this.list.querySelector(`[data-key="${this.at}"]`);
+    for (const row of [...this.list.querySelectorAll("[data-key]"), ...this.film.querySelectorAll("[data-key]")]) row.setAttribute("aria-selected", String(row.dataset.key === this.at));
+    this.list.setAttribute("aria-activedescendant", chosen.id);
+    for (const row of [chosen, this.film.querySelector("[aria-selected=true]")]) row?.scrollIntoView({ block: "nearest", inline: "nearest" });
     show(this.detail, groupCard(this.job, sample, { raw: this.raw, wanted: this.changed }));
   }
 
@@ -113,7 +113,8 @@ export class Samples {
     const box = (name, label, attributes = {}) => h("label", { class: "field" }, h("span", {}, label),
       h("input", { type: "number", value: filter[name] ?? "", "aria-label": label, onchange: (event) => this.set(name, event.target.value), ...attributes }));
     const rewards = { min: 0, max: 1, step: 0.05 };
-    show(this.controls,
+    const isOpen = this.controls.querySelector("details")?.open ?? window.matchMedia("(min-width: 801px)").matches; // on a phone the groups come first
+    const fields = [
       select("source", [["", "any"], ...this.sources.map((name) => [name, name])], filter.source, (value) => this.set("source", value)),
       select("kind", [["", "any"], ["train", "training"], ["eval", "held-out"]], filter.kind, (value) => this.set("kind", value)),
       select("state", [["", "any"], "trained", "scored", "void"], filter.state, (value) => this.set("state", value)),
@@ -121,9 +122,21 @@ export class Samples {
       box("min_reward", "reward from", rewards), box("max_reward", "to", rewards),
       select("errors", [["", "any"], ["true", "with errors"], ["false", "without"]], filter.errors, (value) => this.set("errors", value)),
       select("number", ["30", "100", "300"], filter.limit, (value) => this.set("limit", value)),
-      h("label", { class: "field check" }, h("input", { type: "checkbox", checked: this.raw, onchange: (event) => { this.raw = event.target.checked; this.draw(); } }), "raw text"),
-      h("button", { title: "the step before (←)", "aria-label": "the step before", onclick: () => this.toStep(-1) }, "◀"),
-      h("button", { title: "the step after (→)", "aria-label": "the step after", onclick: () => this.toStep(1) }, "▶"),
-      h("button", { onclick: () => this.changed(this.filter) }, "look again"), h("button", { onclick: () => this.changed({}) }, "clear"));
+    ];
+    show(this.controls,
+      h("details", { class: "filters", open: isOpen }, h("summary", {}, "shown: ", h("b", {}, this.described())), h("div", { class: "controls" }, fields)),
+      h("div", { class: "row" },
+        h("button", { title: "the step before (←)", "aria-label": "the step before", onclick: () => this.toStep(-1) }, "◀"),
+        h("button", { title: "the step after (→)", "aria-label": "the step after", onclick: () => this.toStep(1) }, "▶"),
+        h("button", { title: "groups that have come since", onclick: () => this.changed(this.filter) }, "refresh"), h("button", { onclick: () => this.changed({}) }, "clear"),
+        h("label", { class: "field check" }, h("input", { type: "checkbox", checked: this.raw, onchange: (event) => { this.raw = event.target.checked; this.draw(); } }), "raw text")));
+  }
+
+  /** The filter as people say it. */
+  described() {
+    const names = { version: "evaluated version", min_reward: "reward from", max_reward: "reward to" }, kinds = { train: "training", eval: "held-out" };
+    const said = Object.entries(this.filter).filter(([name, value]) => name !== "limit" && value !== "" && value !== undefined)
+      .map(([name, value]) => (name === "kind" ? kinds[value] : name === "errors" ? (value === "true" ? "with errors" : "without errors") : `${names[name] || name} ${value}`));
+    return said.join(", ") || "the newest groups";
   }
 }
