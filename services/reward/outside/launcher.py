@@ -61,7 +61,9 @@ def _launch(channel: socket.socket, exchange: int, *, alone: bool) -> None:
 
 
 def _clear() -> None:
-    """End and reap whatever else is in the namespace."""
+    """End and reap whatever else is in the namespace, whose first process this is."""
+    if os.getpid() != 1:
+        raise RuntimeError("not the first process of a PID namespace: nothing may be ended from here")
     try:
         os.kill(-1, signal.SIGKILL)
         while True:
