@@ -1,8 +1,8 @@
 """What a version of the weights costs: `python bench/weights.py` prints JSON lines.
 
 Deltas: a language model of more than 100 M parameters, published in bfloat16 after each of 20 AdamW steps at rate 1e-6.
-Sync: 1 GiB of tensors from the learner's memory to a replica's on the same host, against a copy of a file of as many
-bytes, taken in turns. Memory: what publishing adds to the learner's peak, in a process of its own.
+Sync: 1 GiB of tensors from the learner's memory to the file that a replica of the same host maps, against a copy of a
+file of as many bytes, taken in turns. Memory: what publishing adds to the learner's peak, in a process of its own.
 """
 
 import json
@@ -45,14 +45,14 @@ class Learner:
 
     def publish(self, version: int, tensors: Mapping[str, Tensor], *, whole: bool = False) -> Published:
         """A delta where there is a version before, or `whole` tensors."""
-        snapshot = self.store.snapshot()
+        base = self.last.at if self.last and not whole else None
+        snapshot = self.store.snapshot(base)
         sink = FileSink(snapshot)
         sink.begin({name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()})
         for name, tensor in tensors.items():
             sink.put(name, tensor.detach().contiguous())
         snapshot.finish()
         self.stall_s = snapshot.seconds
-        base = self.last.at if self.last and not whole else None
         made = self.store.publish(snapshot, version=version, frozen=None, base=base, anchor=base is None)
         snapshot.discard()
         if self.last:
@@ -135,7 +135,8 @@ def sync(root: Path) -> Iterator[dict[str, object]]:
     """Seconds from the learner's memory to a replica's on the same host, by part, against a copy of the file."""
     tensors, target = big(), {name: torch.empty_like(tensor) for name, tensor in big().items()}
     learner = Learner(root)
-    last = learner.store.materialise(learner.publish(0, tensors).at.ref)
+    replica = WeightsStore(learner.blobs, root / "learner")  # knows nothing but what lies in the host's folder
+    last = replica.materialise(learner.publish(0, tensors).at.ref)
     ratios: dict[str, list[tuple[float, float]]] = {"whole": [], "delta": []}
     parts = []
     for number in range(1, 2 * ROUNDS + 1):
@@ -144,7 +145,7 @@ def sync(root: Path) -> Iterator[dict[str, object]]:
         _, copy = timed(shutil.copyfile, last.files[0], root / "copy")
         (root / "copy").unlink()
         made, publish = timed(learner.publish, number, tensors, whole=kind == "whole")
-        at, found = timed(learner.store.materialise, made.at.ref, since=last)
+        at, found = timed(replica.materialise, made.at.ref, since=last)
         _, loaded = timed(load, at, target)
         last.close()
         last = at

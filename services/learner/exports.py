@@ -83,7 +83,7 @@ class Exports:
         return self._export("trained")
 
     def _export(self, scope: Scope) -> Snapshot:
-        made = self._store.snapshot()
+        made = self._store.snapshot(self._base if scope == "trained" else None)
         with contextlib.ExitStack() as undo:
             undo.callback(made.discard)
             self._engine.export(FileSink(made), scope=scope)

@@ -1,7 +1,8 @@
 """Files of one host under a digest, made by one process and mapped by several.
 
 A file is complete or absent. Whoever uses one holds a shared lock on it, which ends with its process; only files that
-nobody uses are pruned. Making files is serialised by one lock, so that what several replicas want is made once.
+nobody uses are pruned. Making files is serialised by one lock, so that what several replicas want is made once; and who
+has checked a file says so on the file itself, so that no other process reads it through for that.
 """
 
 import contextlib
@@ -19,6 +20,9 @@ TEMPORARY_S = 3600.0
 """A temporary file older than this was left by a killed process."""
 _GLANCE_S = 0.02
 _LOCK = ".making"
+_VOUCHED = "user.triune.vouched"
+"""Extended attribute: which file, as it was when its bits were known to be right."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -28,15 +32,41 @@ class HeldFile:
     path: Path
     handle: int
 
-    def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes from `offset`; raises BlobMissing when the file ends before."""
-        return read_at(self.handle, length, offset, self.path)
+    def read(self, offset: int, into: memoryview) -> None:
+        """Fill `into` from `offset` on; raises BlobMissing when the file ends before."""
+        read_into(self.handle, into, offset, self.path)
+
+    def begins_with(self, header: bytes) -> bool:
+        """Whether its tensors lie as `header` says."""
+        found = bytearray(len(header))
+        try:
+            self.read(0, memoryview(found))
+        except BlobMissing:
+            return False
+        return found == header
 
     @property
     def identity(self) -> tuple[int, int, int]:
         """Another file, or one that was written to, has another."""
         found = os.fstat(self.handle)
         return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def vouch(self) -> None:
+        """Tell all processes of this host that its bits are right; where files carry no such notes they check."""
+        with contextlib.suppress(OSError):
+            os.setxattr(self.handle, _VOUCHED, self._note())
+
+    @property
+    def is_vouched_for(self) -> bool:
+        """Whether somebody has checked it since this host has started, and nobody has written to it since."""
+        try:
+            return os.getxattr(self.handle, _VOUCHED) == self._note()
+        except OSError:
+            return False
+
+    def _note(self) -> bytes:
+        """What was not on disk yet is not what it was after a crash of the host: that begins another boot."""
+        return f"{_BOOT.read_text().strip()} {self.identity}".encode()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -114,12 +144,14 @@ class HostFiles:
         return self.folder / f"{digest}.safetensors"
 
 
-def read_at(handle: int, length: int, offset: int, path: Path) -> bytes:
-    """`length` bytes from `offset` of an open file; raises BlobMissing when it ends before."""
-    data = os.pread(handle, length, offset)
-    if len(data) != length:
-        raise BlobMissing(f"{path} ends at byte {offset + len(data)}, expected {offset + length} bytes at least")
-    return data
+def read_into(handle: int, into: memoryview, offset: int, path: Path) -> None:
+    """Fill `into` from `offset` of an open file; raises BlobMissing when it ends before."""
+    there = 0
+    while there < len(into):
+        count = os.preadv(handle, [into[there:]], offset + there)
+        if count == 0:
+            raise BlobMissing(f"{path} ends at byte {offset + there}, expected {offset + len(into)} bytes at least")
+        there += count
 
 
 def _locked(handle: int) -> bool:

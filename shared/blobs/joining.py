@@ -1,6 +1,6 @@
 """A host's way to a version: from a file that it has or from an anchor, by the fewest bytes, each tensor checked."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import msgspec
 
-from shared.blobs import deltas
-from shared.blobs.host_files import HeldFile, HostFiles, read_at
+from shared.blobs.decoding import decode
+from shared.blobs.host_files import HeldFile, HostFiles, read_into
 from shared.blobs.manifest import TensorEntry, WeightsManifest, file_header, in_file_order, tensors_digest
+from shared.blobs.pieces import Read, digests
 from shared.blobs.port import BlobReader, Blobs
 from shared.blobs.snapshot import reserve, write_at
 from shared.errors import BlobMissing, Corrupt, Unavailable
@@ -125,11 +126,12 @@ class Joiner:
     def vouch(self, digest: str, held: HeldFile) -> None:
         """Its bits are known to be right."""
         self._sound[digest] = held.identity
+        held.vouch()
 
     def _sound_file(self, digest: str, entries: Sequence[TensorEntry]) -> HeldFile | None:
         """The file of this host, if it is there and its bits are right; a damaged one is removed."""
         held = self._files.open(digest)
-        if held is None or self._sound.get(digest) == held.identity:
+        if held is None or self._sound.get(digest) == held.identity or held.is_vouched_for:
             return held
         try:
             self._check(held.path, held.read, entries)
@@ -140,19 +142,15 @@ class Joiner:
         self.vouch(digest, held)
         return held
 
-    def _check(self, path: Path, read: deltas.Read, entries: Sequence[TensorEntry]) -> None:
+    def _check(self, path: Path, read: Read, entries: Sequence[TensorEntry]) -> None:
         """Raise BlobMissing unless the file holds the bits of `entries`."""
         specs = in_file_order([entry.spec for entry in entries])
         header, places = file_header(specs)
-        if read(0, len(header)) != header:
+        start = bytearray(len(header))
+        read(0, memoryview(start))
+        if start != header:
             raise BlobMissing(f"{path} has another header than that of its tensors")
-        found = deltas.digests(specs, places, read, self._pool)
-        for entry in entries:
-            if found[entry.name] != entry.digest:
-                raise BlobMissing(
-                    f"the bits of tensor {entry.name!r} in {path} have digest {found[entry.name][:12]}…, "
-                    f"expected {entry.digest[:12]}…"
-                )
+        _compare(path, entries, digests(specs, places, read, self._pool))
 
     def _make(self, digest: str, ref: BlobRef, entries: tuple[TensorEntry, ...], *, near: bool) -> tuple[HeldFile, int]:
         manifest = self.manifest(ref)
@@ -176,16 +174,18 @@ class Joiner:
                 self._apply(route, entries, path)
             else:
                 self._blobs.get_file(route.start, path)
-            with path.open("rb") as made:
-                self._check(path, lambda offset, length: read_at(made.fileno(), length, offset, path), entries)
-            return self._files.take(path, digest)
+                with path.open("rb") as made:
+                    self._check(path, lambda offset, into: read_into(made.fileno(), into, offset, path), entries)
+            held = self._files.take(path, digest)
         except OSError as error:
             raise Unavailable(f"weights cannot be written to {path}: {error}") from error
         finally:
             path.unlink(missing_ok=True)
+        self.vouch(digest, held)
+        return held
 
     def _apply(self, route: Route, entries: Sequence[TensorEntry], path: Path) -> None:
-        """Write the file of `entries`: the start's bits with the deltas of `route`."""
+        """Write the file of `entries`, the start's bits with the deltas of `route`; raises BlobMissing."""
         specs = in_file_order([entry.spec for entry in entries])
         header, places = file_header(specs)
         with ExitStack() as clean:
@@ -195,15 +195,20 @@ class Joiner:
                 clean.callback(found.close)
                 return found
 
-            start = route.start if isinstance(route.start, HeldFile) else reader(route.start)
+            if isinstance(route.start, BlobRef):
+                start = _filled_by(reader(route.start))
+            elif route.start.begins_with(header):
+                start = route.start.read
+            else:
+                raise BlobMissing(f"the tensors in {route.start.path} do not lie as those of the next version")
             steps = [(reader(one.blobs[-1]), {entry.name: entry for entry in one.trained}) for one in route.deltas]
             target = clean.enter_context(path.open("xb"))
             reserve(target.fileno(), len(header) + sum(spec.nbytes for spec in specs))
             write_at(target.fileno(), header, 0)
-            deltas.decode(
-                specs, places, start.read, steps,
-                lambda offset, bits: write_at(target.fileno(), bits, offset), self._pool,
-            )  # fmt: skip
+            found = decode(
+                specs, places, start, steps, lambda offset, bits: write_at(target.fileno(), bits, offset), self._pool
+            )
+        _compare(path, entries, found)
 
     def _blame(self, route: Route, error: BlobMissing) -> None:
         """Raise BlobMissing for the blob on the way that is torn, or Corrupt when all of them are sound."""
@@ -214,3 +219,20 @@ class Joiner:
 
 def _cost(route: Route) -> int:
     return route.cost
+
+
+def _filled_by(reader: BlobReader) -> Read:
+    def read(offset: int, into: memoryview) -> None:
+        into[:] = reader.read(offset, len(into))
+
+    return read
+
+
+def _compare(path: Path, entries: Sequence[TensorEntry], found: Mapping[str, str]) -> None:
+    """Raise BlobMissing unless the `found` digests are those of `entries`."""
+    for entry in entries:
+        if found[entry.name] != entry.digest:
+            raise BlobMissing(
+                f"the bits of tensor {entry.name!r} in {path} have digest {found[entry.name][:12]}…, "
+                f"expected {entry.digest[:12]}…"
+            )

@@ -88,11 +88,11 @@ def tensors_digest(tensors: Iterable[TensorEntry]) -> str:
 
 
 def in_file_order(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
-    """Tensors as they lie in a file: wide types first, so that all are aligned, then by name."""
+    """Tensors as they lie in a file: wide types first, so that all are aligned, else as they are given."""
     for spec in specs:
         if spec.dtype not in ITEM_BYTES:
             raise Corrupt(f"tensor {spec.name!r} has type {spec.dtype!r}; expected one of {', '.join(ITEM_BYTES)}")
-    return sorted(specs, key=lambda spec: (-ITEM_BYTES[spec.dtype], spec.name))
+    return sorted(specs, key=lambda spec: -ITEM_BYTES[spec.dtype])
 
 
 def file_header(specs: Sequence[TensorSpec]) -> tuple[bytes, dict[str, int]]:

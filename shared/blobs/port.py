@@ -59,8 +59,11 @@ class Blobs(Protocol):
         """Ranges of `ref`; raises BlobMissing when it is absent."""
         ...
 
-    def put_file(self, path: Path) -> BlobRef:
-        """Store a file, which nobody changes from now on: on one file system it becomes a second name of it."""
+    def put_file(self, path: Path, digest: str | None = None) -> BlobRef:
+        """Store a file, which nobody changes from now on: on one file system it becomes a second name of it.
+
+        `digest`: its blake3, where the caller has it: the file is not read through for that.
+        """
         ...
 
     def get_file(self, ref: BlobRef, path: Path) -> None:

@@ -2,14 +2,18 @@
 
 import errno
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from shared.blobs.host_files import read_at
-from shared.blobs.manifest import TensorSpec, file_header, in_file_order
+from shared.blobs.encoding import Encoding
+from shared.blobs.manifest import PIECE, TensorSpec, file_header, in_file_order
 from shared.errors import Corrupt, Unavailable
+
+_LIMIT_S = 600.0
+"""How long a reader waits for the next bytes of an export."""
 
 
 class WeightSink(Protocol):
@@ -27,16 +31,22 @@ class WeightSink(Protocol):
 class Snapshot:
     """A `WeightSink` that is a safetensors file of this host; `publish` or `discard` ends it.
 
-    Raises Unavailable when the disk is full, Corrupt when the bytes are not those that the specs announce.
+    What publishing needs of it, its `encoding`, is made while it is written. Raises Unavailable when the disk is full,
+    Corrupt when the bytes are not those that the specs announce.
     """
 
-    def __init__(self, path: Path) -> None:
+    encoding: Encoding
+
+    def __init__(self, path: Path, encode: Callable[["Snapshot"], Encoding]) -> None:
+        """`encode` is called once the tensors are named."""
         self.path, self.specs = path, list[TensorSpec]()
         self.places: dict[str, int] = {}
         self.seconds = 0.0
         """How long the file took to be written: the stall of whoever exports."""
+        self._encode = encode
         self._sizes: dict[str, int] = {}
         self._written: dict[str, int] = {}
+        self._moved, self._is_discarded = threading.Condition(), False
         self._started = time.monotonic()
         self._file = path.open("w+b")
 
@@ -47,15 +57,20 @@ class Snapshot:
         self._written = dict.fromkeys(self.places, 0)
         self._reserve(len(header) + self.nbytes)
         self._write(header, 0)
+        self.encoding = self._encode(self)
 
     def put(self, name: str, data: bytes | memoryview) -> None:
         if name not in self.places:
             raise Corrupt(f"tensor {name!r} is exported and was not announced")
-        place = self.places[name] + self._written[name]
-        self._written[name] += len(data)
-        if self._written[name] > self._sizes[name]:
+        if self._written[name] + len(data) > self._sizes[name]:
             raise Corrupt(f"tensor {name!r} has more than the announced {self._sizes[name]} bytes")
-        self._write(data, place)
+        view = memoryview(data)
+        for start in range(0, len(view), PIECE):
+            piece = view[start : start + PIECE]
+            self._write(piece, self.places[name] + self._written[name])
+            with self._moved:
+                self._written[name] += len(piece)
+                self._moved.notify_all()
 
     def finish(self) -> None:
         """Check that every tensor is whole; raises Corrupt."""
@@ -64,8 +79,15 @@ class Snapshot:
                 raise Corrupt(f"tensor {name!r} has {self._written[name]} bytes, expected the announced {size}")
         self.seconds = time.monotonic() - self._started
 
-    def read(self, offset: int, length: int) -> bytes:
-        return read_at(self._file.fileno(), length, offset, self.path)
+    def wait_for(self, name: str, size: int) -> None:
+        """Return once the first `size` bytes of a tensor are in the file.
+
+        Raises Unavailable when the snapshot is discarded before, or nothing more of it is written.
+        """
+        with self._moved:
+            there = self._moved.wait_for(lambda: self._is_discarded or self._written[name] >= size, _LIMIT_S)
+        if self._is_discarded or not there:
+            raise Unavailable(f"the export of weights ended before tensor {name!r} was whole")
 
     @property
     def nbytes(self) -> int:
@@ -73,6 +95,12 @@ class Snapshot:
         return sum(self._sizes.values())
 
     def discard(self) -> None:
+        """Again is fine."""
+        with self._moved:
+            self._is_discarded = True
+            self._moved.notify_all()
+        if hasattr(self, "encoding"):
+            self.encoding.discard()
         self._file.close()
         self.path.unlink(missing_ok=True)
 

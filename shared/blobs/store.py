@@ -100,10 +100,10 @@ class BlobStore:
         with self._reading(ref):
             return AheadReader(self._fs.open_input_file(self._path(ref)), ref, self._place)
 
-    def put_file(self, path: Path) -> BlobRef:
+    def put_file(self, path: Path, digest: str | None = None) -> BlobRef:
         self._check_there()
         try:
-            ref = _file_ref(path)
+            ref = BlobRef(digest=digest or _file_digest(path), size=path.stat().st_size)
             self._take(path, ref)
         except OSError as error:
             raise Unavailable(f"blob store {self._place} cannot take {path}: {_sentence(error)}") from error
@@ -297,14 +297,13 @@ def _digest(data: bytes | memoryview) -> str:
     return blake3(data, max_threads=threads).hexdigest()
 
 
-def _file_ref(path: Path) -> BlobRef:
+def _file_digest(path: Path) -> str:
     """Read a piece at a time: a mapped file would count as this process's memory."""
-    hasher, size = blake3(max_threads=blake3.AUTO), 0
+    hasher = blake3(max_threads=blake3.AUTO)
     with path.open("rb") as source:
         while piece := source.read(PIECE):
             hasher.update(piece)
-            size += len(piece)
-    return BlobRef(digest=hasher.hexdigest(), size=size)
+    return hasher.hexdigest()
 
 
 def _sync(path: str) -> None:

@@ -1,7 +1,8 @@
 """Weights from the learner's host to every replica's, each byte once: anchors, deltas, and one file a host.
 
-The learner exports into a file of its host (a snapshot), and publishes it from there beside its next step. A replica
-asks for a manifest's weights and gets files to map: those that lie on its host, or what it makes of the blobs.
+The learner exports into a file of its host (a snapshot), which is compared with the version before while it is written,
+and is published from there beside the learner's next step. A replica asks for a manifest's weights and gets files to
+map: those that lie on its host, or what it makes of the blobs.
 """
 
 import os
@@ -13,19 +14,16 @@ from pathlib import Path
 
 import msgspec
 
-from shared.blobs import deltas
+from shared.blobs.encoding import Delta, Encoding
 from shared.blobs.host_files import HeldFile, HostFiles
 from shared.blobs.joining import Joiner
-from shared.blobs.manifest import TensorEntry, WeightsManifest, in_file_order, tensors_digest
+from shared.blobs.manifest import TensorEntry, WeightsManifest, file_header, tensors_digest
 from shared.blobs.port import Blobs
 from shared.blobs.snapshot import Snapshot
 from shared.messages import BlobRef
 
 KEPT_FILES = 2
 """Files that stay on a host though nobody uses them: a replica that comes back needs a delta only."""
-DELTA_SHARE = 0.5
-"""A delta larger than this share of the trained tensors is not worth it: the version is an anchor."""
-
 _LONGEST_PAUSE = 15
 """After deltas that were too large, so many versions are published whole at most before the next try."""
 
@@ -85,6 +83,7 @@ class WeightsStore:
     def __init__(self, blobs: Blobs, folder: Path) -> None:
         self._blobs, self._files = blobs, HostFiles(folder)
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "weights")
+        self._encoder = ThreadPoolExecutor(1, "encode")
         self._joiner = Joiner(blobs, self._files, self._pool)
         self._pause, self._untried = 0, 0  # versions without a try at a delta: after the last too large one, and left
 
@@ -127,16 +126,27 @@ class WeightsStore:
 
     # ---------------------------------------------------------------- learner
 
-    def snapshot(self) -> Snapshot:
-        """A new file to export into; whoever has it discards it at the end, published or not."""
-        return Snapshot(self._files.temporary())
+    def snapshot(self, base: WeightsAt | None = None) -> Snapshot:
+        """A new file to export into; whoever has it discards it at the end, published or not.
+
+        `base`: what it will most likely be published on.
+        """
+
+        return Snapshot(self._files.temporary(), lambda made: self._encoding(made, base))
+
+    def _encoding(self, snapshot: Snapshot, base: WeightsAt | None) -> Encoding:
+        before: HeldFile | None = None
+        if base is not None and base.held and base.held[-1].begins_with(file_header(snapshot.specs)[0]):
+            before = base.held[-1] if self._untried == 0 else None
+            self._untried = max(0, self._untried - 1)
+        wanted = None if base is None else base.ref
+        return Encoding(snapshot, before, self._blobs.writer, self._pool, self._encoder, wanted)
 
     def publish_frozen(self, snapshot: Snapshot) -> Frozen:
         """Put the tensors that never change into the blob store; every manifest names them again."""
-        entries = _raw(snapshot, self._digests(snapshot), blob=0)
-        found = Frozen(self._blobs.put_file(snapshot.path), entries)
+        blob, entries = self._put_whole(snapshot, 0)
         self._keep(snapshot, entries).close()
-        return found
+        return Frozen(blob, entries)
 
     def publish(
         self, snapshot: Snapshot, *, version: int, frozen: Frozen | None, base: WeightsAt | None, anchor: bool
@@ -147,26 +157,39 @@ class WeightsStore:
         for an `anchor`, and instead when there is no delta.
         """
         first, fixed = ((frozen.blob,), frozen.entries) if frozen is not None else ((), ())
-        delta = self._delta(snapshot, base, blob=len(first)) if base is not None else None
+        delta = self._delta(snapshot, base) if base is not None else None
         ref: BlobRef | None = None
         sent = 0
         if delta is None or anchor:
-            known = {entry.name: entry.digest for entry in delta[1]} if delta else self._digests(snapshot)
-            trained = _raw(snapshot, known, blob=len(first))
-            blob = self._blobs.put_file(snapshot.path)
+            blob, trained = self._put_whole(snapshot, len(first))
             ref, manifest = self._put_manifest(version, (*first, blob), fixed, trained, base=None, anchor=None)
             sent += blob.size
         if delta is not None and base is not None:
-            blob, trained = delta
+            blob, trained = snapshot.encoding.commit(delta), delta.entries_in(len(first))
             ref, manifest = self._put_manifest(version, (*first, blob), fixed, trained, base=base.ref, anchor=ref)
             sent += blob.size
         assert ref is not None
         return Published(self._at(ref, manifest, snapshot), sent, snapshot.nbytes, delta is None or anchor)
 
+    def _delta(self, snapshot: Snapshot, base: WeightsAt) -> Delta | None:
+        if snapshot.encoding.wanted != base.ref:  # nobody could know it when the export began
+            snapshot.encoding = self._encoding(snapshot, base)
+        delta = snapshot.encoding.result().delta
+        if delta is not None:
+            self._pause = 0
+        elif snapshot.encoding.has_compared:  # most likely so of the next versions: float32 at a high rate changes all
+            self._pause = self._untried = min(2 * self._pause + 1, _LONGEST_PAUSE)
+        return delta
+
+    def _put_whole(self, snapshot: Snapshot, number: int) -> tuple[BlobRef, tuple[TensorEntry, ...]]:
+        """The snapshot's file as a blob, and its tensors' entries as blob `number` of a manifest."""
+        made = snapshot.encoding.result()
+        return self._blobs.put_file(snapshot.path, made.whole), _raw(snapshot, made.digests, blob=number)
+
     def adopt(self, snapshot: Snapshot, ref: BlobRef) -> WeightsAt | None:
         """Take the snapshot for the published version of `ref` if its bits are equal; else None, and it stays."""
         manifest = self.manifest(ref)
-        if self._digests(snapshot) != {entry.name: entry.digest for entry in manifest.trained}:
+        if snapshot.encoding.result().digests != {entry.name: entry.digest for entry in manifest.trained}:
             return None
         return self._at(ref, manifest, snapshot)
 
@@ -187,31 +210,6 @@ class WeightsStore:
         ref = self._blobs.put(msgspec.msgpack.encode(manifest))
         self._joiner.remember(ref, manifest)
         return ref, manifest
-
-    def _delta(
-        self, snapshot: Snapshot, base: WeightsAt, *, blob: int
-    ) -> tuple[BlobRef, tuple[TensorEntry, ...]] | None:
-        if in_file_order([entry.spec for entry in base.manifest.trained]) != snapshot.specs:
-            return None
-        if self._untried > 0:
-            self._untried -= 1
-            return None
-        writer = self._blobs.writer()
-        try:
-            entries = deltas.encode(
-                snapshot.specs, snapshot.places, snapshot.read, base.held[-1].read, writer, self._pool,
-                limit=int(DELTA_SHARE * snapshot.nbytes), blob=blob,
-            )  # fmt: skip
-            self._pause = 0
-            return writer.commit(), tuple(entries)
-        except deltas.TooLarge:  # most likely of the next versions, too: float32 at a high rate changes every weight
-            self._pause = self._untried = min(2 * self._pause + 1, _LONGEST_PAUSE)
-            return None
-        finally:
-            writer.abort()
-
-    def _digests(self, snapshot: Snapshot) -> dict[str, str]:
-        return deltas.digests(snapshot.specs, snapshot.places, snapshot.read, self._pool)
 
     def _at(self, ref: BlobRef, manifest: WeightsManifest, snapshot: Snapshot) -> WeightsAt:
         """The snapshot as this host's file of `manifest`."""

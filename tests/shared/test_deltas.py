@@ -7,13 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.blobs import deltas
-from shared.blobs.deltas import _applied, _delta, _Place
-from shared.blobs.manifest import TensorSpec
+from shared.blobs.deltas import apply, frame_of
 from shared.errors import BlobMissing
 
 
-def place(length: int) -> _Place:
-    return _Place(TensorSpec("w", "U8", (length,)), 0, 0, length, True)
+def frame(after: bytes, before: bytes) -> bytes:
+    """In blocks of 512 bytes."""
+    starts = range(0, max(1, len(after)), 512)
+    return frame_of(tuple(memoryview(bits)[start : start + 512] for bits in (after, before)) for start in starts)
+
+
+def applied(before: bytes, change: bytes) -> bytes:
+    bits = bytearray(before)
+    apply(change, memoryview(bits))
+    return bytes(bits)
 
 
 @settings(max_examples=200, deadline=None)
@@ -24,10 +31,10 @@ def test_a_frame_makes_the_old_bits_to_the_new_ones(seed: int, length: int, chan
     after = bytearray(before)
     for _ in range(min(changes, length)):
         after[rng.randrange(length)] = rng.randrange(256)
-    frame = _delta(bytes(after), before)
-    assert (frame == b"") == (after == before)
-    if frame:
-        assert bytes(_applied(before, frame, place(length))) == after
+    change = frame(bytes(after), before)
+    assert (change == b"") == (after == before)
+    if change:
+        assert applied(before, change) == after
 
 
 def test_few_changes_are_written_by_their_places_and_many_by_all_bytes() -> None:
@@ -36,7 +43,7 @@ def test_few_changes_are_written_by_their_places_and_many_by_all_bytes() -> None
     after = bytearray(before)
     for number in range(10):
         after[800 * number] ^= 1
-    few, many = _delta(bytes(after), before), _delta(bytes(255 - byte for byte in before), before)
+    few, many = frame(bytes(after), before), frame(bytes(255 - byte for byte in before), before)
     assert len(few) < 10 * 6 + 32
     assert (few[0], many[0]) == (deltas._SPARSE, deltas._DENSE)
 
@@ -44,7 +51,7 @@ def test_few_changes_are_written_by_their_places_and_many_by_all_bytes() -> None
 @pytest.mark.parametrize("harm", [b"", b"\x01", b"\x01\xff\xff\xff\xff", b"\x00\x00\x00\x00\x00"])
 def test_a_torn_frame_is_a_missing_blob(harm: bytes) -> None:
     before = bytes(64)
-    sound = _delta(bytes([7, *before[1:]]), before)
-    for frame in (harm, harm + sound[len(harm) :][:-2], sound[:-3]):
+    sound = frame(bytes([7, *before[1:]]), before)
+    for torn in (harm, harm + sound[len(harm) :][:-2], sound[:-3]):
         with pytest.raises(BlobMissing, match="torn"):
-            _applied(before, frame, place(64))
+            applied(before, torn)

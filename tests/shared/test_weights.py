@@ -13,13 +13,13 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.blobs import deltas
+from shared.blobs import host_files, joining, pieces
 from shared.blobs import manifest as manifests
 from shared.blobs.manifest import PIECE, TensorEntry, TensorSpec, tensors_digest
 from shared.blobs.snapshot import Snapshot
 from shared.blobs.store import BlobStore
 from shared.blobs.weights import Frozen, Published, WeightsAt, WeightsStore
-from shared.errors import BlobMissing, Corrupt, TriuneError
+from shared.errors import BlobMissing, Corrupt, TriuneError, Unavailable
 from shared.messages import BlobRef
 
 Tensors = dict[str, np.ndarray]
@@ -35,9 +35,11 @@ class Host:
         self.store = WeightsStore(self.blobs, self.folder)
         self.base: Published | None = None
         self.frozen: Frozen | None = None
+        self.is_foretold = True
+        """Whether the version before is known when the export begins."""
 
-    def snapshot(self, tensors: Tensors) -> Snapshot:
-        made = self.store.snapshot()
+    def snapshot(self, tensors: Tensors, base: WeightsAt | None = None) -> Snapshot:
+        made = self.store.snapshot(base)
         made.begin([TensorSpec(name, NAMES[str(one.dtype)], one.shape) for name, one in tensors.items()])
         for name, one in tensors.items():
             made.put(name, one.tobytes())
@@ -50,10 +52,10 @@ class Host:
         made.discard()
 
     def publish(self, version: int, tensors: Tensors, *, anchor: bool = False) -> Published:
-        before, made = self.base, self.snapshot(tensors)
-        self.base = self.store.publish(
-            made, version=version, frozen=self.frozen, base=before.at if before else None, anchor=anchor
-        )
+        before = self.base
+        base = before.at if before else None
+        made = self.snapshot(tensors, base if self.is_foretold else None)
+        self.base = self.store.publish(made, version=version, frozen=self.frozen, base=base, anchor=anchor)
         made.discard()
         if before:
             before.at.close()
@@ -317,6 +319,7 @@ def test_any_order_of_versions_losses_and_late_joiners_gives_the_right_bits_or_a
     learner, replicas = Host(root), [Host(root, f"replica-{number}") for number in range(2)]
     if rng.random() < 0.5:
         learner.freeze({"vit": np.arange(100, dtype=np.uint16)})
+    learner.is_foretold = rng.random() < 0.5
     bits, versions, right = drawn(seed, size=50), list[tuple[Published, Tensors]](), 0
     for version in range(rng.randint(2, 8)):
         bits = moved(bits, version, rng.choice([0.0, 0.02, 0.9]))
@@ -367,35 +370,103 @@ def _tear(rng: random.Random, path: Path) -> None:
     path.write_bytes(data if rng.random() < 0.5 else data[: len(data) // 2])
 
 
-def test_threads_make_the_same_blobs_as_work_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_foretold", [True, False])
+def test_threads_make_the_same_blobs_as_work_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_foretold: bool
+) -> None:
     def published(folder: str) -> list[BlobRef]:
         host, tensors = Host(tmp_path / folder), drawn(0)
+        host.is_foretold = is_foretold
         refs = [host.publish(0, tensors).at.ref, host.publish(1, moved(tensors, 1)).at.ref]
         assert same(read(Host(tmp_path / folder, "far").store.materialise(refs[1])), moved(tensors, 1))
         return refs
 
     in_place = published("in-place")
-    monkeypatch.setattr(deltas, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(pieces, "_SMALL_BYTES", 0)
     assert published("threads") == in_place
 
 
-def test_after_deltas_that_are_too_large_fewer_and_fewer_are_tried(
-    learner: Host, monkeypatch: pytest.MonkeyPatch
+def test_a_late_joiner_of_a_large_model_has_its_bits(learner: Host, far: Host) -> None:
+    """Threads work on pieces of an anchor's blob that are read ahead, and on two deltas."""
+    rng = np.random.default_rng(0)
+    bits = {f"layer.{number}": rng.integers(0, 1 << 16, PIECE, dtype=np.uint16) for number in range(5)}
+    for version in range(3):
+        bits = bits if version == 0 else {name: moved({name: one}, version, 0.001)[name] for name, one in bits.items()}
+        published = learner.publish(version, bits)
+    assert not published.is_anchor
+    assert same(read(far.store.materialise(published.at.ref)), bits)
+
+
+def test_what_is_followed_while_it_is_exported_ends_with_it(learner: Host) -> None:
+    """An export that fails in the middle leaves no thread and no file behind."""
+    bits = {"a": np.zeros(PIECE, dtype=np.uint16), "b": np.zeros(PIECE, dtype=np.uint16)}
+    published = learner.publish(0, bits)
+    made = learner.store.snapshot(published.at)
+    made.begin([TensorSpec(name, "U16", one.shape) for name, one in bits.items()])
+    made.put("a", bits["a"].tobytes())
+    made.discard()
+    with pytest.raises(Unavailable):
+        made.encoding.result()
+    assert not list((learner.folder.parent / "blobs" / "tmp").iterdir())
+    assert not list(learner.folder.glob(".?????*"))
+
+
+def test_tensors_that_lie_in_another_order_are_published_whole_and_the_next_ones_as_a_delta(
+    learner: Host, far: Host
 ) -> None:
+    first = drawn(0)
+    far.store.materialise(learner.publish(0, first).at.ref).close()
+    turned = dict(reversed(moved(first, 1).items()))
+    assert learner.publish(1, turned).is_anchor
+    published = learner.publish(2, moved(turned, 2))
+    assert not published.is_anchor
+    assert same(read(far.store.materialise(published.at.ref)), moved(turned, 2))
+
+
+def test_a_file_that_one_process_has_checked_is_read_through_by_no_other(
+    learner: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless it was written to since, or before the host started."""
+    checked: list[Path] = []
+    check = joining.digests
+
+    def counted(*arguments: Any) -> dict[str, str]:
+        checked.append(tmp_path)
+        return check(*arguments)
+
+    monkeypatch.setattr(joining, "digests", counted)
+    at = learner.publish(0, drawn(0)).at
+    for _ in range(2):
+        Host(tmp_path).store.materialise(at.ref).close()
+    assert not checked
+    at.files[0].touch()
+    for _ in range(2):
+        Host(tmp_path).store.materialise(at.ref).close()
+    assert len(checked) == 1
+    boot = tmp_path / "boot"
+    boot.write_text("another boot")
+    monkeypatch.setattr(host_files, "_BOOT", boot)
+    Host(tmp_path).store.materialise(at.ref).close()
+    assert len(checked) == 2
+
+
+def test_after_deltas_that_are_too_large_fewer_and_fewer_are_tried(learner: Host) -> None:
     tried: list[int] = []
-    encode = deltas.encode
 
-    def counted(*arguments: Any, **options: Any) -> list[TensorEntry]:
-        tried.append(version)
-        return encode(*arguments, **options)
+    def publish(version: int, tensors: Tensors) -> Published:
+        before, made = learner.base, learner.snapshot(tensors, learner.base.at if learner.base else None)
+        tried.extend([version] * made.encoding.has_compared)
+        learner.base = learner.store.publish(
+            made, version=version, frozen=None, base=before.at if before else None, anchor=False
+        )
+        made.discard()
+        return learner.base
 
-    monkeypatch.setattr(deltas, "encode", counted)
     for version in range(8):
-        assert learner.publish(version, drawn(version)).is_anchor
+        assert publish(version, drawn(version)).is_anchor
     assert tried == [1, 3, 7], "pauses of 1 and 3 versions"
     for version in range(8, 16):
-        learner.publish(version, last := moved(drawn(7), version))
+        publish(version, last := moved(drawn(7), version))
     assert tried[3:] == [15], "and of 7"
-    version = 16
-    assert not learner.publish(version, moved(last, version)).is_anchor
+    assert not publish(16, moved(last, 16)).is_anchor
     assert tried[4:] == [16], "a small one is followed by the next"
