@@ -1,7 +1,6 @@
 """The vllm engine on a CPU, its own processes and all; `make test-vllm` runs this in an environment that has vLLM."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ import torch
 
 from services.rollout.app import open_vllm
 from services.rollout.engine import Engine
+from shared.blobs.weights import WeightsAt
 from shared.errors import BadSample, Unavailable, UserError
 from shared.jobs.spec import JobSpec, parse_job
 from shared.models.hf.loading import open_model
@@ -68,10 +68,17 @@ async def opened(folder: Path) -> AsyncIterator[Engine]:
     await engine.aclose()
 
 
+@pytest.fixture(scope="module")
+def start(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> WeightsAt:
+    """The folder's weights."""
+    tensors = dict(open_model(str(folder), dtype=torch.float32).state_dict())
+    return weights_at(tmp_path_factory.mktemp("start"), -1, tensors)
+
+
 @pytest_asyncio.fixture(loop_scope="module")
-async def engine(opened: Engine, folder: Path, tmp_path: Path) -> Engine:
-    """One engine for all tests, brought back to the folder's weights."""
-    await opened.load(weights_at(tmp_path / "start", -1, dict(open_model(folder, dtype=torch.float32).state_dict())))
+async def engine(opened: Engine, start: WeightsAt) -> Engine:
+    """One engine for all tests of a model, brought back to the folder's weights."""
+    await opened.load(start)
     return opened
 
 
@@ -92,21 +99,6 @@ async def test_a_prompt_with_too_many_images_is_a_bad_sample(engine: Engine) -> 
 async def test_a_model_that_vllm_cannot_load_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be loaded"):
         await open_vllm(spec_of(tmp_path / "nowhere"), LIMITS)
-
-
-async def test_the_death_of_its_process_is_an_error_of_every_group(one_folder: Path) -> None:
-    """64 completions of at most 5,000 tokens: some of them are still being sampled when it dies."""
-    async with contextlib.aclosing(await open_vllm(spec_of(one_folder), LIMITS)) as engine:
-        prepared = await engine.prepare(*case(0, n=64, tokens=5000))
-        group = asyncio.create_task(engine.generate(prepared, key="long"))
-        await asyncio.sleep(0.1)
-        *_, core = [child for child in psutil.Process().children() if "EngineCore" in child.name()]
-        core.send_signal(signal.SIGKILL)
-        async with asyncio.timeout(30.0):
-            with pytest.raises(Unavailable, match="has ended"):
-                await group
-            with pytest.raises(Unavailable, match="has ended"):
-                await sample(engine, *case(1))
 
 
 PARENT = """
@@ -133,4 +125,18 @@ def test_no_process_is_left_behind_by_a_parent_that_is_killed(one_folder: Path, 
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    wait_gone(children, 30.0)
+    wait_gone(children, 300.0)
+
+
+async def test_the_death_of_its_process_is_an_error_of_every_group(opened: Engine) -> None:
+    """The last one of an engine. 64 completions of at most 5,000 tokens: some are still being sampled when it dies."""
+    prepared = await opened.prepare(*case(0, n=64, tokens=5000))
+    group = asyncio.create_task(opened.generate(prepared, key="long"))
+    await asyncio.sleep(0.1)
+    (core,) = [child for child in psutil.Process().children() if "EngineCore" in child.name()]
+    core.send_signal(signal.SIGKILL)
+    async with asyncio.timeout(300.0):
+        with pytest.raises(Unavailable, match="has ended"):
+            await group
+        with pytest.raises(Unavailable, match="has ended"):
+            await sample(opened, *case(1))
