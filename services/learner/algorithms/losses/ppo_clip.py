@@ -11,7 +11,7 @@ def loss(tokens: Tokens, settings: Algorithm) -> tuple[Tensor, dict[str, Tensor]
     """Per token max(−A·r, −A·clip(r, 1 − low, 1 + high)), and for A < 0 at most −A·dual (0: no bound); (M,).
 
     Sums of `clip_high`, `clip_low`, `clip_dual`. Source: Schulman et al. 2017, arXiv:1707.06347, equation 7;
-    clip-higher: Yu et al. 2025, arXiv:2503.14476, equation 10; dual clip: Ye et al. 2020, arXiv:1912.09729.
+    clip-higher: Yu et al. 2025, arXiv:2503.14476, equation 8; dual clip: Ye et al. 2020, arXiv:1912.09729.
     """
     advantages, ratio = tokens.advantages, tokens.log_ratio.exp()
     free = -advantages * ratio
