@@ -8,7 +8,7 @@ the mode in which gradients can be read at every stage; every read of a whole te
 
 import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -23,15 +23,13 @@ from services.learner.engines.passes import Passes
 from services.learner.engines.ranks import Ranks
 from services.learner.engines.state import SavedState, write_state
 from services.learner.engines.torch import facts, fits, open_first, open_model, put
+from services.learner.engines.zero_state import STEP, ZeroState
 from services.learner.ingest import GroupIngest
 from services.learner.model import Images, TokenValues, VisionLanguageModel
 from services.learner.optimizer import MASTER, SKIPPED, Diverged, Patience, adam_groups, norms_of, set_rates
 from services.learner.pixels import PixelCache
 from shared.errors import BadJob, Corrupt, TriuneError, Unavailable
 from shared.jobs.spec import JobSpec
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
-STEP = "adam_step"
 
 
 class DeepSpeedEngine:
@@ -63,7 +61,8 @@ class DeepSpeedEngine:
         with fits(spec):
             self._zero = self._initialize()
         if state is not None:
-            self._restore(state)
+            self._zero_state().restore(state)
+            self._patience = Patience(int(state[SKIPPED]))
         return facts(self.model) | {"zero_stage": spec.learner.zero_stage}
 
     def _initialize(self) -> Any:
@@ -150,7 +149,7 @@ class DeepSpeedEngine:
         from deepspeed.utils import safe_get_full_grad
 
         squares = []
-        for parameter in self._parameters():
+        for parameter in self._parameters().values():
             gradient = safe_get_full_grad(parameter)
             norm = (
                 torch.zeros((), device=self._ranks.device) if gradient is None else torch.linalg.vector_norm(gradient)
@@ -158,10 +157,13 @@ class DeepSpeedEngine:
             squares.append(norm.double() ** 2)
         return dict(zip(self._names, torch.stack(squares).tolist(), strict=True))
 
-    def _parameters(self) -> list[nn.Parameter]:
+    def _parameters(self) -> dict[str, nn.Parameter]:
         """The trained ones, in one order on all ranks."""
         found = dict(self.model.hf.named_parameters())
-        return [found[name] for name in self._names]
+        return {name: found[name] for name in self._names}
+
+    def _zero_state(self) -> ZeroState:
+        return ZeroState(self._zero, self._ranks, self._deepspeed, self._parameters())
 
     # ---------------------------------------------------------------- weights out
 
@@ -182,7 +184,9 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         """Rank 0 writes `model/`; every rank writes its share of the state, each tensor whole."""
         weights = self._weights()
-        state = self._state()
+        state = self._zero_state().share()
+        if self._ranks.rank == 0:
+            state[SKIPPED] = torch.tensor(self._patience.skipped)
         error: Unavailable | None = None
         try:
             if self._ranks.rank == 0:
@@ -200,98 +204,6 @@ class DeepSpeedEngine:
                 if self._ranks.rank == 0:
                     weights[exported.name] = exported.value().to("cpu", copy=True)
         return weights
-
-    def _state(self) -> dict[str, Tensor]:
-        """This rank's share: every `world`-th tensor of masters and moments, and the single numbers on rank 0."""
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
-
-        adam, kept = self._adam_step(), {}
-        kinds: dict[str, Callable[[nn.Parameter], Tensor]] = {MASTER: safe_get_full_fp32_param}
-        if adam:  # before its first update Adam holds nothing
-            self._link()
-            for moment in MOMENTS:
-                kinds[f"{moment}/"] = lambda parameter, moment=moment: safe_get_full_optimizer_state(parameter, moment)  # type: ignore[misc]
-        for index, (name, parameter) in enumerate(zip(self._names, self._parameters(), strict=True)):
-            for kind, get in kinds.items():
-                whole = get(parameter)
-                if index % self._ranks.world == self._ranks.rank:
-                    kept[kind + name] = whole.detach().to("cpu", copy=True)
-        if self._ranks.rank == 0:
-            kept |= {SKIPPED: torch.tensor(self._patience.skipped), STEP: torch.tensor(adam)}
-        return kept
-
-    # ---------------------------------------------------------------- state in and out of ZeRO
-
-    def _flats(self) -> list[Tensor]:
-        """This rank's flat float32 partitions, which Adam's state is of."""
-        zero = self._zero.optimizer
-        for attribute in (
-            "fp32_partitioned_groups_flat",  # stage 3
-            "single_partition_of_fp32_groups",  # stages 1 and 2
-            "fp32_groups_flat_partition",  # stage 1 with bf16
-        ):
-            if hasattr(zero, attribute):
-                return list(getattr(zero, attribute))
-        raise RuntimeError(f"DeepSpeed's {type(zero).__name__} has none of the partitions that are known here")
-
-    def _link(self) -> None:
-        """Tie each parameter to Adam's state: DeepSpeed does it once, before all groups of parameters have a state."""
-        zero = self._zero.optimizer
-        if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):  # stages 1 and 2
-            zero._hp_optimizer_states_linked = False
-            zero._lazy_init_hp_params_optimizer_state()
-
-    def _adam_step(self) -> int:
-        """Updates that Adam has made."""
-        state = self._zero.optimizer.optimizer.state
-        return max((int(state[flat]["step"]) for flat in self._flats() if state.get(flat)), default=0)
-
-    def _restore(self, state: SavedState) -> None:
-        """Every rank takes its partition of each tensor; ZeRO makes Adam's state at the first update, so it is made."""
-        adam, step = self._zero.optimizer.optimizer, int(state[STEP])
-        if step:
-            for flat in self._flats():
-                adam.state[flat] = {
-                    "step": torch.tensor(float(step)),
-                    "exp_avg": torch.zeros_like(flat),
-                    "exp_avg_sq": torch.zeros_like(flat),
-                }
-            self._link()
-        for name, parameter in zip(self._names, self._parameters(), strict=True):
-            master = state[MASTER + name]
-            self._put(parameter, master, None)
-            for moment in MOMENTS if step else ():
-                self._put(parameter, state[f"{moment}/{name}"], moment)
-            self._put_weight(parameter, master)
-        self._patience = Patience(int(state[SKIPPED]))
-
-    def _put(self, parameter: Any, value: Tensor, moment: str | None) -> None:
-        """This rank's part of a master (`moment` None) or a moment."""
-        from deepspeed import utils
-
-        value = value.to(self._ranks.device)
-        if hasattr(parameter, "ds_id"):  # stage 3: equal parts, the last one padded
-            size = parameter.ds_tensor.numel()
-            flat = value.flatten()
-            padded = torch.cat([flat, flat.new_zeros(size * self._ranks.world - len(flat))])
-            part = padded.narrow(0, size * self._ranks.rank, size)
-            if moment is None:
-                utils.safe_set_local_fp32_param(parameter, part)
-            else:
-                utils.safe_set_local_optimizer_state(parameter, part, moment)
-        elif moment is None:
-            utils.safe_set_full_fp32_param(parameter, value)
-        else:
-            utils.safe_set_full_optimizer_state(parameter, value, moment)
-
-    def _put_weight(self, parameter: Any, master: Tensor) -> None:
-        """The weight that the forward pass uses."""
-        if not hasattr(parameter, "ds_id"):
-            parameter.data.copy_(master.to(self._ranks.device, parameter.dtype))
-            return
-        with self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-            if self._ranks.rank == 0:
-                parameter.data.copy_(master.to(self._ranks.device, parameter.dtype))
 
     def close(self) -> None:
         """Let go of model and optimizer."""

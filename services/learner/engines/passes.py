@@ -4,15 +4,13 @@ An engine says through `Backend` how a micro-batch goes forward and backward and
 Sums stay on the device until the step ends, so that no micro-batch waits for a number.
 """
 
-import itertools
 import math
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +19,9 @@ from services.learner.algorithms.objective import Distilled, acts_on_uniform, mi
 from services.learner.algorithms.tokens import Tokens, Totals
 from services.learner.attention.batch import Packed, Part, Ready, mini_batches, pack
 from services.learner.engine import StepResult, StepWork
+from services.learner.engines.clock import Clock, seconds
 from services.learner.engines.share import Cost, MicroBatch, share
+from services.learner.engines.step_images import StepImages
 from services.learner.engines.team import Team
 from services.learner.model import Images, TokenValues, VisionLanguageModel
 from services.learner.pixels import PixelCache
@@ -70,12 +70,20 @@ class Passes:
     ) -> None:
         """`first` has the job's first weights; None: they are those beneath the adapters, or no loss needs them."""
         self.model = model
-        self._spec, self._pixels, self._backend, self._team = spec, pixels, backend, team
+        self._spec, self._backend, self._team = spec, backend, team
         self._settings, self._first = spec.algorithm, first
-        self._features: dict[str, Tensor] = {}  # of a frozen tower, kept until the step ends
+        again, under_adapters = self._has_old_pass, needs_reference(spec.algorithm) and first is None
+        limit = int(spec.learner.feature_memory_gib * GIB)
+        self._images = StepImages(
+            model,
+            pixels,
+            in_team=team.world > 1,
+            feature_bytes=limit if again else 0,
+            tower_bytes=limit if again or under_adapters else 0,
+        )
         self._sums: dict[str, Tensor] = {}
         self._largest = torch.zeros((), dtype=torch.float64, device=model.device)
-        self._clocks: list[_Clock] = []
+        self._clocks: list[Clock] = []
 
     def run(self, work: StepWork) -> StepResult:
         """All updates of the step; raises Diverged.
@@ -84,7 +92,7 @@ class Passes:
         With more, π_old (the proximal policy) is that of the step's start: computed once for the later mini-batches,
         and the first one, whose weights are still those, needs no pass either.
         """
-        with self._tower_kept():
+        with self._images.kept():
             return self._run(work)
 
     def _run(self, work: StepWork) -> StepResult:
@@ -105,10 +113,10 @@ class Passes:
         made = len(updates) - skipped
         metrics |= {"tokens": float(tokens), "skipped": float(skipped), "updates": float(made)}
         metrics["self_check"] = self.model.self_check
-        return StepResult(metrics, _seconds(self._clocks), tokens, made, skipped)
+        return StepResult(metrics, seconds(self._clocks), tokens, made, skipped)
 
-    def _clock(self, name: str) -> "_Clock":
-        self._clocks.append(_Clock(name, self.model.device))
+    def _clock(self, name: str) -> "Clock":
+        self._clocks.append(Clock(name, self.model.device))
         return self._clocks[-1]
 
     def _plan(self, work: StepWork) -> list[Update]:
@@ -137,7 +145,7 @@ class Passes:
         """Log-probs of every response under the current weights, without gradient."""
         found: dict[Key, Tensor] = {}
         with torch.no_grad(), self._clock("proximal"):
-            for parts in self._with_images_ahead(batches):
+            for parts in self._images.ahead(batches):
                 packed, images = self._packed(parts)
                 values = self._backend.token_values(packed, images, self._spec.sampling.temperature)
                 found |= zip(_keys(packed), values.log_probs.split(_lengths(packed)), strict=True)
@@ -145,7 +153,7 @@ class Passes:
 
     def _accumulate(self, update: Update, old: Mapping[Key, Tensor], importance: bool) -> None:
         """Add the gradient of one update's loss."""
-        for index, parts in enumerate(self._with_images_ahead(update.batches)):
+        for index, parts in enumerate(self._images.ahead(update.batches)):
             with self._clock("forward"):
                 packed, images = self._packed(parts)
             reference = self._reference(packed, images)
@@ -157,7 +165,7 @@ class Passes:
             self._add({"loss": loss})
 
     def _packed(self, parts: Sequence[Part]) -> tuple[Packed, Images]:
-        return pack(parts, image_token_id=self.model.inputs.image_token_id), self._images(parts)
+        return pack(parts, image_token_id=self.model.inputs.image_token_id), self._images.of(parts)
 
     def _reference(self, packed: Packed, images: Images) -> Tensor | None:
         """Log-probs under the first weights.
@@ -172,56 +180,6 @@ class Passes:
                 return self._first.token_values(packed, images, temperature).log_probs
             with lora.switched_off(self.model.hf):
                 return self._backend.token_values(packed, images, temperature).log_probs
-
-    # ---------------------------------------------------------------- images
-
-    def _with_images_ahead(self, batches: Sequence[MicroBatch]) -> Iterator[MicroBatch]:
-        """The micro-batches one by one, the images of the next being prepared beside each."""
-        for index, parts in enumerate(batches):
-            needed = {
-                image.name: image
-                for part in itertools.chain(*batches[index + 1 : index + 2])
-                for image in part.group.images
-            }
-            self._pixels.ahead(image for name, image in needed.items() if name not in self._features)
-            yield parts
-
-    def _images(self, parts: Sequence[Part]) -> Images:
-        """The micro-batch's images: features where the tower is frozen, else pixels that it must see with gradient."""
-        needed = {image.name: image for part in parts for image in part.group.images}
-        kept = {name: self._features[name] for name in needed if name in self._features}
-        missing = {name: self._pixels.get(needed[name]) for name in sorted(needed.keys() - kept.keys())}
-        # Those of a prompt with several images come last (`Family.collate`), equal sizes stand together.
-        order = sorted(missing, key=lambda name: (not needed[name].alone, missing[name].grid))
-        images = Images(kept, {name: missing[name] for name in order})
-        if not self.model.vision_frozen:
-            return self.model.with_dummy(images) if self._team.world > 1 and not missing else images
-        features = self.model.features_of(images)
-        if self._has_old_pass:
-            self._keep(features)
-        return Images(features)
-
-    @contextmanager
-    def _tower_kept(self) -> Iterator[None]:
-        """What a frozen tower hands to a trained connector is kept until the step ends, if a pass needs it again."""
-        tower = self.model.tower
-        under_adapters = needs_reference(self._settings) and self._first is None
-        if tower is None or not (self._has_old_pass or under_adapters):
-            yield
-            return
-        tower.limit_bytes = int(self._spec.learner.feature_memory_gib * GIB)
-        try:
-            yield
-        finally:
-            tower.forget()
-
-    def _keep(self, features: Mapping[str, Tensor]) -> None:
-        """Keep a frozen tower's features for the passes of this step that need them again, within their bound."""
-        held = sum(value.nbytes for value in self._features.values())
-        for name, value in features.items():
-            if name not in self._features and held + value.nbytes <= self._spec.learner.feature_memory_gib * GIB:
-                self._features[name] = value
-                held += value.nbytes
 
     # ---------------------------------------------------------------- loss and sums
 
@@ -271,10 +229,13 @@ class Passes:
         self._largest = torch.maximum(self._largest, share_of * apart["mismatch_abs"].max().double())
         counts = [sum(len(row.token_ids) for row in part.responses) for part in packed.parts]
         sums = {name: values.sum() for name, values in apart.items()} | {"measured": torch.tensor(float(sum(counts)))}
-        for part, k3 in zip(packed.parts, apart["mismatch_k3"].split(counts), strict=True):
-            source = part.group.scored.prompt.source
-            for name, value in ((f"mismatch_k3/{source}", k3.sum()), (f"measured/{source}", float(len(k3)))):
-                sums[name] = sums.get(name, torch.zeros((), device=k3.device)) + value
+        of_part = [part.group.scored.prompt.source for part in packed.parts]
+        sources = sorted(set(of_part))
+        number = np.repeat([sources.index(source) for source in of_part], counts)
+        by_source = torch.zeros(len(sources), device=log_probs.device)
+        by_source.index_add_(0, torch.from_numpy(number).to(log_probs.device), apart["mismatch_k3"].float())
+        for source, k3, count in zip(sources, by_source, np.bincount(number), strict=True):
+            sums |= {f"mismatch_k3/{source}": k3, f"measured/{source}": torch.tensor(float(count))}
         return sums
 
     def _add(self, sums: Mapping[str, Tensor]) -> None:
@@ -302,44 +263,6 @@ def _keys(packed: Packed) -> list[Key]:
 
 def _lengths(packed: Packed) -> list[int]:
     return [len(row.token_ids) for part in packed.parts for row in part.responses]
-
-
-class _Clock:
-    """Takes the seconds of a `with` block: on CUDA by events in its stream, which nothing waits for until the end."""
-
-    def __init__(self, name: str, device: torch.device) -> None:
-        self.name = name
-        self._cuda = device.type == "cuda"
-        self._marks: list[torch.cuda.Event] = []
-        self._times: list[float] = []
-
-    def __enter__(self) -> None:
-        self._mark()
-
-    def __exit__(self, *_: object) -> None:
-        self._mark()
-
-    def _mark(self) -> None:
-        if self._cuda:
-            self._marks.append(torch.cuda.Event(enable_timing=True))
-            self._marks[-1].record()
-        else:
-            self._times.append(time.perf_counter())
-
-    def seconds(self) -> float:
-        if self._cuda:
-            start, end = self._marks
-            end.synchronize()
-            return start.elapsed_time(end) / 1e3
-        return self._times[1] - self._times[0]
-
-
-def _seconds(clocks: Sequence[_Clock]) -> dict[str, float]:
-    """Seconds by name."""
-    found: defaultdict[str, float] = defaultdict(float)
-    for clock in clocks:
-        found[clock.name] += clock.seconds()
-    return dict(found)
 
 
 def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
