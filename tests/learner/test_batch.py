@@ -41,14 +41,22 @@ def test_mini_batches_are_in_order_and_differ_by_one_at_most(updates, sizes):
 def test_a_packed_row_holds_each_prompt_once_and_predicts_every_token_from_the_one_before(ready):
     group = ready(0, sizes=[(28, 28)], text=2, lengths=[2, 3])
     packed = pack(micro_batches(parts_of([group], 100), 100)[0], image_token_id=4)
-    # <|vision_start|> <|image_pad|> <|vision_end|> text text, then two and three response tokens.
-    assert len(packed.token_ids) == 5 + 2 + 3
+    # <|vision_start|> <|image_pad|> <|vision_end|> text text, then two and three response tokens but the last of each.
+    assert len(packed.token_ids) == 5 + 1 + 2
     assert packed.token_ids[:3].tolist() == [2, 4, 3]
-    assert packed.source.tolist() == [4, 5, 4, 7, 8]
-    assert packed.targets.tolist() == packed.token_ids[5:].tolist()
+    assert packed.source.tolist() == [4, 5, 4, 6, 7]
+    first, second = group.responses
+    assert packed.targets.tolist() == [*first.token_ids, *second.token_ids]
+    assert packed.token_ids[5:].tolist() == [*first.token_ids[:-1], *second.token_ids[:-1]]
     assert packed.image_places.tolist() == [1]
-    assert packed.positions[0].tolist() == [0, 1, 2, 3, 4, 5, 6, 5, 6, 7]
+    assert packed.positions[0].tolist() == [0, 1, 2, 3, 4, 5, 5, 6]
     assert packed.advantages.tolist() == pytest.approx([group.advantages[0]] * 2 + [group.advantages[1]] * 3)
+
+
+def test_a_response_of_one_token_stands_in_the_row(ready):
+    packed = pack(parts_of([ready(0, sizes=[], text=2, lengths=[1, 1])], 100), image_token_id=4)
+    assert packed.source.tolist() == [1, 1]
+    assert len(packed.token_ids) == 2 + 1 + 1
 
 
 def test_blocks_hold_every_token_once_and_restore_finds_it(ready):

@@ -314,7 +314,7 @@ def test_the_model_sees_a_prompt_and_its_image_once_for_all_completions(
     prompt_tokens = len(group.prompt_ids)
     figures[kind(folder)] |= {"vision_calls": len(calls), "prompt_calls": rows[0] // prompt_tokens}
     assert len(calls) == 1 and len(group.responses) == 3
-    assert rows == [prompt_tokens + group.num_response_tokens]
+    assert rows == [prompt_tokens + sum(row.num_seen for row in group.responses)]
     assert group.num_response_tokens < prompt_tokens  # so that a second prompt could not hide among them
 
 

@@ -41,6 +41,11 @@ class Response:
     advantage: float
     teacher: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
 
+    @property
+    def num_seen(self) -> int:
+        """Tokens that a pass computes: the last one predicts nothing. A lone one stays: no sequence is empty."""
+        return max(1, len(self.token_ids) - 1)
+
 
 @dataclass(frozen=True, eq=False)
 class Ready:
@@ -166,6 +171,7 @@ class Block:
 class Packed:
     """A micro-batch as one row of N tokens in which every prompt stands once, followed by all responses.
 
+    A response stands there without its last token, which predicts nothing (`Response.num_seen`).
     `token_ids` (N,), `positions` (A, N). Response tokens, M in all, stand in the order of `parts`: `source` (M,) is
     the place whose hidden state predicts each, `targets` (M,) its id, `advantages` and `rollout_log_probs` (M,).
     `teacher_log_probs` (M,), or (0,) without distillation.
@@ -195,11 +201,11 @@ def pack(parts: Sequence[Part], *, image_token_id: int) -> Packed:
     rows = [(number, part.group, response) for number, part in enumerate(parts) for response in part.responses]
     places, end = [], int(starts[-1])
     for _, _, response in rows:
-        places.append(np.arange(end, end + len(response.token_ids)))
-        end += len(response.token_ids)
+        places.append(np.arange(end, end + response.num_seen))
+        end += response.num_seen
     positions = [part.group.positions for part in parts]
-    positions += [_text_positions(group, len(response.token_ids)) for _, group, response in rows]
-    ids = np.concatenate(prompts + [response.token_ids for _, _, response in rows])
+    positions += [_text_positions(group, response.num_seen) for _, group, response in rows]
+    ids = np.concatenate(prompts + [response.token_ids[: response.num_seen] for _, _, response in rows])
     image_places = np.flatnonzero(ids[: starts[-1]] == image_token_id)
     blocks = _prompt_blocks(spans, image_runs(image_places, len(ids))) + _response_blocks(
         spans, [(number, place) for (number, _, _), place in zip(rows, places, strict=True)]
@@ -209,7 +215,10 @@ def pack(parts: Sequence[Part], *, image_token_id: int) -> Packed:
         token_ids=ids,
         positions=np.concatenate(positions, axis=1),
         source=np.concatenate(
-            [np.concatenate([spans[row[0]][-1:], place[:-1]]) for row, place in zip(rows, places, strict=True)]
+            [
+                np.concatenate([spans[number][-1:], place])[: len(response.token_ids)]
+                for (number, _, response), place in zip(rows, places, strict=True)
+            ]
         ),
         targets=np.concatenate([response.token_ids for _, _, response in rows]),
         advantages=np.concatenate([np.full(len(row.token_ids), row.advantage, np.float32) for _, _, row in rows]),
