@@ -91,7 +91,8 @@ class DecodeLoop:
     """
 
     def __init__(self, model: Any, prefill: Prefill, banned: Tensor, ends: Tensor, mrope: bool) -> None:
-        self._model, self._prefill, self._banned, self._ends, self._mrope = model, prefill, banned, ends, mrope
+        self._decoder, self._head = model.get_decoder(), model.get_output_embeddings()
+        self._prefill, self._banned, self._ends, self._mrope = prefill, banned, ends, mrope
         self._windowed = has_windows(model.config)
         self._owners: list[tuple[int, int]] = []  # of each row: its group's number, and which of its rows it is
         self._made: dict[int, list[tuple[np.ndarray, np.ndarray] | None]] = {}  # by group, each row that has ended
@@ -208,16 +209,16 @@ class DecodeLoop:
     def _forward(self, tokens: Tensor) -> None:
         """One pass: `tokens` at their positions give the next logits."""
         position = self._rows.position[:, None]
-        made = self._model(
+        made = self._decoder(
             input_ids=tokens[:, None],
             position_ids=position[None].expand(3, -1, 1) if self._mrope else position,
             attention_mask=self._attention(),
             past_key_values=self._cache,
             use_cache=True,
-            logits_to_keep=1,
         )
         self._cache.advance()
-        self._rows = dataclasses.replace(self._rows, position=self._rows.position + 1, logits=made.logits[:, -1])
+        logits = self._head(made.last_hidden_state[:, -1])
+        self._rows = dataclasses.replace(self._rows, position=self._rows.position + 1, logits=logits)
 
     def _attention(self) -> Tensor | None:
         """Bool, all but the padding of shorter rows; None where no row is padded.

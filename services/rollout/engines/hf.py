@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from services.rollout.engine import Facts, PreparedPrompt, PromptLimits
+from services.rollout.engines import attention
 from services.rollout.engines.decode import DecodeLoop, Sampled, Start
 from services.rollout.engines.features import FeatureCache
 from services.rollout.engines.feed import AllAtOnce, Feed
@@ -37,6 +38,7 @@ class HfEngine:
     def __init__(self, model: Any, inputs: Inputs, max_prompt_tokens: int, feature_gib: float = 0.0) -> None:
         """`feature_gib`: image features that are kept for later groups, at most."""
         self.model = model.eval().requires_grad_(False)
+        attention.install(self.model)
         self.inputs = inputs
         self._features = FeatureCache(self.model, inputs, int(feature_gib * 2**30))
         self._max_prompt_tokens = max_prompt_tokens

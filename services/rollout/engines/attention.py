@@ -1,0 +1,42 @@
+"""Attention of one decode step: query heads that share a head of keys are computed as queries of that head.
+
+transformers' own path copies keys and values for every query head, token after token, where a mask hides the padding of
+shorter prompts: the whole cache, as often as heads share it.
+"""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+_NAME = "triune_decode"
+
+
+def install(model: Any) -> None:
+    """Make the language model of `model` use it; prompts are computed as before."""
+    AttentionInterface.register(_NAME, decode_attention)
+    AttentionMaskInterface.register(_NAME, sdpa_mask)
+    model.set_attn_implementation({"text_config": _NAME})
+
+
+def decode_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **named: Any,
+) -> tuple[Tensor, None]:
+    """`query` (R, H, Q, D), `key` and `value` (R, Hkv, K, D) → (R, Q, H, D); a single query sees what is not masked."""
+    if query.shape[2] > 1:
+        made: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **named
+        )
+        return made
+    together = query[:, :, 0].unflatten(1, (key.shape[1], -1))  # (R, Hkv, H / Hkv, D)
+    found = F.scaled_dot_product_attention(together, key, value, attn_mask=attention_mask, scale=scaling)
+    return found.flatten(1, 2)[:, None], None
