@@ -3,12 +3,13 @@
 Prints a JSON line a case: by the clock, and by processor time (of all five services and their servers on our side),
 which a busy machine disturbs less. Both sides train all components of the same random model with one update a step; a
 completion runs to its limit of tokens on either side, and its reward is a number from its text. TRL is one process
-with a thread for each core; the loop's rollout and learner have as many each, since on-policy they take turns. The
-first step of either is not counted. With `max_staleness` 1 the two share the cores.
+with a thread for each core; rollout and learner have as many each when they take turns, and share them with
+`max_staleness` 1, as `triune demo` does. The first step of either is not counted.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import statistics
@@ -26,10 +27,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from bench.against_trl.model import make_model
 from bench.loop import REPLICAS, seconds
 from shared.samples.schema import RATIO_NAMES, SCHEMA
+from triune.demo.main import compute_threads
 from triune.demo.tiny_vlm import make_tiny_vlm
-from triune.local.deployment import deployed
+from triune.local.deployment import Deployment, deployed
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "services/rollout/engines/vllm/site"
@@ -57,6 +60,11 @@ class Case:
 
 
 CASES = [Case(112, 8), Case(448, 8), Case(112, 32)]
+MODELS = {"larger": make_model, "demo": make_tiny_vlm}
+THEIR_STEPS = 6
+"""Of TRL's, whose median is taken; a step at 448 pixels takes it many seconds."""
+LOOK_S = 1.0
+"""How often the job is looked at: each look makes a report, which costs processor time."""
 
 
 def images(folder: Path, case: Case, count: int) -> Path:
@@ -115,11 +123,26 @@ def job(model: Path, data: Path, case: Case, steps: int, max_staleness: int) -> 
     }
 
 
-async def ours(client: httpx.AsyncClient, document: dict[str, Any]) -> dict[str, float]:
-    """Wall and processor seconds a step of a job, the latter from its first step on."""
-    name = (await client.post("/v1/jobs", json=document)).raise_for_status().json()["job_id"]
-    marks: list[tuple[int, float]] = []
-    async with asyncio.timeout(LIMIT_S):
+async def ours(folder: Path, model: Path, data: Path, case: Case, steps: int, max_staleness: int) -> dict[str, Any]:
+    """Wall and processor seconds a step of a job on services of its own, the latter in all and by service."""
+    async with deployed(
+        folder / "runs",
+        folder / "local",
+        replicas=REPLICAS,
+        threads=compute_threads(max_staleness),
+        env={"TRIUNE_REWARD_PLUGINS": str(folder / "plugins")},
+    ) as system:
+        return await followed(system, job(model, data, case, steps, max_staleness))
+
+
+async def followed(system: Deployment, document: dict[str, Any]) -> dict[str, Any]:
+    """Submit a job and wait until it is on file."""
+    marks: list[tuple[int, dict[str, float]]] = []
+    async with (
+        asyncio.timeout(LIMIT_S),
+        httpx.AsyncClient(base_url=system.api_url, headers=system.headers, timeout=30.0) as client,
+    ):
+        name = (await client.post("/v1/jobs", json=document)).raise_for_status().json()["job_id"]
         while True:
             details = (await client.get(f"/v1/jobs/{name}")).raise_for_status().json()
             if details["state"] == "failed":
@@ -129,24 +152,33 @@ async def ours(client: httpx.AsyncClient, document: dict[str, Any]) -> dict[str,
                 marks.append((steps, used()))
             if details["on_file"]:
                 (first, start), (last, end) = marks[0], marks[-1]
-                return {"wall": seconds(details["report"])["wall"], "cpu": (end - start) / (last - first)}
-            await asyncio.sleep(0.2)
+                by = {service: (end[service] - start[service]) / (last - first) for service in end}
+                return {"wall": seconds(details["report"])["wall"], "cpu": sum(by.values()), "by": by}
+            await asyncio.sleep(LOOK_S)
 
 
-def used() -> float:
-    """Processor seconds of all processes that this one has started and that run."""
-    times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
-    return sum(each.user + each.system for each in times)
+def used() -> dict[str, float]:
+    """Processor seconds so far of all processes that this one has started and that run, by service."""
+    found = dict.fromkeys((*REPLICAS, "servers"), 0.0)
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times, words = child.cpu_times(), child.cmdline()
+            service = next((service for service in REPLICAS if service in words), None)
+            found[service or ("reward" if "multiprocessing" in " ".join(words) else "servers")] += (
+                times.user + times.system
+            )
+    return found
 
 
-def theirs(python: Path, model: Path, pictures: Path, case: Case, steps: int) -> dict[str, Any]:
+def theirs(python: Path, model: Path, pictures: Path, case: Case) -> dict[str, Any]:
     """Wall and processor seconds a step of TRL."""
-    numbers = {"prompts": case.prompts, "completions": N, "tokens": TOKENS, "steps": steps, "threads": os.cpu_count()}
+    sizes = {"prompts": case.prompts, "completions": N, "tokens": TOKENS}
+    numbers = sizes | {"steps": THEIR_STEPS, "threads": os.cpu_count()}
     options = [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
     command = [str(python), str(Path(__file__).with_name("theirs.py")), str(model), str(pictures)]
     made = subprocess.run(
         [*command, "--question", QUESTION, *options],
-        env={**os.environ, "PYTHONPATH": str(SITE)},
+        env={**os.environ, "PYTHONPATH": str(SITE), "OMP_WAIT_POLICY": "passive"},  # as the services have it
         stdout=subprocess.PIPE,
         check=True,
         timeout=LIMIT_S,
@@ -155,32 +187,18 @@ def theirs(python: Path, model: Path, pictures: Path, case: Case, steps: int) ->
     return dict(json.loads(made.stdout.splitlines()[-1]))
 
 
-async def measure(case: Case, python: Path, steps: int, rounds: int, folder: Path) -> dict[str, Any]:
+def measure(case: Case, size: str, python: Path, steps: int, rounds: int, folder: Path) -> dict[str, Any]:
     """One line: seconds a step and how many times as many groups a second."""
     pictures = images(folder / "images", case, 4 * case.prompts)
     data = rows(pictures, folder / "data")
-    model = make_tiny_vlm(folder / "model", [QUESTION] * 8)
+    model = MODELS[size](folder / "model", [QUESTION] * 8)
     (folder / "plugins").mkdir()
     (folder / "plugins" / "drawn.py").write_text(PLUGIN)
-    threads = dict.fromkeys(REPLICAS, 1) | dict.fromkeys(("rollout", "learner"), os.cpu_count() or 1)
-    found: dict[str, list[dict[str, float]]] = {"on_policy": [], "stale": [], "trl": []}
-    version = ""
-    async with (
-        deployed(
-            folder / "runs",
-            folder / "local",
-            replicas=REPLICAS,
-            threads=threads,
-            env={"TRIUNE_REWARD_PLUGINS": str(folder / "plugins")},
-        ) as system,
-        httpx.AsyncClient(base_url=system.api_url, headers=system.headers, timeout=30.0) as client,
-    ):
-        for _ in range(rounds):
-            for name, eta in (("on_policy", 0), ("stale", 1)):
-                found[name].append(await ours(client, job(model, data, case, steps, eta)))
-            line = await asyncio.to_thread(theirs, python, model, pictures, case, steps)
-            version = str(line.pop("trl"))
-            found["trl"].append(line)
+    found: dict[str, list[dict[str, Any]]] = {"on_policy": [], "stale": [], "trl": []}
+    for _ in range(rounds):
+        found["on_policy"].append(asyncio.run(ours(folder, model, data, case, steps, 0)))
+        found["trl"].append(theirs(python, model, pictures, case))
+        found["stale"].append(asyncio.run(ours(folder, model, data, case, steps, 1)))
     medians = {
         f"{name}_{kind}_s": statistics.median(one[kind] for one in rows)
         for name, rows in found.items()
@@ -191,23 +209,25 @@ async def measure(case: Case, python: Path, steps: int, rounds: int, folder: Pat
         for name in ("on_policy", "stale")
         for kind in ("wall", "cpu")
     }
+    by = {service: round(value, 3) for service, value in found["on_policy"][-1]["by"].items()}
     rounded = {name: round(value, 3) for name, value in (medians | ratios).items()}
-    return {"bench": "trl", "trl": version, "pixels": case.side, "prompts": case.prompts, **rounded}
+    line = {"bench": "trl", "trl": found["trl"][0]["trl"], "model": size, "pixels": case.side, "prompts": case.prompts}
+    return line | rounded | {"on_policy_cpu_by_service": by}
 
 
 def main() -> None:
     """Every case, a line each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", type=Path, required=True, help="of the environment that has TRL")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--model", choices=MODELS, default="larger", help="1.9 million parameters, or the demo's 0.6")
     parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="numbers of the cases, from 0")
     wanted = parser.parse_args()
     for number in wanted.cases:
         with tempfile.TemporaryDirectory() as made:
-            line = asyncio.run(
-                measure(CASES[number], wanted.python.absolute(), wanted.steps, wanted.rounds, Path(made))
-            )
+            python = wanted.python.absolute()
+            line = measure(CASES[number], wanted.model, python, wanted.steps, wanted.rounds, Path(made))
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
