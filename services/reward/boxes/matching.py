@@ -121,19 +121,22 @@ class Matching:
         All detections have the same confidence and keep their order; 101 recall points; 100 detections a label.
         Predictions of other labels do not count. Source: `COCOeval` of cocodataset/cocoapi, for one image.
         """
+        categories = [self._of_label(label) for label in {label: None for _, label in self._truths}]
         known: dict[int, float] = {}
         found: list[float] = []
         for threshold in COCO_THRESHOLDS:
             key = bisect_left(self._levels, min(threshold, 1 - 1e-10))
             if key not in known:
-                categories = {label: None for _, label in self._truths}
-                known[key] = sum(self._category(label, threshold) for label in categories) / len(categories)
+                known[key] = sum(self._precision(*one, threshold) for one in categories) / len(categories)
             found.append(known[key])
         return tuple(found)
 
-    def _category(self, label: str, threshold: float) -> float:
+    def _of_label(self, label: str) -> tuple[list[list[float]], list[int]]:
+        """The IoUs of each truth with that label, (P,), and the places of the predictions that have it."""
         rows = [row for row, truth in zip(self._iou, self._truths, strict=True) if truth.label == label]
-        places = [place for place, box in enumerate(self._predictions) if box.label == label][:_MAX_DETECTIONS]
+        return rows, [place for place, box in enumerate(self._predictions) if box.label == label][:_MAX_DETECTIONS]
+
+    def _precision(self, rows: Sequence[Sequence[float]], places: Sequence[int], threshold: float) -> float:
         taken = [False] * len(rows)
         hits: list[bool] = []
         for place in places:

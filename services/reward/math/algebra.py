@@ -7,7 +7,7 @@ difference of two products of letters.
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import islice, product
 from typing import Any, TypeAlias
@@ -19,7 +19,7 @@ from latex2sympy2_extended.math_normalization import replace_in_latex
 from math_verify import parser as library
 from math_verify.grader import sympy_expr_eq
 from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
-from sympy import Basic, E, Expr, Float, Integer, MatrixBase, Mul, Pow, Rational, Symbol, preorder_traversal
+from sympy import Basic, E, Expr, Float, Integer, MatrixBase, Mul, Pow, Rational, S, Symbol, preorder_traversal
 
 from services.reward.math import quicker
 
@@ -184,27 +184,30 @@ def _differ(a: Expr, b: Expr) -> bool:
     return _far_apart(a, b)
 
 
-def _product(expression: Expr) -> tuple[Rational, dict[Expr, int]] | None:
+@lru_cache(maxsize=2048)
+def _product(expression: Expr) -> tuple[Rational, Mapping[Expr, int]] | None:
     """A product of rational numbers other than 0, e and symbols: the number, and the powers; None for all else."""
-    number: Rational = Integer(1)
+    number: Rational = S.One
     powers: dict[Expr, int] = {}
     for factor in expression.args if expression.is_Mul else (expression,):
-        base, power = factor.args if isinstance(factor, Pow) else (factor, Integer(1))
-        if isinstance(base, Rational) and base != 0 and power == 1:
+        base, power = factor.args if isinstance(factor, Pow) else (factor, S.One)
+        if (isinstance(base, Symbol) or base is E) and isinstance(power, Integer) and power.p > 0:
+            powers[base] = powers.get(base, 0) + power.p
+        elif isinstance(base, Rational) and base.p != 0 and power is S.One:
             number *= base
-        elif (isinstance(base, Symbol) or base == E) and isinstance(power, Integer) and power > 0:
-            powers[base] = powers.get(base, 0) + int(power)
         else:
             return None
     return number, powers
 
 
-def _symbols(powers: dict[Expr, int]) -> dict[Expr, int]:
+def _symbols(powers: Mapping[Expr, int]) -> dict[Expr, int]:
     return {base: power for base, power in powers.items() if base != E}
 
 
 _NODES = 40
-_POINTS = (1.2345, 0.8642, 1.5923, 0.7531, 1.3219, 0.6487)  # small and positive: no branch cut, no overflow
+_POINTS = tuple(
+    map(Float, (1.2345, 0.8642, 1.5923, 0.7531, 1.3219, 0.6487))
+)  # small and positive: no branch cut, no overflow
 _FAR = 1e-4  # the library's rounding is to 6 decimals
 _LARGE = 1e9  # and its precision 15 digits
 
@@ -214,11 +217,15 @@ def _far_apart(a: Expr, b: Expr) -> bool:
     symbols = sorted(a.free_symbols | b.free_symbols, key=str)
     if len(symbols) > len(_POINTS) or not (_is_small(a) and _is_small(b)):
         return False
-    place = dict(zip(symbols, _POINTS, strict=False))
-    values = [expression.evalf(subs=place) for expression in (a, b)]
-    if not all(isinstance(value, (Float, Integer)) for value in values):
-        return False
-    return _are_far(*(float(value) for value in values))
+    one, other = (_value(expression, tuple(symbols)) for expression in (a, b))
+    return one is not None and other is not None and _are_far(one, other)
+
+
+@lru_cache(maxsize=2048)
+def _value(expression: Expr, symbols: tuple[Symbol, ...]) -> float | None:
+    """An expression at the place, None where that is no real number; a truth is compared with many answers."""
+    value = expression.evalf(subs=dict(zip(symbols, _POINTS, strict=False)) or None)
+    return float(value) if isinstance(value, (Float, Integer)) else None
 
 
 def _are_far(one: float | Rational, other: float | Rational) -> bool:

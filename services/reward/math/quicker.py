@@ -22,6 +22,8 @@ from sympy.parsing import sympy_parser
 _KEPT = 2048
 """Formulas that are known by their text; the library keeps 20."""
 _PLAIN = re.compile(r"(?:0|[1-9][0-9]{0,60})(?:\.[0-9]{1,60})?")
+_STANDARD = sympy_parser.standard_transformations
+_NUMBERS_ALIKE = (_STANDARD, (*_STANDARD, sympy_parser.convert_xor))  # the latter is what `sympify` uses
 _parse_expr = sympy_parser.parse_expr
 _create_parser = _Latex2Sympy.create_parser
 _parse_latex = _Latex2Sympy.parse
@@ -49,7 +51,7 @@ def parse_expr(
 
     A plain number is what its `auto_number` makes of it, without the way there.
     """
-    if transformations is sympy_parser.standard_transformations and global_dict is None and _PLAIN.fullmatch(s):
+    if transformations in _NUMBERS_ALIKE and not local_dict and global_dict is None and _PLAIN.fullmatch(s):
         return sympy.Float(s) if "." in s else sympy.Integer(s)
     return _parse_expr(s, local_dict, transformations, dict(_NAMES) if global_dict is None else global_dict, evaluate)
 
