@@ -19,6 +19,7 @@ from shared.errors import BadJob, UserError
 from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.spec import JobSpec
 from shared.messages import Kind
+from shared.runtime.collector import ignore_what_is_there
 from shared.runtime.http import serve_http
 from shared.runtime.settings import Settings
 from shared.runtime.telemetry import set_up_telemetry
@@ -106,6 +107,7 @@ async def serve_alone(
     try:
         with announced(settings.job_id, host, port):
             async with scorer:
+                ignore_what_is_there()
                 await _until(stop, serve_http(create_app(scorer, config, token=token), host, port))
     finally:
         telemetry.close()

@@ -5,7 +5,6 @@ ends a sample that takes too long by an alarm of its own. Where no alarm reaches
 Verifiers run in this process's main thread.
 """
 
-import gc
 import mmap
 import signal
 import socket
@@ -27,6 +26,7 @@ from services.reward.workers import sandbox
 from services.reward.workers.memory import Learned
 from shared.errors import UserError
 from shared.messages import Reward, RewardSpec
+from shared.runtime.collector import ignore_what_is_there
 
 HEADER = struct.Struct("<Q")
 """Length of the frame that follows, in bytes."""
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     for sample in _WARM_UP:
         judge(sample)
-    gc.freeze()  # the collector need not walk the libraries, which stay
+    ignore_what_is_there()
     sandbox.limit(memory)
     with socket.socket(fileno=descriptor) as channel, mmap.mmap(progress, PROGRESS.size) as board:
         _serve(channel, board, memory)
