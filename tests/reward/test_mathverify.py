@@ -7,6 +7,7 @@ from antlr4.IntervalSet import IntervalSet
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from latex2sympy2_extended import NormalizationConfig
+from latex2sympy2_extended.antlr_parser import PSParser
 from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Expr, srepr
@@ -223,6 +224,19 @@ def _reading(parse_latex: Callable[[_Latex2Sympy, str], object], text: str) -> s
         return srepr(parse_latex(_Latex2Sympy(is_real=True), text))
     except Exception as error:  # noqa: BLE001 — the library raises plain Exception
         return str(error)
+
+
+def test_what_a_worker_forgets_it_learns_again_and_reads_as_before() -> None:
+    texts = ("2x+\\frac{1}{3}", "x=3", "(1,2)", "{")
+    before = [_reading(quicker.parse_latex, text) for text in texts]
+    assert _learned() > 0
+    quicker.forget()
+    assert _learned() == 0
+    assert [_reading(quicker.parse_latex, text) for text in texts] == before
+
+
+def _learned() -> int:
+    return sum(len(table._states) for table in PSParser.decisionsToDFA)
 
 
 @pytest.mark.parametrize(("answer", "truth"), [("silent", "listen"), ("2017", "2023-05-01"), ("1,2", "2,1")])
