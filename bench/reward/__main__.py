@@ -91,11 +91,11 @@ def _print(what: str, measured: Measured, samples_each: int, **facts: Any) -> tu
 async def _run(seconds: float, count: int) -> None:
     batches, singles = _batches(samples(count)), _singles(samples(count, seed=2))
     await _compare(singles, batches, seconds)
+    await _replicas(batches, seconds)
     for workers in (1, 2, 4):
         async with _ours(workers) as (ports, servers):
             found = await load(ports, batches, servers, connections=4, seconds=seconds)
             _print("score", found, BATCH, workers=workers, replicas=1, batch=BATCH)
-    await _replicas(batches, seconds)
     await _kept(batches, seconds)
     async with _ours(1) as (ports, servers):
         boxes = _batches(samples(count, detection=1.0, seed=1))
@@ -108,25 +108,31 @@ async def _replicas(batches: Sequence[bytes], seconds: float) -> None:
 
     The load's core is a replica's, too, once there are as many replicas as cores: what it and everybody else take is no
     part of `free_cores`, what the replicas had. `of_linear` is the rewards a free core and second, of one replica's;
-    `by_cpu` the same of the CPU time that they used.
+    `by_cpu` the same of the CPU time that they used. They take turns; medians of the turns' ratios.
     """
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, cores[-1:])
+    found: dict[int, list[tuple[float, float]]] = {}
     try:
-        one = (0.0, 0.0)
-        for replicas in (1, 2, 4):
-            async with _ours(1, replicas) as (ports, servers):
+        async with contextlib.AsyncExitStack() as stack:
+            crews = {count: await stack.enter_async_context(_ours(1, count)) for count in (1, 2, 4)}
+            for ports, servers in crews.values():
                 for number, server in enumerate(servers):
                     keep_to(server, cores[number % len(cores)])
-                await load(ports, batches[-8:], servers, connections=4 * replicas, seconds=WARM_S)
-                found = await load(ports, batches, servers, connections=4 * replicas, seconds=seconds)
-            free = found.free_s / found.seconds
-            facts = {"replicas": replicas, "cores": min(replicas, len(cores)), "free_cores": round(free, 3)}
-            wall, cpu = _print("replicas", found, BATCH, batch=BATCH, **facts)
-            one = one if any(one) else (wall / free, cpu)
-            _line("share", **facts, of_linear=round(wall / free / one[0], 3), by_cpu=round(cpu / one[1], 3))
+                await load(ports, batches[-32:], servers, connections=4 * len(servers), seconds=WARM_S)
+            for turn, mine in enumerate(_turns(batches[:-32])):
+                for count, (ports, servers) in crews.items():
+                    took = await load(ports, mine, servers, connections=4 * count, seconds=seconds / ROUNDS)
+                    free = took.free_s / took.seconds
+                    wall, cpu = _print(
+                        "replicas", took, BATCH, replicas=count, turn=turn, batch=BATCH, free_cores=round(free, 3)
+                    )
+                    found.setdefault(count, []).append((wall / free, cpu))
     finally:
         os.sched_setaffinity(0, cores)
+    for count, rates in found.items():
+        of_linear, by_cpu = _medians(rates, found[1])
+        _line("share", replicas=count, cores=min(count, len(cores)), of_linear=of_linear, by_cpu=by_cpu)
 
 
 async def _kept(batches: Sequence[bytes], seconds: float) -> None:
@@ -151,14 +157,25 @@ async def _compare(singles: Sequence[bytes], batches: Sequence[bytes], seconds: 
         rates: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
         for turn in range(ROUNDS):
             for name, ((ports, servers), requests, each, connections) in runs.items():
-                # Every turn has requests of its own: nothing is judged twice.
-                mine = requests[turn * len(requests) // ROUNDS : (turn + 1) * len(requests) // ROUNDS]
+                mine = _turns(requests)[turn]
                 found = await load(ports, mine, servers, connections=connections, seconds=seconds / ROUNDS)
                 rates[name].append(_print("turn", found, each, turn=turn, server=name))
     for route, against in itertools.product(("score", "judge"), (_SHAPE, _OUR_VERIFIERS)):
-        pairs = list(zip(rates[route], rates[against], strict=True))
-        wall, cpu = (statistics.median(mine[kind] / base[kind] for mine, base in pairs) for kind in (0, 1))
-        _line("ratio", route=route, against=against, ratio=round(wall, 2), ratio_per_cpu_s=round(cpu, 2))
+        wall, cpu = _medians(rates[route], rates[against])
+        _line("ratio", route=route, against=against, ratio=wall, ratio_per_cpu_s=cpu)
+
+
+def _turns(requests: Sequence[bytes]) -> list[Sequence[bytes]]:
+    """Requests of its own for every turn: nothing is judged twice."""
+    bounds = [turn * len(requests) // ROUNDS for turn in range(ROUNDS + 1)]
+    return [requests[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+def _medians(rates: Sequence[tuple[float, float]], against: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Of the turns' ratios: by the clock, and by CPU time."""
+    pairs = list(zip(rates, against, strict=True))
+    wall, cpu = (statistics.median(mine[kind] / base[kind] for mine, base in pairs) for kind in (0, 1))
+    return round(wall, 2), round(cpu, 2)
 
 
 def _line(what: str, **facts: Any) -> None:
