@@ -46,8 +46,8 @@ $(SINKS)/.done: pyproject.toml
 
 $(VLLM)/.done: pyproject.toml requirements-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm.txt
-	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --retries 10 --no-deps --requirement requirements-vllm.txt
+	$(VLLM)/bin/pip install --quiet --disable-pip-version-check --retries 10 --no-deps --editable .
 	touch $@
 
 test-clients: setup $(CLIENTS)/.done  ## five trainers' own reward clients against one server, in an environment of their own
