@@ -32,25 +32,25 @@ def frame_of(blocks: Iterable[tuple[memoryview, ...]]) -> bytes:
     `blocks`: pairs of new and old bits of one length, one after the other, of whole words but for the last pair. They
     may lie in the same buffers each time.
     """
-    changed, xors, rest, start = list[NDArray[Any]](), list[NDArray[Any]](), b"", 0
+    words, xors, rest, start = list[NDArray[Any]](), list[NDArray[Any]](), b"", 0
     for after, before in blocks:
         count = len(after) // _WORD
         new, old = (np.frombuffer(bits, dtype="<u8", count=count) for bits in (after, before))
         found = np.flatnonzero(new != old)
-        changed.append(found + start)
+        words.append(found + start)
         xors.append(new[found] ^ old[found])
         start += count
         rest = bytes(a ^ b for a, b in zip(after[count * _WORD :], before[count * _WORD :], strict=True))
-    words, xor = np.concatenate(changed), np.concatenate(xors)
-    if any(rest) or len(words) > _FEW * start:
+    changed, xor = np.concatenate(words), np.concatenate(xors)
+    if any(rest) or len(changed) > _FEW * start:
         whole = np.zeros(start, dtype="<u8")
-        whole[words] = xor
+        whole[changed] = xor
         return _framed(_DENSE, 0, whole.tobytes() + rest)
-    if not len(words):
+    if not len(changed):
         return b""
     halves = xor.view("<u2")
     units = np.flatnonzero(halves)
-    places = words[units // _UNITS] * _UNITS + units % _UNITS
+    places = changed[units // _UNITS] * _UNITS + units % _UNITS
     distances = np.diff(places, prepend=0).astype("<u4")
     return _framed(_SPARSE, len(units), np.concatenate([_planes(distances), _planes(halves[units])]).data)
 

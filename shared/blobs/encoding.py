@@ -123,8 +123,7 @@ def _encode(source: Source, base: HeldFile | None, new_blob: Callable[[], BlobWr
 
 def _digested(source: Source, read: Read) -> Encoded:
     """Without a base: the whole file is published, so that it is hashed, too."""
-    whole, digests = blake3(file_header(source.specs)[0]), dict[str, str]()
-    hasher = blake3()
+    whole, hasher, digests = blake3(file_header(source.specs)[0]), blake3(), dict[str, str]()
     for place in _written(source):
         for (block,) in blocks(read, offset=place.offset, length=place.length):
             hasher.update(block)

@@ -203,7 +203,7 @@ class Joiner:
                 raise BlobMissing(f"the tensors in {route.start.path} do not lie as those of the next version")
             steps = [(reader(one.blobs[-1]), {entry.name: entry for entry in one.trained}) for one in route.deltas]
             target = clean.enter_context(path.open("xb"))
-            reserve(target.fileno(), len(header) + sum(spec.nbytes for spec in specs))
+            reserve(target.fileno(), 0, len(header) + sum(spec.nbytes for spec in specs))
             write_at(target.fileno(), header, 0)
             found = decode(
                 specs, places, start, steps, lambda offset, bits: write_at(target.fileno(), bits, offset), self._pool

@@ -21,6 +21,9 @@ ITEM_BYTES = {
 """Bytes of one number of each type, by its name in a safetensors header."""
 PIECE = 4 * 1024 * 1024
 """Bytes of a tensor that are compressed together: bounds the memory of whoever encodes or decodes."""
+PAGE = 4096
+_LENGTH = 8
+"""Bytes before a header that say how long it is."""
 
 
 class TensorSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -88,15 +91,20 @@ def tensors_digest(tensors: Iterable[TensorEntry]) -> str:
 
 
 def in_file_order(specs: Sequence[TensorSpec]) -> list[TensorSpec]:
-    """Tensors as they lie in a file: wide types first, so that all are aligned, else as they are given."""
+    """Tensors as they lie in a file, else in the order that is given: those of whole pages first, which are written and
+    read twice as fast from the start of one; then wide types first, so that all numbers are aligned.
+    """
     for spec in specs:
         if spec.dtype not in ITEM_BYTES:
             raise Corrupt(f"tensor {spec.name!r} has type {spec.dtype!r}; expected one of {', '.join(ITEM_BYTES)}")
-    return sorted(specs, key=lambda spec: -ITEM_BYTES[spec.dtype])
+    return sorted(specs, key=lambda spec: (spec.nbytes % PAGE > 0, -ITEM_BYTES[spec.dtype]))
 
 
 def file_header(specs: Sequence[TensorSpec]) -> tuple[bytes, dict[str, int]]:
-    """The header of the safetensors file of `specs`, in file order, and where each tensor begins in the file."""
+    """The header of the safetensors file of `specs`, in file order, and where each tensor begins in the file.
+
+    It fills whole pages: its rest are spaces.
+    """
     begin, places = 0, {}
     fields: dict[str, object] = {}
     for spec in specs:
@@ -106,6 +114,6 @@ def file_header(specs: Sequence[TensorSpec]) -> tuple[bytes, dict[str, int]]:
         places[spec.name] = begin
         begin += spec.nbytes
     text = msgspec.json.encode(fields)
-    text += b" " * (-len(text) % 8)
-    header = len(text).to_bytes(8, "little") + text
+    text += b" " * (-(len(text) + _LENGTH) % PAGE)
+    header = len(text).to_bytes(_LENGTH, "little") + text
     return header, {name: len(header) + place for name, place in places.items()}

@@ -24,7 +24,7 @@ _AHEAD = 4
 """Pieces in work or waiting for their turn."""
 _SMALL_BYTES = 4 << 20
 """Tensors that are together smaller are worked on in place: handing pieces to threads would take longer."""
-_BLOCK = 512 << 10
+_BLOCK = 1 << 20
 """Bytes that are looked at at a time."""
 
 
@@ -87,14 +87,16 @@ def blocks(*files: Read, offset: int, length: int) -> Iterator[tuple[memoryview,
 
 def digests(specs: Sequence[TensorSpec], places: Mapping[str, int], read: Read, pool: Executor) -> dict[str, str]:
     """blake3 of every tensor's bits, by name."""
+    found = worker(pool, specs).map(lambda spec: digest_of(read, places[spec.name], spec.nbytes), specs)
+    return dict(zip((spec.name for spec in specs), found, strict=True))
 
-    def digest(spec: TensorSpec) -> str:
-        hasher = blake3()
-        for (block,) in blocks(read, offset=places[spec.name], length=spec.nbytes):
-            hasher.update(block)
-        return hasher.hexdigest()
 
-    return dict(zip((spec.name for spec in specs), worker(pool, specs).map(digest, specs), strict=True))
+def digest_of(read: Read, offset: int, length: int) -> str:
+    """blake3 of a part of a file."""
+    hasher = blake3()
+    for (block,) in blocks(read, offset=offset, length=length):
+        hasher.update(block)
+    return hasher.hexdigest()
 
 
 def is_small(specs: Iterable[TensorSpec]) -> bool:

@@ -55,7 +55,6 @@ class Snapshot:
         header, self.places = file_header(self.specs)
         self._sizes = {spec.name: spec.nbytes for spec in self.specs}
         self._written = dict.fromkeys(self.places, 0)
-        self._reserve(len(header) + self.nbytes)
         self._write(header, 0)
         self.encoding = self._encode(self)
 
@@ -104,23 +103,20 @@ class Snapshot:
         self._file.close()
         self.path.unlink(missing_ok=True)
 
-    def _reserve(self, size: int) -> None:
-        try:
-            reserve(self._file.fileno(), size)
-        except OSError as error:
-            raise Unavailable(f"weights cannot be written to {self.path}: {error}") from error
-
     def _write(self, data: bytes | memoryview, place: int) -> None:
         try:
+            reserve(self._file.fileno(), place, len(data))
             write_at(self._file.fileno(), data, place)
         except OSError as error:
             raise Unavailable(f"weights cannot be written to {self.path}: {error}") from error
 
 
-def reserve(handle: int, size: int) -> None:
-    """Have the file system set `size` bytes aside: they are written faster, and a full disk is told at once."""
+def reserve(handle: int, offset: int, size: int) -> None:
+    """Have the file system set bytes aside that are about to be written: faster than page by page."""
+    if size == 0:
+        return
     try:
-        os.posix_fallocate(handle, 0, size)
+        os.posix_fallocate(handle, offset, size)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENODEV):  # the file system cannot
             raise

@@ -82,7 +82,7 @@ class WeightsStore:
 
     def __init__(self, blobs: Blobs, folder: Path) -> None:
         self._blobs, self._files = blobs, HostFiles(folder)
-        self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "weights")
+        self._pool = ThreadPoolExecutor(min(4, max(1, (os.cpu_count() or 1) - 1)), "weights")  # who leads them hashes
         self._encoder = ThreadPoolExecutor(1, "encode")
         self._joiner = Joiner(blobs, self._files, self._pool)
         self._pause, self._untried = 0, 0  # versions without a try at a delta: after the last too large one, and left
