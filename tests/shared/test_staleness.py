@@ -62,7 +62,7 @@ def test_no_trained_group_is_ever_older_than_the_bound_and_the_run_finishes(
             total_steps=steps,
             prompts_per_step=batch,
             max_staleness=eta,
-            lost=assembler.lost,
+            lost=assembler.lost(),
         )
         return max(end, new)
 
