@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from services.learner import lora
 from services.learner.attention import packed as attention
 from services.learner.attention.batch import Packed
-from services.learner.attention.last import predict_only
 from services.learner.attention.layout import Layout
 from services.learner.engine import Scope
 from services.learner.head import LogProbHead
@@ -111,7 +110,6 @@ class VisionLanguageModel:
     def _prepare(self) -> None:
         flatten_convolutions(self.hf)
         self.hf.lm_head = LogProbHead.over(self.hf.lm_head)
-        predict_only(self.hf.get_decoder().layers[-1])
         for name, parameter in self.hf.named_parameters():
             parameter.requires_grad_(role_of(name) not in self.frozen)
         self._bias = torch.zeros(self.inputs.vocab_size, device=self.device)

@@ -213,9 +213,8 @@ def estimate(spec: JobSpec, architecture: Architecture, shape: Shape, *, device:
     checkpointing = learner.gradient_checkpointing == "on" or (
         learner.gradient_checkpointing == "auto" and device == "cuda"
     )
-    logits = 3 * 4 * min(shape.responses * architecture.vocabulary, LOGITS_AT_ONCE[device])
-    on_device["activations"] = _activations(architecture, shape, spec, size, logits if checkpointing else None)
-    on_device["logits"] = logits
+    on_device["activations"] = _activations(architecture, shape, spec, size, checkpointing)
+    on_device["logits"] = 3 * 4 * min(shape.responses * architecture.vocabulary, LOGITS_AT_ONCE[device])
     if "llm" not in spec.optimizer.freeze and not learner.lora_rank:
         on_device["logits"] += (
             4 * architecture.vocabulary * architecture.text.hidden
@@ -237,22 +236,14 @@ def _trained(spec: JobSpec, architecture: Architecture) -> int:
     return spec.learner.lora_rank * sides
 
 
-def _activations(architecture: Architecture, shape: Shape, spec: JobSpec, size: int, logits: int | None) -> int:
-    """What the backward pass needs of the language model, and of the tower when it is trained.
-
-    The last layer's MLP sees the tokens that predict a response's alone. `logits`: with layers that are computed again,
-    the bytes that are there beside the last one of them and gone when it is another's turn; None: no layer is.
-    """
+def _activations(architecture: Architecture, shape: Shape, spec: JobSpec, size: int, checkpointing: bool) -> int:
+    """What the backward pass needs of the language model, and of the tower when it is trained."""
     text, vision = architecture.text, architecture.vision
     layer = _layer(text, shape.tokens, shape.gathered, size)
-    left_out = 4 * max(0, shape.tokens - shape.responses) * text.mlp * size
-    if logits is None:
-        kept = text.layers * layer - left_out
-    else:
-        kept = text.layers * shape.tokens * text.hidden * size + max(layer - left_out, layer - logits)
+    kept = text.layers * shape.tokens * text.hidden * size + layer if checkpointing else text.layers * layer
     tower = _layer(vision, shape.patches, shape.patches, size) + 4 * shape.patches * architecture.patch_values
     if "vit" not in spec.optimizer.freeze:
-        tower *= vision.layers if logits is None else 1
+        tower *= 1 if checkpointing else vision.layers
     return kept + tower
 
 

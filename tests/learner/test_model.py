@@ -174,22 +174,3 @@ def test_a_frozen_component_gets_no_gradient_and_the_others_do(make_engine, grou
     sum(values[0].sum() for values in shared_prefix(model, groups, 10_000).values()).backward()
     for name, parameter in model.hf.named_parameters():
         assert (parameter.grad is None) == (role_of(name) == frozen), name
-
-
-def test_the_last_layer_computes_the_tokens_that_predict_and_keys_and_values_of_all(engine, groups):
-    """A prompt's last token, and of a response all but its last."""
-    layers = engine.model.hf.get_decoder().layers
-    seen = {}
-    watched = {"whole": layers[0].mlp.gate_proj, "mlp": layers[-1].mlp.gate_proj, "keys": layers[-1].self_attn.k_proj}
-    hooks = [
-        module.register_forward_hook(lambda _, inputs, __, name=name: seen.update({name: inputs[0].shape[1]}))
-        for name, module in watched.items()
-    ]
-    packed = pack(parts_of(groups, 1000), image_token_id=4)
-    with torch.no_grad():
-        engine.model.token_values(packed, images_of(engine.model, groups), 1.0)
-    for hook in hooks:
-        hook.remove()
-    answers = [len(row.token_ids) for group in groups for row in group.responses]
-    assert seen["whole"] == seen["keys"] == len(packed.token_ids)
-    assert seen["mlp"] == len(groups) + sum(length - 1 for length in answers)

@@ -14,37 +14,12 @@ import torch
 from torch import Tensor
 
 from services.learner.attention.batch import Block, Packed, image_runs
-from services.learner.attention.moves import Move
 
 if TYPE_CHECKING:
     from services.learner.attention.kernels import Kernel
 
 Way = Literal["sdpa", "flash", "flex"]
 """Rectangular blocks for `scaled_dot_product_attention`, segments for flash-attention, a mask for FlexAttention."""
-
-
-@dataclass(frozen=True, eq=False)
-class Context:
-    """What stands before the rows of a block: of G prompts, each taken once, row r has number `follows[r]`."""
-
-    prompts: Move
-    follows: Tensor
-    num_prompts: int
-
-    @classmethod
-    def of(cls, block: Block, tokens: int, device: torch.device) -> "Context | None":
-        """None: nothing does."""
-        length = block.key.shape[1] - block.query.shape[1]
-        if not length:
-            return None
-        _, first, follows = np.unique(block.prompt, return_index=True, return_inverse=True)
-        places = block.key[first, :length].ravel()
-        return cls(Move.of(places, tokens, device), torch.from_numpy(follows).to(device), len(first))
-
-    def before(self, states: Tensor, own: Tensor) -> Tensor:
-        """`states` (N, …) of the whole row; `own` (R, Q, …) becomes (R, K, …)."""
-        prompts = self.prompts(states).unflatten(0, (self.num_prompts, -1))
-        return torch.cat([prompts.index_select(0, self.follows), own], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +38,9 @@ class BlockTensors:
     real: Tensor
     prompt: Tensor
     images: Tensor | None
-    before_rows: Context | None = None
 
     @classmethod
-    def of(cls, block: Block, tokens: int, device: torch.device, two_way_images: bool) -> "BlockTensors":
-        """Of a row of so many `tokens`."""
+    def of(cls, block: Block, device: torch.device, two_way_images: bool) -> "BlockTensors":
         query, key, context, real, prompt = (
             torch.from_numpy(array).to(device)
             for array in (
@@ -79,8 +52,7 @@ class BlockTensors:
             )
         )
         images = torch.from_numpy(block.images).to(device) if two_way_images and block.images is not None else None
-        before = Context.of(block, tokens, device)
-        return cls(len(block.query), query, key, context, block.padded_context, real, prompt, images, before)
+        return cls(len(block.query), query, key, context, block.padded_context, real, prompt, images)
 
     def mask(self, window: int | None) -> Tensor | None:
         """(R or 1, 1, Q, K), true where a query sees a key; None where plain causal attention says it all."""
@@ -171,29 +143,16 @@ class Layout:
             self._kept[name] = make()
         return self._kept[name]
 
-    @cached_property
-    def predicting(self) -> Tensor:
-        """Places of the tokens that predict one, rising: a prompt's last and a response's."""
-        return torch.from_numpy(np.unique(self._packed.source)).to(self._device)
-
     # ---------------------------------------------------------------- blocks
 
     @cached_property
     def blocks(self) -> list[BlockTensors]:
-        tokens = len(self._packed.token_ids)
-        return [BlockTensors.of(block, tokens, self._device, self._two_way_images) for block in self._packed.blocks]
+        return [BlockTensors.of(block, self._device, self._two_way_images) for block in self._packed.blocks]
 
     @cached_property
-    def into_blocks(self) -> Move:
-        """Takes the row's tokens (N) to where they stand among all blocks' queries, padding included."""
-        places = np.concatenate([block.query.ravel() for block in self._packed.blocks])
-        return Move.of(places, len(self._packed.token_ids), self._device)
-
-    @cached_property
-    def out_of_blocks(self) -> Move:
-        """Takes the blocks' outputs back to the order of the row."""
-        total = sum(block.query.size for block in self._packed.blocks)
-        return Move.of(self._packed.restore, total, self._device)
+    def restore(self) -> Tensor:
+        """(N,): takes the blocks' outputs back to the order of the row."""
+        return torch.from_numpy(self._packed.restore).to(self._device)
 
     @property
     def prompt_blocks(self) -> list[BlockTensors]:

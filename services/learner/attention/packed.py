@@ -7,11 +7,12 @@ Letters: N tokens of the row, H heads, D size of a head; a block has R rows, Q q
 """
 
 import functools
+import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +22,6 @@ from services.learner.attention.flex import flex_packed_attention
 from services.learner.attention.joined import attention_within, joined_attention
 from services.learner.attention.kernels import Kernel, open_kernel
 from services.learner.attention.layout import Layout, Segments, Way
-from services.learner.attention.moves import Move
 from shared.models.family import Family
 from shared.models.hf.forward import has_windows
 
@@ -90,19 +90,17 @@ def segment_attention(
     `cu_seq_lens_q` (segments + 1,) holds the boundaries. Segments of one length are computed as one batch, wherever
     they stand: a tower's windows differ at the edges of every image.
     """
-    bounds = cu_seq_lens_q.cpu().numpy().astype(np.int64)
-    lengths = np.diff(bounds)
-    by_length = {int(length): bounds[:-1][lengths == length] for length in dict.fromkeys(lengths.tolist())}
-    places = np.concatenate([(starts[:, None] + np.arange(length)).ravel() for length, starts in by_length.items()])
-    into = Move.of(places, len(places), query.device)
-    sizes = [len(starts) * length for length, starts in by_length.items()]
-    moved = [into(part[0].transpose(0, 1)).split(sizes) for part in (query, key, value)]  # (rows · length, H, D) each
-    outputs = []
-    for length, *states in zip(by_length, *moved, strict=True):
-        rows = [part.unflatten(0, (-1, length)).transpose(1, 2) for part in states]
-        made = F.scaled_dot_product_attention(rows[0], rows[1], rows[2], scale=scaling)
-        outputs.append(made.transpose(1, 2).flatten(0, 1))
-    return into.reversed(torch.cat(outputs)).unsqueeze(0), None
+    bounds = cu_seq_lens_q.tolist()
+    starts: defaultdict[int, list[int]] = defaultdict(list)
+    for start, end in itertools.pairwise(bounds):
+        starts[end - start].append(start)
+    output = torch.empty_like(query[0].transpose(0, 1))  # (N, H, D)
+    for length, found in starts.items():
+        places = (torch.tensor(found)[:, None] + torch.arange(length)).flatten().to(query.device)
+        states = [_rows(part[0].transpose(0, 1), places, len(found)) for part in (query, key, value)]
+        made = F.scaled_dot_product_attention(states[0], states[1], states[2], scale=scaling)
+        output = output.index_copy(0, places, made.transpose(1, 2).flatten(0, 1))
+    return output.unsqueeze(0), None
 
 
 def flash_segment_attention(
@@ -123,35 +121,34 @@ def flash_segment_attention(
 
 
 def _over_blocks(
-    layout: Layout, masks: Sequence[Tensor | None], whole: Sequence[Tensor], scaling: float | None
+    layout: Layout, masks: Sequence[Tensor | None], states: Sequence[Tensor], scaling: float | None
 ) -> Tensor:
-    query, key, value = whole
+    query, key, value = states
     if repeats_heads(query.device):
         key, value = (part.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for part in (key, value))
-    sizes = [len(block.query) for block in layout.blocks]
-    moved = [layout.into_blocks(part).split(sizes) for part in (query, key, value)]
     outputs = []
-    for block, mask, *states in zip(layout.blocks, masks, *moved, strict=True):
-        own = [part.unflatten(0, (block.rows, -1)) for part in states]  # (R, Q, H, D)
-        if block.before_rows is not None:
-            own[1:] = [block.before_rows.before(part, mine) for part, mine in zip((key, value), own[1:], strict=True)]
-        rows = [part.transpose(1, 2) for part in own]
+    for block, mask in zip(layout.blocks, masks, strict=True):
         output = F.scaled_dot_product_attention(
-            rows[0],
-            rows[1],
-            rows[2],
+            _rows(query, block.query, block.rows),
+            _rows(key, block.key, block.rows),
+            _rows(value, block.key, block.rows),
             attn_mask=mask,
             is_causal=mask is None,
             scale=scaling,
             enable_gqa=query.shape[1] != key.shape[1],
         )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
-    return layout.out_of_blocks(torch.cat(outputs))
+    return torch.cat(outputs).index_select(0, layout.restore)
 
 
 def repeats_heads(device: torch.device) -> bool:
     """Whether shared key heads are copied for each query head: CUDA's fast kernels take no mask with shared ones."""
     return device.type == "cuda"
+
+
+def _rows(states: Tensor, places: Tensor, rows: int) -> Tensor:
+    """(N, H, D) gathered to (rows, H, length, D)."""
+    return states.index_select(0, places).unflatten(0, (rows, -1)).transpose(1, 2)
 
 
 def _no_mask(*_: Any, **__: Any) -> None:

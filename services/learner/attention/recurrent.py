@@ -35,7 +35,7 @@ class ForkedDeltaNet(Qwen3_5GatedDeltaNet):
         order = torch.cat([block.prompt for block in prompts]).argsort()
         states = torch.cat([state for _, state in made])[order]
         made += [self._run(block, mixed, beta, decay, states[block.prompt]) for block in responses]
-        attended = packed_layout.out_of_blocks(torch.cat([output.flatten(0, 1) for output, _ in made]))  # (N, heads, D)
+        attended = torch.cat([output.flatten(0, 1) for output, _ in made])[packed_layout.restore]  # (N, heads, D)
         gate = self.in_proj_z(row).view_as(attended)
         normed = self.norm(attended.flatten(0, 1), gate.flatten(0, 1))
         return self.out_proj(normed.view(1, len(row), -1))
