@@ -26,9 +26,9 @@ BATCH = 32
 """Samples that one worker is given together, at most."""
 BATCH_CHARACTERS = 1_000_000
 """Characters of their completions, beyond which a batch takes no further sample."""
-_LEAST = 4  # samples that are worth waking a worker for, where there are as many
+_LEAST = 8  # samples that are worth waking a worker for, where there are as many
 _CROWD = 4  # requests a worker, from which on it is worth waiting ...
-_GATHER_S = 0.002  # ... so long for others to come: handing over a sample alone costs as much as judging it
+_GATHER_S = 0.004  # ... so long for others to come: handing over a sample alone costs as much as judging it
 _GRACE_S = 2 * BUDGET_S  # after it a worker has not begun, and will not begin, another sample of the batch
 _LOOK_S = 0.05
 
