@@ -108,7 +108,8 @@ async def serve_alone(
         with announced(settings.job_id, host, port):
             async with scorer:
                 ignore_what_is_there()
-                await _until(stop, serve_http(create_app(scorer, config, token=token), host, port))
+                app = create_app(scorer, config, token=token)
+                await _until(stop, serve_http(app, host, port, short_answers=True))
     finally:
         telemetry.close()
 

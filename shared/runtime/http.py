@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import ipaddress
 from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from shared.errors import UserError
 
@@ -58,10 +60,47 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve_http(app: ASGIApp, host: str, port: int) -> None:
-    """Serve `app` until cancelled; raises UserError when the port is taken."""
+class _Gathering:
+    """A connection's transport that writes at once what is written in one turn of the event loop."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop = transport, loop
+        self._parts: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self._flush)
+        self._parts.append(data)
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        data = b"".join(self._parts)
+        self._parts.clear()
+        if data and not self._transport.is_closing():
+            self._transport.write(data)
+
+
+class _ShortAnswers(HttpToolsProtocol):
+    """Head and body of a response in one write: each is a system call, and wakes the client."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(cast("asyncio.Transport", _Gathering(transport, self.loop)))
+
+
+async def serve_http(app: ASGIApp, host: str, port: int, *, short_answers: bool = False) -> None:
+    """Serve `app` until cancelled; raises UserError when the port is taken.
+
+    With `short_answers` it is made for many small responses, and not for long ones that are sent in parts.
+    """
     config = uvicorn.Config(
         app,
+        http=_ShortAnswers if short_answers else "auto",
         host=host,
         port=port,
         log_config=None,

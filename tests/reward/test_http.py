@@ -41,7 +41,7 @@ async def _served(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = asyncio.ensure_future(serve_http(app, "127.0.0.1", port))
+    server = asyncio.ensure_future(serve_http(app, "127.0.0.1", port, short_answers=True))
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30.0) as client:
         for _ in range(500):
             with contextlib.suppress(httpx.ConnectError):
