@@ -131,7 +131,6 @@ class WeightsStore:
 
         `base`: what it will most likely be published on.
         """
-
         return Snapshot(self._files.temporary(), lambda made: self._encoding(made, base))
 
     def _encoding(self, snapshot: Snapshot, base: WeightsAt | None) -> Encoding:
