@@ -50,7 +50,7 @@ class Monitor:
         self.replicas = Replicas(config.silent_s, config.forget_s)
         self.sampler = Sampler(self.desk, self.control, self.replicas, ports.ledger)
         routers = [
-            JobRoutes(self.desk, self.control, ports.settings).router,
+            JobRoutes(self.desk, self.control, ports.settings, ports.retry).router,
             RunRoutes(self.desk, self.control).router,
             ServiceRoutes(self.desk, self.control, self.replicas, ports.ledger, ports.retry).router,
             ComparisonRoutes(self.desk, self.control).router,
@@ -58,7 +58,9 @@ class Monitor:
             prose_routes(),
             page_routes(),
         ]
-        self.api = create_app(ports.settings, config, routers, lambda: self.status.ready)
+        self.api = create_app(
+            ports.settings, config, routers, lambda: self.status.ready, lambda: bool(ports.retry.waiting_for)
+        )
         self.api.mount("/page", StaticFiles(directory=PAGE))
 
     async def lead(self) -> None:

@@ -234,7 +234,7 @@ async def test_the_health_check_says_what_readyz_says(services: dict[str, Any]) 
 
 async def test_the_health_check_needs_no_token(settings_of: Callable[[str], Settings]) -> None:
     port = free_port()
-    async with served(create_app(settings_of("monitor"), MonitorConfig(), [], lambda: True), port):
+    async with served(create_app(settings_of("monitor"), MonitorConfig(), [], lambda: True, lambda: False), port):
         assert await answer_of_ready(port) == 0
 
 

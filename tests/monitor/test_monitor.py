@@ -6,14 +6,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow.parquet as pq
 import pytest
+from fastapi import APIRouter
 
-from services.monitor.api.app import create_app
+from services.monitor.api.app import AWAY_S, PATIENCE_S, create_app
 from shared.bus.memory import MemoryServer
 from shared.errors import UserError
 from shared.ledger.port import Window
 from shared.messages import DeadLetter, EndOfOrder, Heartbeat
+from shared.runtime.retry import time_left
 from shared.runtime.settings import Settings
 from tests.fakes import eventually
 from tests.monitor import runs
@@ -114,7 +117,7 @@ async def test_a_submission_lists_every_mistake_at_once(stage: Stage) -> None:
     assert len(answer.json()["mistakes"]) == 3
     answer = await stage.http.post("/v1/jobs", content=b"total_steps = [", headers={"content-type": "application/toml"})
     assert answer.status_code == 422
-    assert (await stage.http.get("/v1/jobs")).json() == {"jobs": [], "next": None}
+    assert (await stage.http.get("/v1/jobs")).json() == {"jobs": [], "next": None, "waiting_for": ""}
 
 
 async def test_toml_and_json_make_the_same_job(stage: Stage) -> None:
@@ -262,7 +265,7 @@ async def test_with_a_token_only_who_knows_it_is_answered(tmp_path: Path) -> Non
 def test_bound_to_more_than_loopback_it_wants_a_token() -> None:
     def bound(host: str, token: str | None = None) -> object:
         settings = Settings(api_host=host, api_token=token)
-        return create_app(settings, CONFIG, [], lambda: True)
+        return create_app(settings, CONFIG, [], lambda: True, lambda: False)
 
     for host in ("0.0.0.0", "192.168.1.2", "monitor", "::"):
         with pytest.raises(UserError, match="TRIUNE_API_TOKEN"):
@@ -270,6 +273,19 @@ def test_bound_to_more_than_loopback_it_wants_a_token() -> None:
         assert bound(host, "secret")
     for host in ("127.0.0.1", "::1", "localhost"):
         assert bound(host)
+
+
+async def test_a_question_waits_shortly_for_a_peer_that_is_known_to_be_away_and_a_command_does_not_give_up() -> None:
+    router = APIRouter()
+    router.add_api_route("/left", time_left, methods=["GET", "POST"])
+
+    async def left(method: str, *, is_away: bool) -> float:
+        app = create_app(Settings(), CONFIG, [router], lambda: True, lambda: is_away)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as http:
+            return float((await http.request(method, "/left")).json())
+
+    assert 0 <= await left("GET", is_away=True) <= AWAY_S < await left("GET", is_away=False)
+    assert AWAY_S < await left("POST", is_away=True) <= PATIENCE_S
 
 
 async def test_a_foreign_page_is_refused_and_a_large_body_too(stage: Stage) -> None:

@@ -41,9 +41,12 @@ def _all(api: Api, as_json: bool) -> bool:
     """Every service has a replica that lives; the monitor is the one that answers."""
     shown = api.get("/v1/services")
     alive: dict[str, list[dict[str, Any]]] = {name: [] for name in SERVICES}
+    silent: dict[str, str] = {}
     for replica in shown["replicas"]:
         if replica["alive"]:
             alive.setdefault(replica["service"], []).append(replica)
+        else:
+            silent[replica["service"]] = f"silent for {replica['heard_s_ago']:.0f} s, it was {replica['state']}"
     missing = [name for name, replicas in alive.items() if not replicas]
     away = shown["waiting_for"]
     if as_json:
@@ -53,7 +56,7 @@ def _all(api: Api, as_json: bool) -> bool:
     table = Table("service", "replicas", "state", box=None)
     for name, replicas in alive.items():
         states = sorted({replica["state"] for replica in replicas})
-        table.add_row(name, str(len(replicas)), ", ".join(states) if states else "[red]no sign of life[/]")
+        table.add_row(name, str(len(replicas)), ", ".join(states) or f"[red]{silent.get(name, 'no sign of life')}[/]")
     out.print(table)
     out.print("ready" if not missing else f"not ready: no {' and no '.join(missing)}")
     if away:

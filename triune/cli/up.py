@@ -47,5 +47,7 @@ async def _up(replicas: dict[str, int], learner_ranks: int) -> None:
 
 def _greet(system: Deployment) -> None:
     out.print(f"page: {system.page_url}", soft_wrap=True)
-    out.print(f"run folders: {system.runs}   logs: {system.logs}   API token: {api_token_file(system.runs)}")
+    out.print(
+        f"run folders: {system.runs}   logs: {system.logs}   API token: {api_token_file(system.runs)}", soft_wrap=True
+    )
     out.print("submit a job with `triune job submit FILE --watch`; Ctrl-C stops everything")

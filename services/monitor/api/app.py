@@ -31,6 +31,8 @@ from shared.runtime.settings import Settings
 
 PATIENCE_S = 5.0
 """How long a request waits for the bus or the blob store before it is answered with 503, or with what was seen last."""
+AWAY_S = 0.5
+"""How long a question waits while a peer is known to be away: what was seen last is worth more at once."""
 OPEN_PATHS = ("/healthz", "/readyz")
 """Answered without a token; so are the page's own files, which hold no data."""
 PAGE_PATHS = ("/", "/page/", "/docs", "/openapi.json", "/favicon.ico")
@@ -47,9 +49,16 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, object]] = {
 
 
 def create_app(
-    settings: Settings, config: MonitorConfig, routers: Sequence[APIRouter], is_ready: Callable[[], bool]
+    settings: Settings,
+    config: MonitorConfig,
+    routers: Sequence[APIRouter],
+    is_ready: Callable[[], bool],
+    is_waiting: Callable[[], bool],
 ) -> FastAPI:
-    """The application; raises UserError when it is bound to more than loopback without a token."""
+    """The application; `is_waiting`: whether a peer is known to be away.
+
+    Raises UserError when it is bound to more than loopback without a token.
+    """
     if settings.api_token is None and not is_loopback(settings.api_host):
         raise UserError(
             f"the API is bound to {settings.api_host}, which others can reach; "
@@ -64,7 +73,7 @@ def create_app(
         responses=DOCUMENTED_ERRORS,
     )
     _document_job_file(app)
-    app.add_middleware(Gate, token=settings.api_token, body_bytes=config.body_bytes)
+    app.add_middleware(Gate, token=settings.api_token, body_bytes=config.body_bytes, is_waiting=is_waiting)
     _add_error_handlers(app)
     for router in routers:
         app.include_router(router)
@@ -89,8 +98,8 @@ def _document_job_file(app: FastAPI) -> None:
 class Gate:
     """Who may ask, and how much: with a token, who knows it; without one, programs and pages of this machine."""
 
-    def __init__(self, app: ASGIApp, token: str | None, body_bytes: int) -> None:
-        self._app, self._token, self._body_bytes = app, token, body_bytes
+    def __init__(self, app: ASGIApp, token: str | None, body_bytes: int, is_waiting: Callable[[], bool]) -> None:
+        self._app, self._token, self._body_bytes, self._is_waiting = app, token, body_bytes, is_waiting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,7 +110,7 @@ class Gate:
         if refusal is not None:
             await refusal(scope, receive, send)
         else:
-            with within(PATIENCE_S):
+            with within(AWAY_S if request.method == "GET" and self._is_waiting() else PATIENCE_S):
                 await self._app(scope, self._limited(receive), send)
 
     def _too_large(self, request: Request) -> Response | None:

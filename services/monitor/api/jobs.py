@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 
 from services.monitor.api.changes import (
     changed_spec,
@@ -43,6 +43,7 @@ from shared.errors import BadJob, Corrupt, Unavailable
 from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, UnknownJob, abandoned, by_age
 from shared.jobs.spec import JobSpec, derived, write_toml
 from shared.messages import JOB_ID_PATTERN, StepDone
+from shared.runtime.retry import Retry
 from shared.runtime.settings import Settings
 from shared.samples.places import Roots
 
@@ -83,8 +84,8 @@ _CHANGE_BODY: dict[str, Any] = {
 class JobRoutes:
     """The routes under /v1/jobs that concern a job as a whole."""
 
-    def __init__(self, desk: Desk, control: Control, settings: Settings) -> None:
-        self._desk, self._control, self._settings = desk, control, settings
+    def __init__(self, desk: Desk, control: Control, settings: Settings, retry: Retry) -> None:
+        self._desk, self._control, self._settings, self._retry = desk, control, settings, retry
         self._roots = Roots.of(settings.data_roots)
         self._plugin_roots = settings.reward_plugins
         self.router = APIRouter(tags=["jobs"])
@@ -93,7 +94,8 @@ class JobRoutes:
         add("/v1/jobs:validate", self.validate, methods=["POST"], openapi_extra=_JOB_BODY)
         add("/v1/jobs", self.list_jobs, methods=["GET"])
         add("/v1/jobs/{job_id}", self.show, methods=["GET"])
-        add("/v1/jobs/{job_id}/file", self.file, methods=["GET"], response_class=PlainTextResponse)
+        text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+        add("/v1/jobs/{job_id}/file", self.file, methods=["GET"], response_class=Response, responses=text)
         add("/v1/jobs/{job_id}", self.change, methods=["PATCH"], openapi_extra=_CHANGE_BODY)
         add("/v1/jobs/{job_id}", self.delete, methods=["DELETE"], status_code=202)
         add("/v1/jobs/{job_id}/import", self.import_run, methods=["POST"], status_code=201)
@@ -134,7 +136,8 @@ class JobRoutes:
             records = records[:place]
         shown = records if limit is None else records[-limit:]
         jobs = await asyncio.to_thread(lambda: [_summary(self._desk, record) for record in shown])
-        return JobList(jobs=jobs, next=shown[0].id if len(shown) < len(records) else None)
+        older = shown[0].id if len(shown) < len(records) else None
+        return JobList(jobs=jobs, next=older, waiting_for=self._retry.waiting_for)
 
     async def show(self, job_id: str) -> JobDetails:
         """One job with its report so far."""

@@ -66,6 +66,9 @@ class JobList(BaseModel):
 
     jobs: list[JobSummary]
     next: str | None = Field(description="`before` of the page of older ones; null: there are none")
+    waiting_for: str = Field(
+        description="the peer that the monitor waits for; empty: none. What is shown was seen last"
+    )
 
 
 class Validated(BaseModel):
