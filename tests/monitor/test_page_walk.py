@@ -232,6 +232,7 @@ VIEWS = {
     "time": ("{job}/time", "#engines tr[data-engine=learner] + tr[data-engine=rollout]"),
     "void": ("{job}/void", "#view-void tbody tr"),
     "compare": ("{job}/compare?with={others}", "#comparison tbody tr"),
+    "settings": ("{job}/settings", 'table[data-table="algorithm"]'),
     "services": ("{job}/services", "#view-services tbody tr"),
 }
 

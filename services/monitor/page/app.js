@@ -46,10 +46,11 @@ function go(job, view = address.view, filter = {}) {
 /** What a view's address says besides its name: the runs that are compared with the job. */
 const own = (view) => (view === "compare" && state.compared.size ? { with: [...state.compared].join(",") } : {});
 
-/** Tell an error at the top of the page; without one, take it away. */
+/** Tell an error at the top of the page; without one, who is waited for, if anybody is. */
 function tell(error) {
-  byId("notice").hidden = !error;
-  byId("notice").textContent = error ? error.mistakes?.join(" · ") || error.message : "";
+  const text = error ? error.mistakes?.join(" · ") || error.message : state.waitingFor ? `The monitor waits for ${state.waitingFor}; what is shown was seen last.` : "";
+  byId("notice").hidden = !text;
+  byId("notice").textContent = text;
 }
 
 /** Run `work`; what goes wrong is told, not thrown: the next look comes by itself. */
@@ -92,8 +93,9 @@ function walkTabs(event) {
 }
 
 async function loadJobs() {
-  const { jobs, next } = await api.listJobs(state.jobsShown);
+  const { jobs, next, waiting_for: waitingFor } = await api.listJobs(state.jobsShown);
   state.jobs = jobs;
+  state.waitingFor = waitingFor;
   if (!address.job && state.jobs.length) {
     const seen = state.jobs.filter((job) => !job.hidden);
     const chosen = seen.find((job) => job.state === "running") || seen.at(-1) || state.jobs.at(-1);

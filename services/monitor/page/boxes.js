@@ -10,8 +10,9 @@ export function boxedImage(job, sample, index) {
   const picture = h("img", { alt: `image ${index + 1} of ${sample.sample_id}`, width: image.width, height: image.height });
   const note = h("small", { class: "faint", hidden: true });
   api.imageUrl(job, image.digest).then((url) => { picture.src = url; }, (error) => {
-    note.textContent = `the image is gone: ${error.message}`;
+    note.textContent = error.status === 404 ? "The image is not kept: of a run that is over, those of its newest samples are." : `the image cannot be shown: ${error.message}`;
     note.hidden = false;
+    if (!(sample.true_boxes?.length || sample.completions.some((completion) => completion.boxes?.length))) frame.hidden = true; // boxes are worth a look without it
   });
   const labels = h("div", { class: "labels", "aria-hidden": "true" });
   const frame = h("div", { class: "frame" }, picture, overlay, labels);

@@ -44,7 +44,7 @@ function completionCard(completion, { index, mark, raw, choose, pictures }) {
   const text = h("div", { class: "text" }, answerText(completion.text, raw));
   const element = h("section", { class: `completion ${isFailed ? "failed" : completion.correct ? "correct" : "wrong"}`, tabindex: 0, "aria-label": `completion ${index + 1}`, "data-index": index,
     onclick: () => choose(completion, element), onfocus: () => choose(completion, element) },
-    h("div", { class: "verdict" }, h("b", {}, isFailed ? "error" : number(completion.reward)), mark ? h("span", { class: `mark ${mark}` }, mark) : null,
+    h("div", { class: "verdict" }, isFailed ? h("b", {}, "error") : h("span", {}, "reward ", h("b", {}, number(completion.reward))), mark ? h("span", { class: `mark ${mark}` }, mark) : null,
       isFailed ? null : h("span", {}, `accuracy ${number(completion.accuracy)}`), isFailed ? null : h("span", {}, `format ${number(completion.format)}`), advantage(completion.advantage)),
     isFailed ? h("p", { class: "void" }, completion.error) : null,
     text, versionBar(completion),

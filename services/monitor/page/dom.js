@@ -46,6 +46,12 @@ export function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
+/** Bytes for people. */
+export function bytes(count) {
+  const power = count < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(count) / 3));
+  return `${number(count / 1000 ** power)} ${["B", "kB", "MB", "GB", "TB"][power]}`;
+}
+
 /** A drop-down; `options` are values or [value, text] pairs. */
 export function select(label, options, value, onchange) {
   const box = h("select", { "aria-label": label, onchange: (event) => onchange(event.target.value) },
@@ -63,7 +69,7 @@ export const failed = (error) => h("p", { class: "hint void", role: "alert" }, `
 
 /** A table that scrolls sideways where it has to; `numeric` columns are the cells of class `n`. */
 export const table = (names, rows, caption = null) => h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": caption || names.filter(Boolean).join(", ") },
-  h("table", {}, caption ? h("caption", {}, caption) : null, h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows)));
+  h("table", {}, caption ? h("caption", {}, caption) : null, h("thead", {}, h("tr", {}, names.map((name, index) => h("th", { scope: "col", class: rows[0]?.children[index]?.classList.contains("n") ? "n" : null }, name)))), h("tbody", {}, rows)));
 
 /** A cell with a number. */
 export const cell = (value) => h("td", { class: "n" }, typeof value === "number" || value === null || value === undefined ? number(value) : value);

@@ -2,22 +2,31 @@
 
 import { h, number } from "./dom.js";
 
-/** Rows to choose groups by, those of one step or version under its name; `choose(sample)`. */
-export function places(samples, choose) {
+/** What the dots say. */
+export const dotsKey = () => h("p", { class: "dots-key faint" }, "a completion each: ", scale(0), " reward 0 to ", scale(1), " 1, ", h("span", { class: "dot cut", "aria-hidden": "true" }), " cut at the limit, ", h("span", { class: "dot failed", "aria-hidden": "true" }, "×"), " not judged");
+
+function scale(reward) {
+  const element = h("span", { class: "dot", "aria-hidden": "true" });
+  element.style.setProperty("--reward", `${100 * reward}%`);
+  return element;
+}
+
+/** Rows to choose groups by, those of one step or version under its name; `choose(sample)`. `goesOn`: the last place may have more. */
+export function places(samples, choose, goesOn) {
   const found = [];
   for (const sample of samples) {
     if (found.at(-1)?.name === whereOf(sample)) found.at(-1).samples.push(sample);
     else found.push({ name: whereOf(sample), samples: [sample] });
   }
-  return found.map(({ name, samples: own }) => h("div", { role: "group", "aria-label": `${name}, ${together(own)}` },
-    h("div", { class: "place", "aria-hidden": "true" }, h("b", {}, name), h("span", { class: "faint" }, together(own))), own.map((sample) => row(sample, () => choose(sample)))));
+  return found.map(({ name, samples: own }, index) => [name, own, together(own, goesOn && index === found.length - 1)]).map(([name, own, facts]) => h("div", { role: "group", "aria-label": `${name}, ${facts}` },
+    h("div", { class: "place", "aria-hidden": "true" }, h("b", {}, name), h("span", { class: "faint" }, facts)), own.map((sample) => row(sample, () => choose(sample)))));
 }
 
 /** What the groups of one place have in common. */
-function together(samples) {
+function together(samples, goesOn) {
   const rewards = samples.filter((sample) => sample.state !== "void").flatMap((sample) => sample.completions || []).filter((completion) => completion.status === "ok").map((completion) => completion.reward);
   const mean = rewards.length ? `, mean reward ${number(rewards.reduce((sum, reward) => sum + reward, 0) / rewards.length)}` : "";
-  return `${samples.length} group${samples.length === 1 ? "" : "s"}${mean}`;
+  return `${samples.length}${goesOn ? "+" : ""} group${samples.length === 1 && !goesOn ? "" : "s"}${mean}`;
 }
 
 /** A void group shows its reason in place of dots. */

@@ -19,8 +19,8 @@ export function drawHead(root, details, { act, change }) {
   show(root, h("h1", { title: details.job_id }, details.title || details.job_id), h("span", { id: "state", class: `pill ${details.state}` }, details.state),
     fact("step", h("span", { id: "step" }, String(details.step)), " of ", live ? total : String(details.total_steps)),
     speed(details),
-    fact("η", live ? eta : String(details.max_staleness)), fact("staleness", `mean ${number(report.staleness.mean)}, max ${report.staleness.max}, bound ${report.staleness.bound}`),
-    fact("groups", `${number(report.groups.trained)} trained, ${number(report.groups.void)} void, ${number(report.groups.published)} published`),
+    fact("η", live ? eta : String(details.max_staleness)), fact("staleness", `mean ${number(report.staleness.mean)}, max ${report.staleness.max}${report.staleness.bound > details.max_staleness ? `, bound once ${report.staleness.bound}` : ""}`),
+    fact("groups", `${number(report.groups.trained)} trained, ${number(report.groups.void)} void of ${number(report.groups.published)}`),
     h("span", { class: "moves" }, (MOVES[details.state] || []).map((verb) => h("button", { id: `move-${verb}`, class: verb, onclick: () => (!SURE[verb] || window.confirm(SURE[verb])) && act(verb) }, verb))),
     details.error ? h("p", { class: "void" }, details.error) : null, details.reading_error ? h("p", { class: "void" }, details.reading_error) : null);
 }
@@ -29,7 +29,7 @@ export function drawHead(root, details, { act, change }) {
 function speed({ state, step, total_steps: total, report }) {
   if (["done", "stopped", "failed"].includes(state)) return report.wall_s ? fact("took", duration(report.wall_s)) : null;
   if (!report.pace_s) return null;
-  const left = state === "running" && total > step ? `, about ${duration(report.pace_s * (total - step))} left` : "";
+  const left = state === "running" && total > step ? `, ${duration(report.pace_s * (total - step))} left` : "";
   return fact("pace", `${duration(report.pace_s)} a step${left}`);
 }
 

@@ -3,6 +3,7 @@
 import { h, hint, show } from "./dom.js";
 import { submitDialog } from "./submit.js";
 
+const LIVE = ["queued", "running", "paused", "stopping"];
 const seen = { text: "", hidden: false };
 
 /** Whether a job is listed: as the filter says, and not hidden unless hidden ones are wanted, too. */
@@ -27,13 +28,14 @@ function drawList(list, state) {
   show(list, state.jobs.slice().reverse().filter((job) => isListed(job, state.selected)).map((job) => entry(job, state)));
 }
 
-function entry(job, { selected, compared, selectJob, compare, label }) {
+function entry(job, { jobs, selected, compared, selectJob, compare, label }) {
   const isSelected = job.job_id === selected;
+  const ahead = jobs.slice(0, jobs.indexOf(job)).filter((other) => LIVE.includes(other.state)).length;
   return h("li", { class: `${isSelected ? "selected" : ""} ${job.hidden ? "is-hidden" : ""}`, "data-job": job.job_id },
     h("button", { class: "job", "aria-current": isSelected ? "true" : null, onclick: () => selectJob(job.job_id) },
       h("span", { class: "name" }, job.title || job.job_id, job.title ? h("small", { class: "faint" }, ` ${job.job_id}`) : null), h("span", { class: `pill ${job.state}` }, job.state)),
     h("progress", { max: job.total_steps, value: job.step, "aria-label": `steps of ${job.job_id}` }),
-    h("div", { class: "row faint" }, h("small", {}, `${job.step} / ${job.total_steps} steps`), job.tags.map((tag) => h("small", { class: "tag" }, tag)),
+    h("div", { class: "row faint" }, h("small", {}, job.state === "queued" && ahead ? `waits for ${ahead} job${ahead === 1 ? "" : "s"} before it` : `${job.step} / ${job.total_steps} steps`), job.tags.map((tag) => h("small", { class: "tag" }, tag)),
       isSelected ? null : h("label", {}, h("input", { type: "checkbox", checked: compared.has(job.job_id), onchange: (event) => compare(job.job_id, event.target.checked) }), "compare"),
       h("button", { class: "link small edit", "aria-label": `name and tags of ${job.job_id}`, onclick: () => labelDialog(job, label) }, "edit")));
 }

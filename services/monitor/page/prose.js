@@ -5,6 +5,7 @@ import { h } from "./dom.js";
 
 const TAGS = /(<think>[\s\S]*?(?:<\/think>|$)|<answer>[\s\S]*?(?:<\/answer>|$))/;
 const LONG = 20000; // the API renders no longer text
+const EMPTY_BOX = /^\s*\\boxed\{\s*\}\s*$/; // "write it in \boxed{}" means the letters
 const TEXTS_AT_ONCE = 100, LETTERS_AT_ONCE = 200000, KEPT = 1000;
 const FORMULA = { output: "mathml", throwOnError: true, trust: false, strict: "ignore", maxExpand: 200, maxSize: 20 };
 
@@ -83,7 +84,7 @@ async function drawFormulas(element) {
     const latex = one.textContent;
     one.title = latex;
     try {
-      if (drawer) drawer.render(latex, one, { ...FORMULA, displayMode: one.tagName === "DIV" });
+      if (drawer && !EMPTY_BOX.test(latex)) drawer.render(latex, one, { ...FORMULA, displayMode: one.tagName === "DIV" });
       else one.replaceChildren(h("code", {}, latex));
     } catch (error) {
       if (!(error instanceof drawer.ParseError) && !(error instanceof RangeError)) throw error;

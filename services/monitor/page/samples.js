@@ -4,7 +4,7 @@
 import * as api from "./api.js";
 import { groupCard } from "./card.js";
 import { h, hint, loading, select, show } from "./dom.js";
-import { keyOf, places } from "./dots.js";
+import { dotsKey, keyOf, places } from "./dots.js";
 import { drawFilm } from "./film.js";
 
 export class Samples {
@@ -16,7 +16,7 @@ export class Samples {
     this.list = h("div", { id: "groups", role: "listbox", "aria-label": "groups", tabindex: 0 });
     this.pager = h("div", { class: "pager" });
     this.detail = h("div", { id: "samples" }, loading());
-    this.browser = h("div", { class: "browser" }, h("div", { class: "side" }, this.list, this.pager), this.detail);
+    this.browser = h("div", { class: "browser" }, h("div", { class: "side" }, this.list, this.pager, dotsKey()), this.detail);
     show(root, this.controls, this.film, this.browser);
     root.addEventListener("keydown", (event) => this.key(event));
   }
@@ -68,7 +68,7 @@ export class Samples {
       return;
     }
     if (isFilm) drawFilm(this.film, this.job, this.samples, (sample) => this.choose(sample));
-    show(this.list, places(this.samples, (sample) => this.choose(sample)));
+    show(this.list, places(this.samples, (sample) => this.choose(sample), this.next !== null));
     this.choose(this.samples.find((sample) => keyOf(sample) === this.at) || this.samples[0]);
   }
 

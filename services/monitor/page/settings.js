@@ -4,7 +4,7 @@ import { h, hint, show, table } from "./dom.js";
 
 /** `another()` begins a new job from this one's file. */
 export function drawSettings(root, details, another) {
-  const tables = Object.entries(details.spec).filter(([, value]) => isTable(value));
+  const tables = Object.entries(details.spec).filter(([, value]) => isTable(value) && Object.keys(value).length);
   const own = Object.entries(details.spec).filter(([, value]) => !isTable(value));
   const changes = details.changes.map((change) => h("tr", {}, h("td", {}, new Date(1000 * change.requested_at).toLocaleString()), h("td", {}, h("code", {}, change.key)), h("td", { class: "n" }, text(change.value)),
     h("td", {}, change.since === null ? `the next ${change.since_unit}` : `${change.since_unit} ${change.since}`)));
