@@ -91,7 +91,7 @@ def _print(what: str, measured: Measured, samples_each: int, **facts: Any) -> tu
 async def _run(seconds: float, count: int) -> None:
     batches, singles = _batches(samples(count)), _singles(samples(count, seed=2))
     await _compare(singles, batches, seconds)
-    await _replicas(batches, seconds)
+    await _replicas(_batches(samples(count, mixed=False)), seconds)
     for workers in (1, 2, 4):
         async with _ours(workers) as (ports, servers):
             found = await load(ports, batches, servers, connections=4, seconds=seconds)

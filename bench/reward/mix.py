@@ -19,17 +19,18 @@ _RATIOS = {"iou_max_label_first": 1.0, "iou_max_iou_first": 0.0, "iou_completene
 _RATIOS |= {"map": 0.0, "map50": 0.0, "map75": 0.0}
 
 
-def samples(count: int, *, detection: float = 0.25, seed: int = 0) -> list[dict[str, Any]]:
+def samples(count: int, *, detection: float = 0.25, seed: int = 0, mixed: bool = True) -> list[dict[str, Any]]:
     """`count` distinct samples in the form of `/v1/score`, eight of each ground truth as in a group of a rollout.
 
-    A share `detection` of the groups is detection. The order is mixed within each training step.
+    A share `detection` of the groups is detection. The order is mixed within each training step, or groups stay
+    whole, as the bus hands them to replicas.
     """
     draw = random.Random(seed)
     made: list[dict[str, Any]] = []
     while len(made) < count:
         made += _detection(draw, len(made)) if draw.random() < detection else _math(draw, len(made))
     steps = [made[start : start + STEP] for start in range(0, count, STEP)]
-    for step in steps:
+    for step in steps if mixed else ():
         draw.shuffle(step)
     return [sample for step in steps for sample in step][:count]
 
