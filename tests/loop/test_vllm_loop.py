@@ -195,15 +195,18 @@ async def kill_vllm(running: System) -> None:
 async def test_off_policy_weights_change_under_what_is_generated(
     running: System, models: dict[Family, Path], family: Family
 ) -> None:
+    """In five steps windows open while the learner computes: groups are being generated whenever a version comes."""
+    steps = STEPS + 2
     job = submit(
         running,
         models[family],
+        steps=steps,
         algorithm={"max_staleness": 2},
         sampling={"max_new_tokens": 200},
         rollout={"engine": "vllm", "groups_in_flight": B},
-        learner={"checkpoint_every": 1, "keep_checkpoints": STEPS},
+        learner={"checkpoint_every": 1, "keep_checkpoints": steps},
     )
     report = await running.finished(job)
-    agrees(report, steps=STEPS)
+    agrees(report, steps=steps)
     assert report["staleness"]["max"] <= report["staleness"]["bound"] == 2
     assert tokens_are_those_of_their_versions(running, job, models[family]) > 0

@@ -1,8 +1,10 @@
-"""A run folder as the whole of a job: what it says of the job, and its history taken back to the last checkpoint.
+"""A run folder as the whole of a job: what it says of the job, and its history taken back to a checkpoint.
 
-What was done after the checkpoint is done again: the learner has forgotten it, and the journal of it is gone.
+What was done after the checkpoint is done again: the learner has forgotten it, and the journal of it is gone. It is the
+newest one that the history reaches: what the monitor had not read of the log when it was lost would be missing.
 """
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -19,6 +21,8 @@ from shared.jobs.spec import JobSpec, parse_job, parse_toml
 
 JOB_NAME, CHECKPOINTS, STATE_NAME = "job.toml", "checkpoints", "state.json"
 _CHECKPOINT = re.compile(r"step-(\d{6,})")
+_UNREACHED = "unreached-"
+"""Begins the name of a checkpoint past the history's end, which is set aside."""
 _SAMPLES = re.compile(r"(?:train|eval)-(\d+)\.parquet")
 
 
@@ -53,22 +57,49 @@ def read_run(folder: Path) -> Run:
         spec = parse_job(parse_toml((folder / JOB_NAME).read_text()))
         report = read_report(folder) or {}
         changes = msgspec.convert(report.get("changes", []), list[Change])
-        place = _last_checkpoint(folder / CHECKPOINTS)
+        over = next((state for state in OVER if state == report.get("state")), None)
+        place = _place(folder, None if over else _last_step(folder))
     except (OSError, json.JSONDecodeError, msgspec.DecodeError) as error:
         raise BadJob([f"{folder} is no run folder that can be imported: {error}"]) from error
-    over = next((state for state in OVER if state == report.get("state")), None)
     return Run(spec, changes, over or "queued", place)
 
 
-def _last_checkpoint(checkpoints: Path) -> Place:
-    names = sorted(path.name for path in checkpoints.glob("step-*") if _CHECKPOINT.fullmatch(path.name))
-    if not names:
+def _place(folder: Path, last: int | None) -> Place:
+    """Of the newest checkpoint, at step `last` at most; raises BadJob when there are only later ones."""
+    found = _checkpoints(folder)
+    reached = [step for step in found if last is None or step <= last]
+    if found and not reached:
+        raise BadJob(
+            [
+                f"the history in {folder} ends at step {last}, before its first checkpoint, of step {min(found)}: what "
+                f"was between is lost; move {CHECKPOINTS}/ away to begin anew"
+            ]
+        )
+    if not found:
         return Place()
-    return msgspec.json.decode((checkpoints / names[-1] / STATE_NAME).read_bytes(), type=_Document).state
+    return msgspec.json.decode((found[max(reached)] / STATE_NAME).read_bytes(), type=_Document).state
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    """The complete ones, by step."""
+    named = {path: _CHECKPOINT.fullmatch(path.name) for path in (folder / CHECKPOINTS).glob("step-*")}
+    return {int(match[1]): path for path, match in named.items() if match}
+
+
+def _last_step(folder: Path) -> int:
+    """The last step of the history; 0: there is none."""
+    with contextlib.closing(open_for_writing(folder)) as database:
+        return int(database.execute("SELECT COALESCE(MAX(step), 0) FROM steps").fetchone()[0])
 
 
 def take_back(folder: Path, place: Place) -> None:
-    """Forget what the history holds of steps past the checkpoint, and which streams it was read from. Again is fine."""
+    """Forget what the history holds of steps past the checkpoint, and which streams it was read from. Again is fine.
+
+    Later checkpoints are set aside, so that the learner goes on from the same one.
+    """
+    for step, path in _checkpoints(folder).items():
+        if step > place.step:
+            path.rename(path.with_name(f"{_UNREACHED}{path.name}"))
     database = open_for_writing(folder)
     try:
         database.execute("BEGIN IMMEDIATE")
