@@ -71,8 +71,9 @@ class JobReading:
 
     async def run(self) -> None:
         """Read until the job has ended and its log is in the store; raises Corrupt when the log has a gap."""
-        store = self._store = await self._in_thread(lambda: Store(self.folder))
+        opened = asyncio.ensure_future(self._in_thread(lambda: Store(self.folder)))
         try:
+            store = self._store = await asyncio.shield(opened)
             fold = Fold(store)
             await self._in_thread(fold.reopen)
             self._sinks = await asyncio.to_thread(Sinks, self.folder, self.record.id, self.record.spec.monitor.sinks)
@@ -88,7 +89,13 @@ class JobReading:
             self._store = None
             if self._sinks is not None:
                 await asyncio.to_thread(self._sinks.close)
-            await asyncio.shield(self._in_thread(store.close))
+            await asyncio.shield(self._close(opened))
+
+    async def _close(self, opened: "asyncio.Future[Store]") -> None:
+        """Leave nothing in the folder open, and write no more to it: also a store that was still being opened."""
+        try:
+            await self._in_thread((await opened).close)
+        finally:
             self._thread.shutdown(wait=False)
 
     @contextlib.asynccontextmanager
