@@ -208,16 +208,8 @@ class Versions:
         """
         if not self.is_live or self.value("max_staleness") or self._job.record.state != "running":
             return
-        end = window_end(
-            cursor=cursor,
-            version=self.step + 1,
-            total_steps=self.value("total_steps"),
-            prompts_per_step=self._intake.assembler.prompts_per_step,
-            max_staleness=0,
-            lost=0,
-        )
         async with self._publishing:
-            await self.publisher.look_ahead(end)
+            await self.publisher.look_ahead(self._window_end(self.step + 1, cursor, lost=0))
 
     async def widen(self) -> None:
         """Announce the newest version again when lost groups, or a change, move its window's end."""
@@ -225,17 +217,19 @@ class Versions:
         last = self.publisher.last
         if not self.is_live or last is None or self._publishing.locked():
             return
-        eta = self.value("max_staleness")
-        end = window_end(
-            cursor=last.cursor,
-            version=last.version,
+        end = self._window_end(last.version, last.cursor, lost=self._lost(last.version))
+        if end > last.window_end or self.value("max_staleness") != last.max_staleness:
+            await self._announce(Stored(last.manifest, last.digest, last.sync))
+
+    def _window_end(self, version: int, cursor: int, *, lost: int) -> int:
+        return window_end(
+            cursor=cursor,
+            version=version,
             total_steps=self.value("total_steps"),
             prompts_per_step=self._intake.assembler.prompts_per_step,
-            max_staleness=eta,
-            lost=self._lost(last.version),
+            max_staleness=self.value("max_staleness"),
+            lost=lost,
         )
-        if end > last.window_end or eta != last.max_staleness:
-            await self._announce(Stored(last.manifest, last.digest, last.sync))
 
     async def _announce(self, stored: Stored) -> None:
         version = self.step

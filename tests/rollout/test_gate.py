@@ -219,10 +219,15 @@ async def test_staleness_never_passes_its_bound_in_a_thousand_random_schedules(i
     assert (changed_in_flight > 100) == in_flight_updates
 
 
-async def test_a_prompt_that_is_early_waits_for_its_version_however_long_that_takes() -> None:
+def while_a_step_is_made(limit_s: float) -> tuple[Announced, TokenEngine, Gate]:
+    """Four prompts are the step's, four wait for the version that it makes."""
     announced, engine = Announced(), TokenEngine(random.Random(0), Traits(room=8, in_flight_updates=False))
-    gate = Gate(engine, announced, Weights(), "drain", 0.0, told, Retry())  # type: ignore[arg-type]
     announced.newest, announced.window_end, announced.next_end = Target(0, NOWHERE), 4, 8
+    return announced, engine, Gate(engine, announced, Weights(), "drain", limit_s, told, Retry())  # type: ignore[arg-type]
+
+
+async def test_a_prompt_that_is_early_waits_for_its_version_however_long_that_takes() -> None:
+    announced, engine, gate = while_a_step_is_made(limit_s=0.0)
     async with asyncio.timeout(60.0), asyncio.TaskGroup() as tasks:
         steering = tasks.create_task(gate.steer())
         waiting = tasks.create_task(sampled(gate, engine, Want(4, 1, at_least=1)))
@@ -239,9 +244,7 @@ async def test_a_prompt_that_is_early_waits_for_its_version_however_long_that_ta
 
 async def test_a_prompt_that_is_early_starts_at_once_when_the_window_widens_over_it() -> None:
     """As when a group of the step that is being made turns out to be gone: the step needs one more."""
-    announced, engine = Announced(), TokenEngine(random.Random(0), Traits(room=8, in_flight_updates=False))
-    gate = Gate(engine, announced, Weights(), "drain", 5.0, told, Retry())  # type: ignore[arg-type]
-    announced.newest, announced.window_end, announced.next_end = Target(0, NOWHERE), 4, 8
+    announced, engine, gate = while_a_step_is_made(limit_s=5.0)
     async with asyncio.timeout(60.0), asyncio.TaskGroup() as tasks:
         steering = tasks.create_task(gate.steer())
         waiting = [tasks.create_task(sampled(gate, engine, Want(one, 1, at_least=1))) for one in (4, 5)]
