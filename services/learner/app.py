@@ -8,7 +8,8 @@ from services.learner.config import LearnerConfig
 from services.learner.engine import Engine
 from services.learner.engines.crew import Crew, dismiss, follow
 from services.learner.engines.deepspeed import DeepSpeedEngine
-from services.learner.engines.ranks import GRACE_S, RankLost, Ranks, end_with_parent
+from services.learner.engines.process import run_rank
+from services.learner.engines.ranks import RankLost, Ranks
 from services.learner.engines.torch import TorchEngine
 from services.learner.ingest import GroupIngest
 from services.learner.metrics import LearnerMetrics
@@ -21,7 +22,7 @@ from shared.jobs.spec import JobSpec
 from shared.models.hf.host_images import host_images
 from shared.runtime.collector import loading
 from shared.runtime.logging import set_up_logging
-from shared.runtime.settings import read_settings
+from shared.runtime.settings import Rank, read_settings
 from shared.service import Ports, Service, Status, run
 
 LOOK_S = 0.5
@@ -64,7 +65,7 @@ async def watch_ranks(jobs: JobStore, ranks: Ranks) -> None:
     if failure is not None and not isinstance(failure, Unavailable) and (active := await jobs.active()):
         with contextlib.suppress(IllegalMove):
             await jobs.move(active.id, "failed", str(failure))
-    await asyncio.sleep(GRACE_S)
+    await asyncio.to_thread(ranks.release)
     raise RankLost(f"the ranks are not together any more: {failure or 'one is gone'}")
 
 
@@ -85,11 +86,14 @@ def make_engine(spec: JobSpec, ingest: GroupIngest, ranks: Ranks | None) -> Engi
 def main() -> int:
     """The process: the service, or under torchrun one of its ranks; returns the exit code."""
     settings = read_settings()
-    if settings.rank is None:
-        return run("learner", build)
-    end_with_parent()
-    set_up_logging("learner", settings.replica)
-    ranks = Ranks(settings.rank)
+    if settings.rank is not None:
+        run_rank(functools.partial(_rank, settings.rank, settings.replica))
+    return run("learner", build)
+
+
+def _rank(place: Rank, replica: str) -> int:
+    set_up_logging("learner", replica)
+    ranks = Ranks(place)
     if ranks.rank > 0:
         return follow(ranks, lambda: DeepSpeedEngine(ranks))
     try:

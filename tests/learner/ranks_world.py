@@ -1,8 +1,11 @@
 """Runs under torchrun: `ranks_world.py MODEL OUT SCRIPT…` has rank 0 do what each SCRIPT says, the others follow.
 
-Every script leaves its metrics in OUT/<script>.json and its weights in OUT/<script>.safetensors.
+Every script leaves its metrics in OUT/<script>.json and its weights in OUT/<script>.safetensors. `fail`, alone, has
+rank 1 fail by itself.
 """
 
+import asyncio
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -11,12 +14,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from services.learner.app import watch_ranks
 from services.learner.engine import SCOPES, DoesNotFit, Engine, StepWork
 from services.learner.engines.crew import Crew, dismiss, follow
 from services.learner.engines.deepspeed import DeepSpeedEngine
-from services.learner.engines.ranks import Ranks, end_with_parent
+from services.learner.engines.process import run_rank
+from services.learner.engines.ranks import Ranks
 from services.learner.ingest import GroupIngest
-from shared.errors import BadJob, TriuneError
+from shared.bus.memory import MemoryBus
+from shared.errors import BadJob
+from shared.jobs.record import JobRecord, JobStore, State
 from shared.jobs.spec import JobSpec, parse_job
 from shared.runtime.settings import read_settings
 from tests.learner.conftest import scored_group
@@ -132,23 +139,39 @@ def refuse(crew: Crew, model: str, out: Path, name: str) -> list[str]:
     return []
 
 
-def fail(crew: Crew, model: str, out: Path, name: str) -> list[str]:
-    """Rank 1 alone fails in step 2."""
+class JobsOnDisk(JobStore):
+    """Leaves what a job came to in `folder`/fail.json."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(MemoryBus())
+        self._folder = folder
+
+    async def move(self, job: str, state: State, error: str = "") -> JobRecord:
+        record = await super().move(job, state, error)
+        (self._folder / "fail.json").write_text(json.dumps([record.state, record.error]))
+        return record
+
+
+async def fail(ranks: Ranks, crew: Crew, model: str, out: Path) -> None:
+    """Rank 1 alone fails in step 2, while this one waits for it within a call."""
     spec = spec_of(model, "trained-2-float32")
-    crew.open(spec, None)
-    try:
+    jobs = JobsOnDisk(out)
+    await jobs.create(JobRecord(id="job", spec=spec, state="running", created_at=0.0))
+
+    def train() -> None:
+        crew.open(spec, None)
         steps(crew, spec, range(1, 3))
-    except TriuneError as error:
-        return [type(error).__name__, str(error)]
-    return []
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(asyncio.to_thread(train))
+        group.create_task(watch_ranks(jobs, ranks))
 
 
-SCRIPTS: dict[str, Callable[[Crew, str, Path, str], object]] = {"resume": resume, "refuse": refuse, "fail": fail}
+SCRIPTS: dict[str, Callable[[Crew, str, Path, str], object]] = {"resume": resume, "refuse": refuse}
 
 
 def main(model: str, out: Path, names: list[str]) -> int:
     torch.set_num_threads(1)
-    end_with_parent()
     settings = read_settings()
     assert settings.rank is not None
     ranks = Ranks(settings.rank)
@@ -160,6 +183,8 @@ def main(model: str, out: Path, names: list[str]) -> int:
 
     if ranks.rank > 0:
         return follow(ranks, engine)
+    if fails:
+        asyncio.run(fail(ranks, Crew(ranks, engine()), model, out))
     for name in names:
         found = SCRIPTS.get(name.split("-")[0], train)(Crew(ranks, engine()), model, out, name)
         (out / f"{name}.json").write_text(json.dumps(found))
@@ -168,4 +193,4 @@ def main(model: str, out: Path, names: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))
+    run_rank(functools.partial(main, sys.argv[1], Path(sys.argv[2]), sys.argv[3:]))

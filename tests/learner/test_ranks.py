@@ -124,7 +124,26 @@ def test_what_all_ranks_refuse_is_one_sentence_and_the_ranks_stay_together(train
 def test_an_error_of_one_rank_ends_all_of_them_with_its_sentence(model_folder, tmp_path):
     run = torchrun(2, model_folder, tmp_path, "fail")
     assert run.returncode != 0
-    assert json.loads((tmp_path / "fail.json").read_text()) == ["DoesNotFit", "rank 1 has 3 bytes too few"]
+    assert json.loads((tmp_path / "fail.json").read_text()) == ["failed", "rank 1 has 3 bytes too few"]
+
+
+@pytest.mark.parametrize(("body", "code"), [("return 3", 3), ("sys.exit(4)", 4), ("1 / 0", 1)])
+def test_the_process_of_a_rank_ends_with_its_own_exit_code_and_without_finalisation(body, code):
+    lines = [
+        "import atexit, os, sys",
+        "from services.learner.engines.process import run_rank",
+        "atexit.register(os.abort)",
+    ]
+    lines += ["def main():", "    print('a last word', end='')", f"    {body}", "run_rank(main)"]
+    run = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout) == (code, "a last word")
+    assert ("ZeroDivisionError" in run.stderr) == (body == "1 / 0")
 
 
 def test_commands_are_bytes_and_come_back_equal(make_spec, make_engine, make_group):

@@ -1,7 +1,6 @@
 """One engine on many ranks: `Crew` is rank 0's handle and an engine itself, `follow` is the life of the others."""
 
 import contextlib
-import time
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from services.learner.engine import Engine, Facts, Layout, Scope, StepResult, StepWork, TensorSink
-from services.learner.engines.ranks import GRACE_S, Ranks, is_connection_lost
+from services.learner.engines.ranks import Ranks, is_connection_lost
 from shared.errors import TriuneError
 from shared.jobs.spec import JobSpec
 from shared.runtime.logging import get_logger
@@ -118,12 +117,12 @@ def follow(ranks: Ranks, make_engine: Callable[[], Engine]) -> int:
             if not is_connection_lost(error):
                 raise
             log.error("the team is broken", error=str(ranks.lost(error)))
-            time.sleep(GRACE_S)
+            ranks.wait_released()
             return 1
         except TriuneError as error:
             if ranks.broken:
                 log.error("this rank failed", error=str(error))
-                time.sleep(GRACE_S)
+                ranks.wait_released()
                 return 1
 
 

@@ -6,8 +6,6 @@ processes end. Whoever has started torchrun starts it again.
 """
 
 import contextlib
-import ctypes
-import signal
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -29,11 +27,12 @@ COLLECTIVE_S = 1800.0
 """How long a rank may keep the others waiting within a call."""
 IDLE = timedelta(days=365)
 """How long a rank waits for the next command: a learner without a job has none."""
-GRACE_S = 5.0
-"""From a broken team to the end of a process: until then rank 0 says in the job's record why."""
+HEARD_S = 60.0
+"""How long a rank of a broken team stays for rank 0 to say why in the job's record: torchrun ends all with it."""
 FAILURE_S = 2.0
 """After a lost connection, how long the sentence of the rank that closed it is waited for."""
-_FAILURE = "failure"
+_LOOK_S = 0.05
+_FAILURE, _HEARD = "failure", "heard"
 _KINDS = {kind.__name__: kind for kind in (BadJob, Corrupt, DoesNotFit, Diverged, Unavailable, TriuneError)}
 
 
@@ -128,9 +127,9 @@ class Ranks:
 
     def fail(self, error: TriuneError) -> None:
         """Leave the sentence of this rank's own error for the others."""
-        self.broken = True
         with contextlib.suppress(RuntimeError):  # the store is gone with its process: then all are ending
             self._store.set(_FAILURE, msgspec.json.encode(Failure.of(error, self.rank)).decode())
+        self.broken = True
 
     def failure(self) -> TriuneError | None:
         """The sentence that a rank has left; may be asked beside a call that hangs."""
@@ -141,11 +140,23 @@ class Ranks:
 
     def lost(self, cause: RuntimeError) -> TriuneError:
         """What a connection that broke within a call means: a rank has failed, or is gone without a word."""
-        self.broken = True
         until = time.monotonic() + FAILURE_S
         while (found := self.failure()) is None and time.monotonic() < until:
-            time.sleep(0.05)
+            time.sleep(_LOOK_S)
+        self.broken = True
         return found or RankLost(f"one of {self.world} ranks is gone: {str(cause).splitlines()[0]}")
+
+    def release(self) -> None:
+        """On rank 0: what was to be said of a broken team is on record, the other ranks may end."""
+        with contextlib.suppress(RuntimeError):
+            self._store.set(_HEARD, "")
+
+    def wait_released(self) -> None:
+        """On another rank: return when rank 0 has called `release`, or after `HEARD_S`."""
+        until = time.monotonic() + HEARD_S
+        with contextlib.suppress(RuntimeError):
+            while not self._store.check([_HEARD]) and time.monotonic() < until:
+                time.sleep(_LOOK_S)
 
     def leave(self) -> None:
         """Close the connections at a good end."""
@@ -156,8 +167,3 @@ class Ranks:
 def is_connection_lost(error: RuntimeError) -> bool:
     """Whether `error` is of a peer, not of what was computed: gloo raises plain RuntimeErrors that name it."""
     return isinstance(error, dist.DistError) or "gloo" in str(error)
-
-
-def end_with_parent() -> None:
-    """Have the kernel end this process when its parent, torchrun, dies: it is in a session of its own."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
