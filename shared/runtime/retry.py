@@ -162,6 +162,10 @@ class Wait:
         self._until = min((one for one in (own, ambient) if one is not None), default=None)
         self._waits_for: str | None = None
 
+    def try_s(self, most_s: float) -> float:
+        """Seconds that the next try may take: at most `most_s`, and no longer than whoever waits."""
+        return most_s if self._until is None else min(most_s, max(self._until - time.monotonic(), 0.0))
+
     def pause(self, error: Exception, peer: str | None = None) -> float:
         """Seconds until the next try; raises `error` when there is no time for one. `peer`: who it is that failed."""
         now, pause_s = time.monotonic(), self._pause_s

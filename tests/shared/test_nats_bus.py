@@ -380,6 +380,20 @@ async def test_who_cannot_wait_for_a_server_that_is_away_gets_unavailable(own_na
     await bus.close()
 
 
+async def test_a_server_that_takes_requests_and_answers_none_is_waited_for_no_longer_than_the_caller_can(
+    bus: NatsBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silence(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(bus._link.streams, "get_last_msg", silence)
+    monkeypatch.setattr(link, "ANSWER_S", 10 * LIMIT_S)
+    async with asyncio.timeout(LIMIT_S):
+        with pytest.raises(Unavailable, match="does not take it"), within(0.1):
+            await bus.get("x")
+    monkeypatch.undo()
+
+
 async def test_bodies_in_a_blob_store_that_is_away_are_waited_for_and_count_nothing(
     own_nats_server: NatsServer,
 ) -> None:

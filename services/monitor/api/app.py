@@ -31,7 +31,7 @@ from shared.runtime.settings import Settings
 
 PATIENCE_S = 5.0
 """How long a request waits for the bus or the blob store before it is answered with 503, or with what was seen last."""
-AWAY_S = 0.5
+AWAY_S = 0.1
 """How long a question waits while a peer is known to be away: what was seen last is worth more at once."""
 OPEN_PATHS = ("/healthz", "/readyz")
 """Answered without a token; so are the page's own files, which hold no data."""

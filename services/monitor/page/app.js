@@ -96,6 +96,7 @@ async function loadJobs() {
   const { jobs, next, waiting_for: waitingFor } = await api.listJobs(state.jobsShown);
   state.jobs = jobs;
   state.waitingFor = waitingFor;
+  if (waitingFor) tell(null); // at once: what is asked next may wait, too
   if (!address.job && state.jobs.length) {
     const seen = state.jobs.filter((job) => !job.hidden);
     const chosen = seen.find((job) => job.state === "running") || seen.at(-1) || state.jobs.at(-1);

@@ -156,7 +156,7 @@ class Link:
                 try:
                     if not self.client.is_connected:
                         raise Away("not connected")  # nothing is buffered: it would be sent late, after its retry
-                    async with asyncio.timeout(answer_s):
+                    async with asyncio.timeout(wait.try_s(answer_s)):
                         return await send()
                 except (Away, TimeoutError, *LOST) as error:
                     if isinstance(error, TimeoutError):
