@@ -1,4 +1,4 @@
-"""Reflection words, counted in many texts at once: a pass of numpy a letter, where a text by itself takes fifteen.
+"""Reflection words, counted in many texts at once: one look at each letter, where a text by itself takes fifteen.
 
 `count_words` is the definition, V-Triune's: each word as a substring of the lower-cased text, also inside other words.
 """
@@ -31,8 +31,16 @@ REFLECTION_WORDS: Final = (
 """V-Triune's fifteen words (paper, section 3.3)."""
 _PAIRS: Final = ("ga", "va", "wa", "xa", "ck", "nk", "fy", "ye")
 """Each word holds one of these pairs of letters, which are rare in other words."""
-_BEFORE: Final = {second: [pair[0] for pair in _PAIRS if pair[1] == second] for second in "aeky"}
 _PAIR_OF: Final = {word: next(pair for pair in _PAIRS if pair in word) for word in REFLECTION_WORDS}
+_SECOND: Final = "aeky"
+_CODES: Final = bytes(
+    sum(
+        16 * (chr(byte).lower() + second in _PAIRS) << bit | (chr(byte).lower() == second) << bit
+        for bit, second in enumerate(_SECOND)
+    )
+    for byte in range(128)
+) + bytes(128)
+"""Of each byte: above, the second letters that it makes a pair with, a bit each of `_SECOND`; below, which it is."""
 _BLOCK: Final = 256 * 1024
 """So many bytes are looked at together, that what is made of them stays in the cache."""
 _KELVIN: Final = "\u212a"
@@ -80,15 +88,8 @@ def _pairs_in(letters: NDArray[np.uint8]) -> dict[str, NDArray[np.int64]]:
 
 def _begins_pair(letters: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Whether each letter but the last one begins any of the pairs."""
-    lower = _lower(letters)
-    here, next_ = lower[:-1], lower[1:]
-    found = np.zeros(len(here), np.bool_)
-    for second, firsts in _BEFORE.items():
-        is_first = here == ord(firsts[0])
-        for first in firsts[1:]:
-            is_first |= here == ord(first)
-        found |= is_first & (next_ == ord(second))
-    return found
+    codes = np.frombuffer(letters.tobytes().translate(_CODES), np.uint8)
+    return (codes[:-1] >> 4) & codes[1:] != 0
 
 
 def _lower(letters: NDArray[np.uint8]) -> NDArray[np.uint8]:
