@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 FOLDER = ".waiting"
+_WRITTEN_TOGETHER = 512 * 1024
+"""So many bytes go to the kernel at once: a tenth of them at a time, a record, takes it half as long again."""
 
 
 class Spot(NamedTuple):
@@ -32,7 +34,7 @@ class Shelf:
         """The place of each of `records`, on disk when it returns; raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
         number, offset, spots = self._last + 1, 0, []
-        with _path(self._folder, number).open("wb") as file:
+        with _path(self._folder, number).open("wb", _WRITTEN_TOGETHER) as file:
             for record in records:
                 file.write(record)
                 spots.append(Spot(number, offset, len(record)))
