@@ -26,6 +26,7 @@ from services.monitor.sampling import Sampler
 from shared.errors import Unavailable
 from shared.jobs.lease import while_leading
 from shared.runtime.logging import get_logger
+from shared.runtime.memory import keep_large_blocks_apart
 from shared.service import Ports, Service, Status, run
 
 PAGE = Path(__file__).parent / "page"
@@ -125,6 +126,7 @@ _CONTENT_POLICY = (
 
 
 def build(ports: Ports) -> Service:
+    keep_large_blocks_apart()  # pixels of a figure, tables of points
     get_logger().info("the API is served", host=ports.settings.api_host, port=ports.settings.api_port)
     return Monitor(ports, MonitorConfig()).service()
 

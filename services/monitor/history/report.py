@@ -163,3 +163,4 @@ def write_metrics(folder: Path, reader: Reader) -> None:
             columns = [step, at, name, source, value, task]
             writer.write_table(pa.Table.from_arrays([pa.array(c) for c in columns], schema=METRICS_SCHEMA))
     temporary.replace(folder / METRICS_NAME)
+    pa.default_memory_pool().release_unused()  # it took several times what groups take, and comes once a minute
