@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AutoModelForImageTextToText
 from services.learner.algorithms.losses import ppo_clip
 from services.learner.algorithms.tokens import Tokens
 from services.learner.attention.batch import Ready
-from services.learner.pixels import PixelCache
+from services.learner.intake.pixels import PixelCache
 from shared.jobs.spec import JobSpec
 from shared.models.hf.forward import image_arguments
 from shared.models.roles import role_of

@@ -37,8 +37,8 @@ from services.learner.algorithms.tokens import Tokens
 from services.learner.attention.batch import Ready
 from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
-from services.learner.ingest import GroupIngest
-from services.learner.pixels import PixelCache
+from services.learner.intake.ingest import GroupIngest
+from services.learner.intake.pixels import PixelCache
 from shared.jobs.spec import JobSpec, parse_job
 from shared.messages import (
     BlobRef,

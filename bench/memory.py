@@ -21,7 +21,7 @@ from bench.resident import MIB
 from services.learner.attention.batch import micro_batches, pack, parts_of
 from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
-from services.learner.ingest import GroupIngest
+from services.learner.intake.ingest import GroupIngest
 from shared.jobs.spec import JobSpec, parse_job
 from shared.models.memory import Shape, estimate, read_architecture
 from triune.demo.tiny_vlm import save_model, tiny_config

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from services.learner.engines.torch import TorchEngine
-from services.learner.ingest import GroupIngest
+from services.learner.intake.ingest import GroupIngest
 from tests.learner.conftest import make_model
 from tests.learner.ranks_world import ALL, spec_of, steps, weights
 from tests.learner.test_ranks import differences, torchrun

@@ -23,7 +23,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from services.learner.exports import FileSink
+from services.learner.publishing.exports import FileSink
 from shared.blobs.store import BlobStore
 from shared.blobs.weights import Published, WeightsAt, WeightsStore
 

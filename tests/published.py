@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from services.learner.engine import Layout
-from services.learner.exports import FileSink
+from services.learner.publishing.exports import FileSink
 from shared.blobs.port import Blobs
 from shared.blobs.store import BlobStore
 from shared.blobs.weights import WeightsAt, WeightsStore

@@ -11,7 +11,7 @@ from services.learner.engines.deepspeed import DeepSpeedEngine
 from services.learner.engines.process import run_rank
 from services.learner.engines.ranks import RankLost, Ranks
 from services.learner.engines.torch import TorchEngine
-from services.learner.ingest import GroupIngest
+from services.learner.intake.ingest import GroupIngest
 from services.learner.metrics import LearnerMetrics
 from services.learner.training import Training
 from shared.errors import BadJob, Unavailable

@@ -6,13 +6,13 @@ from functools import partial
 
 import msgspec
 
-from services.learner.assembler import Lost
-from services.learner.barren import give_up
-from services.learner.changes import has_open_changes
-from services.learner.course import Course
+from services.learner.checkpoints.saving import Saving
 from services.learner.handlers import Intake
-from services.learner.saving import Saving
-from services.learner.versions import InCompute, Versions
+from services.learner.publishing.versions import InCompute, Versions
+from services.learner.steps.assembler import Lost
+from services.learner.steps.barren import give_up
+from services.learner.steps.changes import has_open_changes
+from services.learner.steps.course import Course
 from shared.jobs.following import ActiveJob
 from shared.jobs.record import ACTIVE, IllegalMove, JobRecord
 from shared.messages import EndOfOrder

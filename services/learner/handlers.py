@@ -10,11 +10,11 @@ from typing import TypeVar
 
 from opentelemetry.trace import Link
 
-from services.learner.arrival import check_group
-from services.learner.assembler import Assembler, Lost, Step
 from services.learner.attention.batch import Ready
 from services.learner.engine import Ingest
-from services.learner.evaluations import Evaluations
+from services.learner.intake.arrival import check_group
+from services.learner.publishing.evaluations import Evaluations
+from services.learner.steps.assembler import Assembler, Lost, Step
 from shared.blobs.port import Blobs
 from shared.bus.port import Bus, JournalEntry
 from shared.errors import BadSample, BlobMissing

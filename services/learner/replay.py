@@ -12,13 +12,13 @@ from tempfile import TemporaryDirectory
 import torch
 
 from services.learner.algorithms.step import over_step
-from services.learner.arrival import check_group
-from services.learner.changes import value_at
-from services.learner.checkpoint import load_at
+from services.learner.checkpoints.checkpoint import load_at
 from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
-from services.learner.exports import Exports
-from services.learner.ingest import GroupIngest
+from services.learner.intake.arrival import check_group
+from services.learner.intake.ingest import GroupIngest
+from services.learner.publishing.exports import Exports
+from services.learner.steps.changes import value_at
 from shared.blobs.store import BlobStore
 from shared.blobs.weights import WeightsStore
 from shared.errors import UserError

@@ -17,20 +17,20 @@ from opentelemetry import trace
 
 from services.learner.algorithms.objective import can_differ
 from services.learner.algorithms.step import over_step
-from services.learner.assembler import Assembler, Lost, Step
 from services.learner.attention.batch import Ready
-from services.learner.barren import give_up, longest_row
-from services.learner.by_arrival import ByArrival, early
+from services.learner.checkpoints.progress import Progress
+from services.learner.checkpoints.saving import Saving
 from services.learner.config import LearnerConfig
-from services.learner.course import Course
 from services.learner.device import SharedDevice
 from services.learner.ending import Ending
 from services.learner.engine import Engine, Ingest, StepResult, StepWork
 from services.learner.handlers import FILTER_CAP, Intake, read_evaluations, read_training
 from services.learner.metrics import LearnerMetrics
-from services.learner.progress import Progress
-from services.learner.saving import Saving
-from services.learner.versions import Versions
+from services.learner.publishing.versions import Versions
+from services.learner.steps.assembler import Assembler, Lost, Step
+from services.learner.steps.barren import give_up, longest_row
+from services.learner.steps.by_arrival import ByArrival, early
+from services.learner.steps.course import Course
 from shared.blobs.snapshot import Snapshot
 from shared.errors import Unavailable, one_error
 from shared.jobs.following import ActiveJob

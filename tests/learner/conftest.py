@@ -22,7 +22,7 @@ from transformers import (
 from services.learner.attention.batch import Ready
 from services.learner.engine import Scope, StepResult, StepWork
 from services.learner.engines.torch import TorchEngine
-from services.learner.ingest import GroupIngest
+from services.learner.intake.ingest import GroupIngest
 from shared.jobs.spec import JobSpec, parse_job
 from shared.messages import (
     BlobRef,

@@ -20,7 +20,7 @@ from services.learner.engines.crew import Crew, dismiss, follow
 from services.learner.engines.deepspeed import DeepSpeedEngine
 from services.learner.engines.process import run_rank
 from services.learner.engines.ranks import Ranks
-from services.learner.ingest import GroupIngest
+from services.learner.intake.ingest import GroupIngest
 from shared.bus.memory import MemoryBus
 from shared.errors import BadJob
 from shared.jobs.record import JobRecord, JobStore, State

@@ -7,9 +7,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.learner.assembler import Lost, Step
-from services.learner.by_arrival import ByArrival
-from services.learner.progress import Progress
+from services.learner.checkpoints.progress import Progress
+from services.learner.steps.assembler import Lost, Step
+from services.learner.steps.by_arrival import ByArrival
 from shared.messages import StepDone
 from shared.staleness import window_end
 

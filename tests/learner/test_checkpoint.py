@@ -5,8 +5,8 @@ import resource
 import pytest
 from transformers import AutoModelForImageTextToText
 
-from services.learner.checkpoint import STATE_FILE, load_latest, save
-from services.learner.progress import Progress
+from services.learner.checkpoints.checkpoint import STATE_FILE, load_latest, save
+from services.learner.checkpoints.progress import Progress
 from shared.errors import Corrupt, Unavailable
 
 

@@ -9,7 +9,7 @@ import torch
 
 from services.learner.algorithms.objective import Distilled
 from services.learner.attention.batch import Part, pack
-from services.learner.model import Images
+from services.learner.policy.model import Images
 from shared.errors import BadSample
 from shared.messages import pack_floats
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from services.learner.barren import NothingUsable
-from services.learner.saving import LastCheckpointMissing
+from services.learner.checkpoints.saving import LastCheckpointMissing
+from services.learner.steps.barren import NothingUsable
 from shared.bus.memory import MemoryBus
 from shared.errors import Corrupt
 from shared.jobs.record import Change, DataFacts, JobStore

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from services.learner.engine import StepResult, StepWork
-from services.learner.exports import Exports, Stored
+from services.learner.publishing.exports import Exports, Stored
 from shared.blobs.snapshot import Snapshot
 from shared.blobs.weights import WeightsStore
 from shared.errors import Refused, Unavailable

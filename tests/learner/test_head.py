@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from services.learner.head import LogProbHead
+from services.learner.policy.head import LogProbHead
 from shared.models.memory import LOGITS_AT_ONCE
 
 M, H, V = 7, 5, 11

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from services.learner.attention.batch import ReadyImage
-from services.learner.pixels import PixelCache
+from services.learner.intake.pixels import PixelCache
 from shared.errors import BadSample
 from shared.messages import pack_floats, pack_ints
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from services.learner import lora
 from services.learner.attention.batch import Part, pack
-from services.learner.model import Images
+from services.learner.policy import lora
+from services.learner.policy.model import Images
 from shared.errors import BadJob
 from shared.models.hf.adapters import merged
 

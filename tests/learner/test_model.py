@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from services.learner.attention.batch import Ready, micro_batches, pack, parts_of
-from services.learner.model import BANNED_LOGIT, Images, VisionLanguageModel
+from services.learner.policy.model import BANNED_LOGIT, Images, VisionLanguageModel
 from shared.models.family import PreparedImage
 from shared.models.hf.forward import positions_of
 from shared.models.memory import LOGITS_AT_ONCE

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from services.learner.optimizer import ClippedAdamW, Diverged, rate_factor
+from services.learner.policy.optimizer import ClippedAdamW, Diverged, rate_factor
 from shared.jobs.spec import Optimizer
 
 NAMES = ["model.visual.blocks.0.w", "model.visual.merger.w", "model.language_model.layers.1.w"]

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from services.learner.engines.crew import Open, Step, decode, encode
 from services.learner.engines.torch import TorchEngine
-from services.learner.ingest import GroupIngest
+from services.learner.intake.ingest import GroupIngest
 from tests.learner.ranks_world import ALL, spec_of, steps, weights
 
 LIMIT_S = 540.0

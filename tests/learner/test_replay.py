@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from services.learner.checkpoint import save
-from services.learner.exports import Exports
-from services.learner.progress import Progress
+from services.learner.checkpoints.checkpoint import save
+from services.learner.checkpoints.progress import Progress
+from services.learner.publishing.exports import Exports
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.images import FOLDER as IMAGES
 from services.monitor.history.store import Store

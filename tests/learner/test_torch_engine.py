@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from services.learner.engine import DoesNotFit
 from services.learner.engines.torch import TorchEngine, fits
-from services.learner.ingest import GroupIngest
-from services.learner.model import Images
-from services.learner.optimizer import Diverged
+from services.learner.intake.ingest import GroupIngest
+from services.learner.policy.model import Images
+from services.learner.policy.optimizer import Diverged
 from shared.errors import BadJob, Corrupt
 from shared.jobs.spec import parse_job
 

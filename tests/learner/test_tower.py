@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from services.learner.tower import KeptTower
+from services.learner.policy.tower import KeptTower
 
 TRAINED = {"freeze": ["vit"], "learning_rate": 1e-3}
 TWICE = {"updates_per_step": 2}

@@ -20,8 +20,8 @@ from services.learner.attention.kernels import FlashAttn
 from services.learner.attention.packed import Gpu, choose
 from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
-from services.learner.ingest import GroupIngest
-from services.learner.model import Images
+from services.learner.intake.ingest import GroupIngest
+from services.learner.policy.model import Images
 from services.rollout.engine import PromptLimits
 from services.rollout.engines.hf import HfEngine
 from shared.jobs.spec import parse_job

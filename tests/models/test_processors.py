@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from services.learner.engines.torch import TorchEngine
-from services.learner.ingest import GroupIngest
+from services.learner.intake.ingest import GroupIngest
 from shared.jobs.spec import parse_job
 from shared.messages import ChatTurn
 from tests.models.official import publish

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from services.learner.engines.torch import TorchEngine
-from services.learner.ingest import GroupIngest
+from services.learner.intake.ingest import GroupIngest
 from services.rollout.engine import PromptLimits
 from services.rollout.engines.hf import HfEngine
 from shared.errors import BadJob

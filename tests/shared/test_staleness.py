@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.learner.assembler import Assembler, Lost
-from services.learner.progress import Progress
+from services.learner.checkpoints.progress import Progress
+from services.learner.steps.assembler import Assembler, Lost
 from shared.staleness import staleness, window_end
 
 

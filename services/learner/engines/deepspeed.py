@@ -24,10 +24,10 @@ from services.learner.engines.ranks import Ranks
 from services.learner.engines.state import SavedState, write_state
 from services.learner.engines.torch import facts, fits, open_first, open_model, put
 from services.learner.engines.zero_state import STEP, ZeroState
-from services.learner.ingest import GroupIngest
-from services.learner.model import Images, TokenValues, VisionLanguageModel
-from services.learner.optimizer import MASTER, SKIPPED, Diverged, Patience, adam_groups, norms_of, set_rates
-from services.learner.pixels import PixelCache
+from services.learner.intake.ingest import GroupIngest
+from services.learner.intake.pixels import PixelCache
+from services.learner.policy.model import Images, TokenValues, VisionLanguageModel
+from services.learner.policy.optimizer import MASTER, SKIPPED, Diverged, Patience, adam_groups, norms_of, set_rates
 from shared.errors import BadJob, Corrupt, TriuneError, Unavailable
 from shared.jobs.spec import JobSpec
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from services.learner import lora
 from services.learner.algorithms.objective import Distilled, acts_on_uniform, mismatch, needs_reference, objective
 from services.learner.algorithms.tokens import Tokens, Totals
 from services.learner.attention.batch import Packed, Part, Ready, mini_batches, pack
@@ -23,8 +22,9 @@ from services.learner.engines.clock import Clock, seconds
 from services.learner.engines.share import Cost, MicroBatch, share
 from services.learner.engines.step_images import StepImages
 from services.learner.engines.team import Team
-from services.learner.model import Images, TokenValues, VisionLanguageModel
-from services.learner.pixels import PixelCache
+from services.learner.intake.pixels import PixelCache
+from services.learner.policy import lora
+from services.learner.policy.model import Images, TokenValues, VisionLanguageModel
 from shared.jobs.spec import JobSpec
 
 GIB = 1024**3

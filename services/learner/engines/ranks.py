@@ -19,7 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from services.learner.engine import DoesNotFit
 from services.learner.engines.team import numbers
-from services.learner.optimizer import Diverged
+from services.learner.policy.optimizer import Diverged
 from shared.errors import BadJob, Corrupt, TriuneError, Unavailable
 from shared.runtime.settings import Rank
 

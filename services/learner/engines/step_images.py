@@ -8,8 +8,8 @@ from torch import Tensor
 
 from services.learner.attention.batch import Part
 from services.learner.engines.share import MicroBatch
-from services.learner.model import Images, VisionLanguageModel
-from services.learner.pixels import PixelCache
+from services.learner.intake.pixels import PixelCache
+from services.learner.policy.model import Images, VisionLanguageModel
 
 
 class StepImages:

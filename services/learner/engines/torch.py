@@ -16,9 +16,9 @@ from services.learner.engine import DoesNotFit, Facts, Scope, StepResult, StepWo
 from services.learner.engines.passes import Passes
 from services.learner.engines.state import SavedState, write_state
 from services.learner.engines.team import Alone
-from services.learner.model import Exported, Images, TokenValues, VisionLanguageModel
-from services.learner.optimizer import ClippedAdamW
-from services.learner.pixels import PixelCache
+from services.learner.intake.pixels import PixelCache
+from services.learner.policy.model import Exported, Images, TokenValues, VisionLanguageModel
+from services.learner.policy.optimizer import ClippedAdamW
 from shared.jobs.spec import JobSpec
 from shared.models.inputs import Inputs
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from services.learner.engines.ranks import Ranks
-from services.learner.optimizer import MASTER
+from services.learner.policy.optimizer import MASTER
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = "adam_step"

@@ -16,13 +16,13 @@ N − (m + η − v) · B of them: those go first, and the step waits for them w
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from services.learner.assembler import Assembler, Group, Lost, Step
 from services.learner.attention.batch import Ready
+from services.learner.steps.assembler import Assembler, Group, Lost, Step
 
 
 @dataclass
 class ByArrival(Assembler[Group]):
-    """See `services.learner.assembler.Assembler`; `_ready`, `_uniform` and `_lost` are in the order of arrival."""
+    """See `Assembler`; `_ready`, `_uniform` and `_lost` are in the order of arrival."""
 
     def admit(self, end: int, due: int) -> None:
         windows = self.progress.windows

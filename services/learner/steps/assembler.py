@@ -1,9 +1,10 @@
 """Which groups make the next step: a fold over the log, without I/O.
 
-Consumption is in ordinal order (`services.learner.by_arrival` has the other one). The record with the lowest journal
-sequence wins for each ordinal; the others are counted. A void group, and one that the learner passes over (uniform, not
-usable), is replaced by the next ordinal. What dynamic sampling passes over follows from the groups in their order
-alone, never from when they arrived; and a step that was told before is made of what it was told to be made of.
+Consumption is in ordinal order (`services.learner.steps.by_arrival` has the other one). The record with the lowest
+journal sequence wins for each ordinal; the others are counted. A void group, and one that the learner passes over
+(uniform, not usable), is replaced by the next ordinal. What dynamic sampling passes over follows from the groups in
+their order alone, never from when they arrived; and a step that was told before is made of what it was told to be made
+of.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
-from services.learner.progress import Progress
+from services.learner.checkpoints.progress import Progress
 from shared.errors import Corrupt
 from shared.messages import StepDone
 

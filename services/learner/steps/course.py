@@ -1,8 +1,8 @@
 """Whether a job has another step to make, and the changes that it is made under."""
 
-from services.learner.changes import fix_changes, has_open_changes
 from services.learner.handlers import Intake
-from services.learner.versions import Versions
+from services.learner.publishing.versions import Versions
+from services.learner.steps.changes import fix_changes, has_open_changes
 from shared.jobs.following import ActiveJob
 from shared.jobs.record import JobStore
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from services.learner.assembler import Lost
+from services.learner.steps.assembler import Lost
 from shared.errors import TriuneError
 
 WINDOWS = 4

@@ -5,7 +5,7 @@ import time
 
 import msgspec
 
-from services.learner.exports import Stored
+from services.learner.publishing.exports import Stored
 from shared.bus.port import Bus
 from shared.errors import Corrupt, Unavailable
 from shared.ledger.port import Ledger, Window

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from services.learner.algorithms.group import group_advantages, shaped
 from services.learner.attention.batch import Ints, Ready, ReadyImage, Response
-from services.learner.pixels import PixelCache
+from services.learner.intake.pixels import PixelCache
 from shared.errors import BadSample
 from shared.jobs.spec import JobSpec
 from shared.messages import Scored, unpack_floats, unpack_ints

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 from opentelemetry import trace
 
-from services.learner.changes import value_at
 from services.learner.engine import Engine
-from services.learner.evaluations import is_due
-from services.learner.exports import Exports, Stored
 from services.learner.handlers import Intake
-from services.learner.publisher import Publisher
+from services.learner.publishing.evaluations import is_due
+from services.learner.publishing.exports import Exports, Stored
+from services.learner.publishing.publisher import Publisher
+from services.learner.steps.changes import value_at
 from shared.blobs.snapshot import Snapshot
 from shared.blobs.weights import WeightsStore
 from shared.jobs.following import ActiveJob

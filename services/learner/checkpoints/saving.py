@@ -6,12 +6,12 @@ from pathlib import Path
 
 import msgspec
 
-from services.learner.checkpoint import Checkpoint, load_latest, save
+from services.learner.checkpoints.checkpoint import Checkpoint, load_latest, save
+from services.learner.checkpoints.progress import Progress
 from services.learner.config import LearnerConfig
 from services.learner.engine import Engine, Facts
 from services.learner.handlers import Intake
-from services.learner.progress import Progress
-from services.learner.versions import InCompute, Versions
+from services.learner.publishing.versions import InCompute, Versions
 from shared.errors import Corrupt, TriuneError, Unavailable
 from shared.jobs.following import ActiveJob
 from shared.log.purging import MONITOR, Needed, purge_log

@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from services.learner import lora
 from services.learner.attention import packed as attention
 from services.learner.attention.batch import Packed
 from services.learner.attention.layout import Layout
 from services.learner.engine import Scope
-from services.learner.head import LogProbHead
-from services.learner.selfcheck import Reference, check
-from services.learner.tower import KeptTower
+from services.learner.policy import lora
+from services.learner.policy.head import LogProbHead
+from services.learner.policy.selfcheck import Reference, check
+from services.learner.policy.tower import KeptTower
 from shared.jobs.spec import Learner
 from shared.models.family import PreparedImage
 from shared.models.hf import adapters, forward

@@ -23,7 +23,7 @@ from shared.models.hf.selfcheck import (
 from shared.models.inputs import Inputs, PreparedPrompt
 
 if TYPE_CHECKING:
-    from services.learner.model import VisionLanguageModel
+    from services.learner.policy.model import VisionLanguageModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,7 @@ class Reference:
 
 def check(model: "VisionLanguageModel", reference: Reference) -> float:
     """The largest |difference| of a log-prob; raises BadJob when it is more than rounding."""
-    from services.learner.model import Images
+    from services.learner.policy.model import Images
 
     packed = _packed(model.inputs, model.hf, reference)
     images = {_name(index): prompt.images[0] for index, prompt in enumerate(reference.prompts) if prompt.images}

@@ -14,7 +14,7 @@ import blake3
 import msgspec
 from safetensors import SafetensorError
 
-from services.learner.progress import Progress
+from services.learner.checkpoints.progress import Progress
 from shared.errors import Corrupt, Unavailable
 from shared.runtime.moments import passing
 
