@@ -295,8 +295,7 @@ class Training:
         for ready, value in zip(step.groups.values(), stale, strict=True):
             by_source.setdefault(ready.scored.prompt.source, []).append(value)
         with contextlib.suppress(Unavailable):  # the ledger is a view
-            for source, values in by_source.items():
-                await self._ports.ledger.trained(self._job.id, source, values)
+            await self._ports.ledger.trained(self._job.id, by_source)
 
     # ---------------------------------------------------------------- helpers
 

@@ -1,7 +1,6 @@
 """What the rollout service does with a prompt once its fate is known: group, void, or given up."""
 
 import contextlib
-from collections.abc import Awaitable
 
 from services.rollout.hand import Held
 from services.rollout.metrics import RolloutMetrics
@@ -20,14 +19,10 @@ class Answers:
     def __init__(self, bus: Bus, ledger: Ledger, metrics: RolloutMetrics) -> None:
         self._bus, self._ledger, self._metrics = bus, ledger, metrics
 
-    async def on_started(self, prompt: Prompt, deadline_s: float) -> None:
-        """The group is being generated; the ledger counts those of training."""
-        if prompt.kind == "train":
-            await _view(self._ledger.start_group(prompt.job, prompt.ordinal, deadline_s))
-
     async def on_loaded(self, job: str, replica: str, version: int) -> None:
-        """The engine runs `version` now."""
-        await _view(self._ledger.loaded(job, replica, version))
+        """The engine runs `version` now; the ledger is a view: a server that is away stops nothing."""
+        with contextlib.suppress(Unavailable):
+            await self._ledger.loaded(job, replica, version)
 
     async def on_completed(self, held: Held, group: Completed) -> None:
         """The group is whole."""
@@ -67,15 +62,7 @@ class Answers:
             await self._bus.publish(stream, prompt.job, prompt.kind, message, _id(prompt))
         passing("completion-published")
         await held.delivery.ack()
-        if prompt.kind == "train":
-            await _view(self._ledger.end_group(prompt.job, prompt.ordinal))
 
 
 def _id(prompt: Prompt) -> str:
     return message_id(prompt.job, prompt.kind, prompt.version, prompt.ordinal, prompt.attempt)
-
-
-async def _view(written: Awaitable[None]) -> None:
-    """The ledger is a view: a server that is away stops nothing."""
-    with contextlib.suppress(Unavailable):
-        await written

@@ -17,6 +17,7 @@ from services.rollout.gate import Gate, Want
 from services.rollout.generation import completed
 from services.rollout.hand import Hand, Held
 from services.rollout.handlers import Answers
+from services.rollout.in_flight import InFlight
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.shares import fair_share
 from services.rollout.weights import WeightsLoader, WeightsView
@@ -59,6 +60,7 @@ class Replica:
         self._deadline_s = job.spec.rollout.group_deadline_s
         self._hand = Hand()
         self._answers = Answers(ports.bus, ports.ledger, metrics)
+        self._in_flight = InFlight(ports.ledger, job.id, self._deadline_s)
         self._weights = WeightsView(ports.bus, job.id)
         self._device = SharedDevice(ports.bus, job.id, ports.settings.replica, status)
         self._groups: set[asyncio.Task[None]] = set()
@@ -84,6 +86,7 @@ class Replica:
         finally:
             self._status.state, self._status.version, self._status.in_flight = "idle", -1, 0
             await self._hand.hand_back_all(failed=failed)
+            await self._in_flight.tell()
 
     async def _work(self, loader: WeightsLoader) -> None:
         self._gate = Gate(
@@ -104,6 +107,7 @@ class Replica:
                 if self._job.spec.rollout.shares_device:
                     self._tasks.create_task(self._device.follow(self._gate))
                 self._tasks.create_task(self._hand.keep_alive())
+                self._tasks.create_task(self._in_flight.keep_telling())
                 self._tasks.create_task(self._tell_version())
                 self._tasks.create_task(self._keep_counting())
                 await self._serve()
@@ -219,16 +223,16 @@ class Replica:
                 return None
             self._status.state = "generating"
             started_at = time.time()
+            self._in_flight.start(prompt)
             held.begin(self._deadline_s)
             try:
                 async with asyncio.timeout(self._deadline_s):
-                    completions, _ = await asyncio.gather(
-                        self._engine.generate(prepared, key=_key(held)),
-                        self._answers.on_started(prompt, self._deadline_s),
-                    )
+                    completions = await self._engine.generate(prepared, key=_key(held))
             except (BadSample, TimeoutError):
                 held.end()
                 raise
+            finally:
+                self._in_flight.end(prompt)
             held.end()  # not when we end in the middle of it: then it may be what ended us
         return completed(
             prompt, prepared, completions, self._engine.patch_size, self._ports.settings.replica, started_at

@@ -202,10 +202,17 @@ class BlobStore:
         if self._job is None or ref.digest in self._marked:
             return
         folder = f"{self._root}/refs/{self._job}"
-        self._fs.create_dir(folder, recursive=True)
-        with self._fs.open_output_stream(f"{folder}/{ref.digest}"):
-            pass
+        self._make_folder(folder)
+        try:
+            self._touch(f"{folder}/{ref.digest}")
+        except FileNotFoundError:  # another process has forgotten the job
+            self._fs.create_dir(folder, recursive=True)
+            self._touch(f"{folder}/{ref.digest}")
         self._marked.add(ref.digest)
+
+    def _touch(self, path: str) -> None:
+        with self._fs.open_output_stream(path):
+            pass
 
     def _names(self, folder: str) -> list[str]:
         selector = arrow_fs.FileSelector(folder, allow_not_found=True)

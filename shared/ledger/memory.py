@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shared.ledger.port import LOADED_S, LedgerView, Window
@@ -32,15 +32,16 @@ class MemoryLedger:
     async def loaded(self, job: str, replica: str, version: int) -> None:
         self._jobs[job].loaded[replica] = (version, self._clock() + LOADED_S)
 
-    async def start_group(self, job: str, ordinal: int, deadline_s: float) -> None:
-        self._jobs[job].in_flight[ordinal] = self._clock() + deadline_s
+    async def groups(self, job: str, started: Collection[int], ended: Collection[int], deadline_s: float) -> None:
+        in_flight = self._jobs[job].in_flight
+        in_flight.update(dict.fromkeys(started, self._clock() + deadline_s))
+        for ordinal in ended:
+            in_flight.pop(ordinal, None)
 
-    async def end_group(self, job: str, ordinal: int) -> None:
-        self._jobs[job].in_flight.pop(ordinal, None)
-
-    async def trained(self, job: str, source: str, staleness: Sequence[int]) -> None:
-        if staleness:
-            self._jobs[job].staleness[source].update(staleness)
+    async def trained(self, job: str, staleness: Mapping[str, Sequence[int]]) -> None:
+        for source, values in staleness.items():
+            if values:
+                self._jobs[job].staleness[source].update(values)
 
     async def view(self, job: str) -> LedgerView:
         found, now = self._jobs[job], self._clock()

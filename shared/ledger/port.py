@@ -3,7 +3,7 @@
 The truth is the last `WeightsPublished` event. A missing key means unknown, so the gate is closed; it is never 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -46,14 +46,15 @@ class Ledger(Protocol):
         """`replica` runs `version` now (told again at least every `LOADED_S`, else the entry expires)."""
         ...
 
-    async def start_group(self, job: str, ordinal: int, deadline_s: float) -> None:
-        """The group is being generated; the entry expires after `deadline_s`, so a dead replica leaks nothing."""
+    async def groups(self, job: str, started: Collection[int], ended: Collection[int], deadline_s: float) -> None:
+        """These groups are being generated, those are not any more; no group is in both.
+
+        An entry expires after `deadline_s`, so a dead replica leaks nothing.
+        """
         ...
 
-    async def end_group(self, job: str, ordinal: int) -> None: ...
-
-    async def trained(self, job: str, source: str, staleness: Sequence[int]) -> None:
-        """Count trained groups of `source` by their staleness."""
+    async def trained(self, job: str, staleness: Mapping[str, Sequence[int]]) -> None:
+        """Count the trained groups of each source by their staleness."""
         ...
 
     async def view(self, job: str) -> LedgerView: ...

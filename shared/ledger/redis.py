@@ -11,7 +11,7 @@ Keys of a job, all under `triune:<job>:`
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -127,24 +127,25 @@ class RedisLedger:
 
         await self._pipe("write loaded version", fill)
 
-    async def start_group(self, job: str, ordinal: int, deadline_s: float) -> None:
+    async def groups(self, job: str, started: Collection[int], ended: Collection[int], deadline_s: float) -> None:
         now, key = self._clock(), _key(job, "in_flight")
 
         def fill(pipe: Any) -> None:
             pipe.zremrangebyscore(key, "-inf", now)
-            pipe.zadd(key, {str(ordinal): now + deadline_s})
+            if started:
+                pipe.zadd(key, {str(ordinal): now + deadline_s for ordinal in started})
+            if ended:
+                pipe.zrem(key, *map(str, ended))
 
-        await self._pipe("start group", fill)
+        await self._pipe("count groups in flight", fill)
 
-    async def end_group(self, job: str, ordinal: int) -> None:
-        await self._call("end group", lambda: self._client.zrem(_key(job, "in_flight"), str(ordinal)))
-
-    async def trained(self, job: str, source: str, staleness: Sequence[int]) -> None:
+    async def trained(self, job: str, staleness: Mapping[str, Sequence[int]]) -> None:
         def fill(pipe: Any) -> None:
-            for value, count in Counter(staleness).items():
-                pipe.hincrby(_key(job, "staleness"), f"{source}:{value}", count)
+            for source, values in staleness.items():
+                for value, count in Counter(values).items():
+                    pipe.hincrby(_key(job, "staleness"), f"{source}:{value}", count)
 
-        if staleness:
+        if any(staleness.values()):
             await self._pipe("count trained groups", fill)
 
     async def view(self, job: str) -> LedgerView:

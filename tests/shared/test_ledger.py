@@ -32,31 +32,30 @@ async def test_the_view_shows_loaded_versions_groups_in_flight_and_staleness(led
     await ledger.loaded(job, "rollout-0", 2)
     await ledger.loaded(job, "rollout-0", 3)
     await ledger.loaded(job, "rollout-1", 2)
-    for ordinal in (24, 25, 25):  # a redelivered group counts once
-        await ledger.start_group(job, ordinal, 60.0)
-    await ledger.end_group(job, 24)
-    await ledger.trained(job, "sums", [0, 1, 1])
-    await ledger.trained(job, "sums", [1])
-    await ledger.trained(job, "boxes", [])
+    await ledger.groups(job, {24, 25}, set(), 60.0)
+    await ledger.groups(job, {25}, {24, 23}, 60.0)  # a redelivered group counts once
+    await ledger.trained(job, {"sums": [0, 1, 1], "lines": [2]})
+    await ledger.trained(job, {"sums": [1], "boxes": []})
+    await ledger.trained(job, {})
     assert await ledger.view(job) == LedgerView(
         window=WINDOW,
         loaded={"rollout-0": 3, "rollout-1": 2},
         in_flight=1,
-        staleness={"sums": {0: 1, 1: 3}},
+        staleness={"sums": {0: 1, 1: 3}, "lines": {2: 1}},
     )
 
 
 async def test_a_forgotten_job_is_unknown_again_and_others_stay(ledger: Ledger, job: str) -> None:
     for name in (job, f"{job}-b"):
         await ledger.write_window(name, WINDOW)
-        await ledger.trained(name, "sums", [0])
+        await ledger.trained(name, {"sums": [0]})
     await ledger.forget(job)
     assert await ledger.view(job) == LedgerView(window=None)
     assert await ledger.window(f"{job}-b") == WINDOW
 
 
 async def expires(ledger: Ledger, clock: FrozenClock, job: str) -> None:
-    await ledger.start_group(job, 0, 10.0)
+    await ledger.groups(job, {0}, (), 10.0)
     await ledger.loaded(job, "rollout-0", 1)
     clock.advance(10.1)
     view = await ledger.view(job)
