@@ -12,8 +12,9 @@ import pytest
 from fastapi import APIRouter
 
 from services.monitor.api.app import AWAY_S, PATIENCE_S, create_app
+from services.monitor.api.jobs import SEEN_S
 from shared.bus.memory import MemoryServer
-from shared.errors import UserError
+from shared.errors import Unavailable, UserError
 from shared.ledger.port import Window
 from shared.messages import DeadLetter, EndOfOrder, Heartbeat
 from shared.runtime.retry import time_left
@@ -286,6 +287,35 @@ async def test_a_question_waits_shortly_for_a_peer_that_is_known_to_be_away_and_
 
     assert 0 <= await left("GET", is_away=True) <= AWAY_S < await left("GET", is_away=False)
     assert AWAY_S < await left("POST", is_away=True) <= PATIENCE_S
+
+
+async def test_what_was_seen_before_is_shown_soon_by_a_bus_that_keeps_silent(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = await stage.submit()
+    await stage.state(job, "running")
+    limits: list[float] = []
+
+    async def is_seen() -> bool:
+        record = stage.monitor.control.records.get(job)
+        return record is not None and record.state == "running"
+
+    async def silence(*_: object) -> None:
+        if (left := time_left()) is not None:
+            limits.append(left)
+        raise Unavailable("no answer")
+
+    await eventually(is_seen)
+    for question in ("get", "list", "ordinal"):
+        monkeypatch.setattr(stage.monitor.desk.jobs, question, silence)
+    shown = await stage.http.get(f"/v1/jobs/{job}")
+    listed = await stage.http.get("/v1/jobs")
+    assert shown.json()["state"] == "running"
+    assert [one["job_id"] for one in listed.json()["jobs"]] == [job]
+    assert len(limits) == 3
+    assert max(limits) <= SEEN_S
+    assert (await stage.http.get("/v1/jobs/unheard-of")).status_code == 404
+    assert SEEN_S < limits[-1] <= PATIENCE_S, "of what was never seen"
 
 
 async def test_a_foreign_page_is_refused_and_a_large_body_too(stage: Stage) -> None:

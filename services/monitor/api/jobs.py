@@ -43,10 +43,12 @@ from shared.errors import BadJob, Corrupt, Unavailable
 from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, UnknownJob, abandoned, by_age
 from shared.jobs.spec import JobSpec, derived, write_toml
 from shared.messages import JOB_ID_PATTERN, StepDone
-from shared.runtime.retry import Retry
+from shared.runtime.retry import Retry, within
 from shared.runtime.settings import Settings
 from shared.samples.places import Roots
 
+SEEN_S = 0.5
+"""How long a question waits for the bus before it is answered with what was seen last, where there is such a thing."""
 _JOB_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -126,7 +128,8 @@ class JobRoutes:
         `before` is the `next` of the page before.
         """
         try:
-            records = await self._desk.jobs.list(self._control.records)
+            with _shortly(bool(self._control.records)):
+                records = await self._desk.jobs.list(self._control.records)
         except Unavailable:
             records = sorted(self._control.records.values(), key=by_age)
         if before is not None:
@@ -142,10 +145,9 @@ class JobRoutes:
     async def show(self, job_id: str) -> JobDetails:
         """One job with its report so far."""
         record = await find_job(self._desk, self._control, job_id)
-        try:
+        ordinal = 0  # then the report counts what the journal shows
+        with contextlib.suppress(Unavailable), _shortly(True):
             ordinal = await self._desk.jobs.ordinal(record.id)
-        except Unavailable:
-            ordinal = 0
         return await asyncio.to_thread(_details, self._desk, record, ordinal, self._control.errors.get(job_id, ""))
 
     async def file(self, job_id: str) -> PlainTextResponse:
@@ -259,12 +261,18 @@ class JobRoutes:
 async def find_job(desk: Desk, control: Control, job_id: str) -> JobRecord:
     """The newest record, or the last seen one while the bus is away; raises UnknownJob."""
     try:
-        record = await desk.jobs.get(job_id)
+        with _shortly(job_id in control.records):
+            record = await desk.jobs.get(job_id)
     except Unavailable:
         record = control.records.get(job_id)
     if record is None:
         raise UnknownJob(job_id)
     return record
+
+
+def _shortly(is_seen: bool) -> contextlib.AbstractContextManager[None]:
+    """For a question whose answer was seen before: every record is watched, so it is hardly old."""
+    return within(SEEN_S) if is_seen else contextlib.nullcontext()
 
 
 def _state(record: JobRecord) -> JobState:
