@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from services.rollout.engine import PreparedPrompt
-from services.rollout.engines.batching import BatchingEngine
+from services.rollout.engines.batching import BatchingEngine, _Group, _Queue
 from services.rollout.engines.feed import Feed
 from shared.blobs.weights import WeightsAt
 from shared.errors import Corrupt, Unavailable
@@ -99,6 +99,19 @@ async def test_a_group_that_waits_begins_as_soon_as_there_is_room_beside_the_oth
     assert [group[0].token_ids for group in groups] == [pack_ints([ordinal]) for ordinal in range(5)]
     assert blocking.begun == [(0, 3), (4, 1), (4, 1)]
     await engine.aclose()
+
+
+async def test_groups_that_wait_are_ready_as_far_as_there_is_room(blocking: Blocking) -> None:
+    """Room for six completions, four groups of two."""
+    queue = _Queue(room=6)
+    for ordinal in range(4):
+        queue.put(_Group(blocking.prepare(make_prompt(ordinal=ordinal, n=2), [])))
+    assert [queue.ready(busy) for busy in (0, 1, 4, 5)] == [6, 4, 2, 0]
+    assert len(queue.take(4)) == 1
+    queue.hold(1)
+    assert queue.ready(0) == len(queue.take(0)) == 0, "weights wait to be loaded"
+    queue.hold(-1)
+    assert [len(queue.take(0)), queue.is_empty] == [3, True]
 
 
 async def test_a_group_comes_back_while_the_others_of_its_batch_go_on(blocking: Blocking) -> None:

@@ -11,7 +11,6 @@ import torch
 from blake3 import blake3
 
 from services.rollout.engine import PreparedPrompt
-from services.rollout.engines import decode
 from services.rollout.engines.hf import HfEngine
 from shared.errors import Corrupt, UserError
 from shared.messages import BlobRef, Completion, ImageRef, unpack_floats, unpack_ints
@@ -75,6 +74,10 @@ class Late:
     def __init__(self, prompts: Sequence[PreparedPrompt], tokens: int, unwanted: Sequence[int] = ()) -> None:
         self._left, self._every, self._unwanted, self._looks = list(prompts), tokens, list(unwanted), 0
 
+    def ready(self, busy: int) -> int:
+        """So many that they begin at once."""
+        return busy if self._left and self._looks >= self._every else 0
+
     def take(self, busy: int) -> Sequence[PreparedPrompt]:
         if not self._left or (busy and self._looks < self._every):
             return ()
@@ -101,10 +104,7 @@ def late_cases(engine: HfEngine) -> list[PreparedPrompt]:
 
 
 @pytest.mark.parametrize("tokens", [1, 9])
-def test_a_group_is_the_same_when_it_joins_others_that_are_being_generated(
-    engine: HfEngine, monkeypatch: pytest.MonkeyPatch, tokens: int
-) -> None:
-    monkeypatch.setattr(decode, "_LOOK_EVERY", 1)
+def test_a_group_is_the_same_when_it_joins_others_that_are_being_generated(engine: HfEngine, tokens: int) -> None:
     prompts = late_cases(engine)
     joined = dict(engine.stream(Late(prompts, tokens)))
     assert sorted(joined) == list(range(len(prompts)))
@@ -112,6 +112,38 @@ def test_a_group_is_the_same_when_it_joins_others_that_are_being_generated(
         alone = dict(engine.generate([prompt]))[0]
         for one, other in zip(joined[number], alone, strict=True):
             same_but_for_rounding(engine, prompt, one, other)
+
+
+class Second:
+    """A group of `first`, and from the third token on another one that waits; `began` after so many tokens."""
+
+    def __init__(self, first: PreparedPrompt, other: PreparedPrompt) -> None:
+        self._first, self._other, self._tokens, self.began = [first], other, -1, 0
+
+    def ready(self, busy: int) -> int:
+        return self._other.sampling.n if self._tokens >= 3 and not self.began else 0
+
+    def take(self, busy: int) -> Sequence[PreparedPrompt]:
+        if not self.ready(busy):
+            first, self._first = self._first, []
+            return first
+        self.began = self._tokens
+        return [self._other]
+
+    def cancelled(self) -> Sequence[int]:
+        self._tokens += 1
+        return ()
+
+
+@pytest.mark.parametrize(("n", "began"), [(4, 3), (3, 16)])
+def test_groups_that_wait_begin_at_once_where_they_are_as_many_as_the_busy_ones(
+    engine: HfEngine, monkeypatch: pytest.MonkeyPatch, n: int, began: int
+) -> None:
+    """Else after 16 tokens: no row of the first one ends before."""
+    monkeypatch.setattr(engine, "_ends", torch.zeros_like(engine._ends))
+    feed = Second(prepared(engine, seed=5, n=4, tokens=20), prepared(engine, seed=6, n=n, tokens=2))
+    assert sorted(number for number, _ in engine.stream(feed)) == [0, 1]
+    assert feed.began == began
 
 
 def same_but_for_rounding(engine: HfEngine, prompt: PreparedPrompt, one: Completion, other: Completion) -> None:
@@ -128,8 +160,7 @@ def same_but_for_rounding(engine: HfEngine, prompt: PreparedPrompt, one: Complet
     np.testing.assert_allclose(unpack_floats(one.log_probs), expected, atol=2e-5)
 
 
-def test_a_cancelled_group_is_dropped_and_the_others_go_on(engine: HfEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "_LOOK_EVERY", 1)
+def test_a_cancelled_group_is_dropped_and_the_others_go_on(engine: HfEngine) -> None:
     prompts = late_cases(engine)[:3]
     made = dict(engine.stream(Late(prompts, 2, unwanted=[0])))
     assert sorted(made) == [1, 2]

@@ -19,8 +19,6 @@ from shared.blobs.weights import WeightsAt
 from shared.errors import TriuneError, Unavailable
 from shared.messages import Completion, Prompt
 
-_LINGER_S = 0.02
-"""An idle engine waits so long for the next group: many prompts computed together cost little more than one."""
 _PREPARERS = min(4, os.cpu_count() or 1)
 
 
@@ -94,23 +92,30 @@ class _Queue:
             return True
 
     @property
-    def rows(self) -> int:
-        """Completions that wait."""
+    def is_empty(self) -> bool:
+        """Whether no group waits."""
+        return not self._waiting
+
+    def ready(self, busy: int) -> int:
         with self._lock:
-            return sum(group.prepared.sampling.n for group in self._waiting)
+            return sum(group.prepared.sampling.n for group in self._fitting(busy))
 
     def take(self, busy: int) -> Sequence[PreparedPrompt]:
-        """The first ones that fit, one at least where nothing is busy; none while weights wait to be loaded."""
-        taken: list[PreparedPrompt] = []
         with self._lock:
-            while self._waiting and not self._loads:
-                n = self._waiting[0].prepared.sampling.n
-                if busy and busy + n > self._room:
-                    break
-                self._open[self._taken] = group = self._waiting.pop(0)
-                self._taken, busy = self._taken + 1, busy + n
-                taken.append(group.prepared)
-        return taken
+            taken = list(self._fitting(busy))
+            del self._waiting[: len(taken)]
+        self._open.update(enumerate(taken, self._taken))
+        self._taken += len(taken)
+        return [group.prepared for group in taken]
+
+    def _fitting(self, busy: int) -> Iterator[_Group]:
+        """The first ones that fit, one at least where nothing is busy; none while weights wait to be loaded."""
+        for group in () if self._loads else self._waiting:
+            n = group.prepared.sampling.n
+            if busy and busy + n > self._room:
+                return
+            busy += n
+            yield group
 
     def cancelled(self) -> Sequence[int]:
         numbers = [number for number, group in self._open.items() if group.is_cancelled]
@@ -219,20 +224,13 @@ class BatchingEngine:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _keep_decoding(self) -> None:
+        """An idle engine begins at once: what comes meanwhile joins."""
         loop = asyncio.get_running_loop()
         while True:
-            await self._arrivals()
+            if self._queue.is_empty:
+                self._arrival.clear()
+                await self._arrival.wait()
             await loop.run_in_executor(self._thread, self._decode)
-
-    async def _arrivals(self) -> None:
-        """Return once there are groups for all the room, or for a moment no more have come."""
-        while self._queue.rows < self.traits.room:
-            self._arrival.clear()
-            try:
-                async with asyncio.timeout(_LINGER_S if self._queue.rows else None):
-                    await self._arrival.wait()
-            except TimeoutError:
-                return
 
     def _decode(self) -> None:
         """In the engine's thread, until there is nothing to do."""

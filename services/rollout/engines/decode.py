@@ -21,7 +21,9 @@ from shared.models.hf.forward import has_windows
 _DEAD_SHARE = 0.125
 """Rows that have ended are dropped, and others begun, once they are so large a share: it copies the whole cache."""
 _LOOK_EVERY = 16
-"""Tokens after which groups that wait are begun all the same."""
+"""Tokens after which groups that wait are begun all the same; at once where they are as many as those that are busy, so
+that a row is copied for few others however slowly they come.
+"""
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class DecodeLoop:
         dead = len(self._owners) - self._live
         is_many = self._live == 0 or dead >= max(1.0, _DEAD_SHARE * len(self._owners))
         self._since += 1
-        if not is_many and self._since < _LOOK_EVERY:
+        if not is_many and self._since < _LOOK_EVERY and feed.ready(self._live) < self._live:
             return
         self._since = 0
         prompts = feed.take(self._live)
