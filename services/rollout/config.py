@@ -13,6 +13,6 @@ class RolloutConfig(msgspec.Struct, frozen=True, kw_only=True):
     weights_limit_s: float = 60.0
     """How long the weights that a prompt asks for may take to be announced, and then to be found in the blob store."""
     hand_back_s: float = 1.0
-    """A group whose image is not in the blob store is offered again so much later."""
+    """A group that was not generated in time is offered again so much later."""
     grace_s: float = 30.0
     """How long an engine may take to let go of a group that was cancelled; past it the process ends."""

@@ -31,10 +31,6 @@ class Rules:
             temperature[:, None], top_p[:, None], bool(greedy.all()), bool(greedy.any()), bool((top_p < 1).any())
         )
 
-    def rows(self, index: Tensor) -> "Rules":
-        """The rules of the rows in `index` alone."""
-        return Rules.of(self.temperature[index, 0], self.top_p[index, 0])
-
 
 def choose(logits: Tensor, uniforms: Tensor, rules: Rules) -> tuple[Tensor, Tensor]:
     """Tokens (R,) and their log-probs (R,) from `logits` float32 (R, V), -inf where banned.
