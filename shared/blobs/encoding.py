@@ -16,7 +16,7 @@ from blake3 import blake3
 from shared.blobs.deltas import frame_of
 from shared.blobs.host_files import HeldFile, read_into
 from shared.blobs.manifest import TensorEntry, TensorSpec, file_header
-from shared.blobs.pieces import Place, Read, blocks, in_order, is_small, places_of, worker
+from shared.blobs.pieces import Place, Read, blocks, buffers, in_order, is_small, places_of, worker
 from shared.blobs.port import BlobWriter
 from shared.errors import TriuneError, Unavailable
 from shared.messages import BlobRef
@@ -125,7 +125,7 @@ def _digested(source: Source, read: Read) -> Encoded:
     """Without a base: the whole file is published, so that it is hashed, too."""
     whole, hasher, digests = blake3(file_header(source.specs)[0]), blake3(), dict[str, str]()
     for place in _written(source):
-        for (block,) in blocks(read, offset=place.offset, length=place.length):
+        for block in blocks(read, offset=place.offset, length=place.length):
             hasher.update(block)
             whole.update(block)
         if place.is_last:
@@ -134,18 +134,22 @@ def _digested(source: Source, read: Read) -> Encoded:
 
 
 def _compared(source: Source, read: Read, base: HeldFile, changes: "_Changes", pool: Executor) -> Encoded:
-    """Threads of the pool compare, this one hashes."""
+    """This thread reads and hashes, those of the pool compare."""
 
-    def frame(place: Place) -> bytes:
-        if changes.are_too_large:
-            return b""
-        return frame_of(blocks(read, base.read, offset=place.offset, length=place.length))
+    def pieces() -> Iterator[tuple[Place, memoryview]]:
+        bits = buffers(source.specs)
+        for place in _written(source):
+            piece = next(bits)[: place.length]
+            read(place.offset, piece)
+            yield place, piece
+
+    def frame(item: tuple[Place, memoryview]) -> bytes:
+        return b"" if changes.are_too_large else frame_of(_beside(item, base.read))
 
     digests, hasher = dict[str, str](), blake3()
     try:
-        for place, found in in_order(worker(pool, source.specs), frame, _written(source)):
-            for (block,) in blocks(read, offset=place.offset, length=place.length):
-                hasher.update(block)
+        for (place, piece), found in in_order(worker(pool, source.specs), frame, pieces()):
+            hasher.update(piece)
             if place.is_last:
                 digests[place.spec.name], hasher = hasher.hexdigest(), blake3()
             changes.add(place, found, digests)
@@ -153,6 +157,15 @@ def _compared(source: Source, read: Read, base: HeldFile, changes: "_Changes", p
         changes.abort()
         raise
     return Encoded(digests, changes.delta(), None)
+
+
+def _beside(new: tuple[Place, memoryview], old: Read) -> Iterator[tuple[memoryview, memoryview]]:
+    """A piece and what lay in its place before, block by block."""
+    place, piece = new
+    begin = 0
+    for block in blocks(old, offset=place.offset, length=place.length):
+        yield piece[begin : begin + len(block)], block
+        begin += len(block)
 
 
 def _written(source: Source) -> Iterator[Place]:

@@ -75,14 +75,13 @@ def in_order(pool: Executor, work: Callable[[Item], Result], items: Iterable[Ite
             future.cancel()
 
 
-def blocks(*files: Read, offset: int, length: int) -> Iterator[tuple[memoryview, ...]]:
-    """The same bytes of all files, block by block, each time in the same buffers; of no bytes one empty block."""
-    buffers = [np.empty(min(_BLOCK, length), dtype=np.uint8).data for _ in files]
+def blocks(read: Read, *, offset: int, length: int) -> Iterator[memoryview]:
+    """A part of a file, block by block, each time in the same buffer; of no bytes one empty block."""
+    buffer = np.empty(min(_BLOCK, length), dtype=np.uint8).data
     for begin in range(0, max(1, length), _BLOCK):
-        found = tuple(buffer[: min(_BLOCK, length - begin)] for buffer in buffers)
-        for read, block in zip(files, found, strict=True):
-            read(offset + begin, block)
-        yield found
+        block = buffer[: min(_BLOCK, length - begin)]
+        read(offset + begin, block)
+        yield block
 
 
 def digests(specs: Sequence[TensorSpec], places: Mapping[str, int], read: Read, pool: Executor) -> dict[str, str]:
@@ -94,7 +93,7 @@ def digests(specs: Sequence[TensorSpec], places: Mapping[str, int], read: Read, 
 def digest_of(read: Read, offset: int, length: int) -> str:
     """blake3 of a part of a file."""
     hasher = blake3()
-    for (block,) in blocks(read, offset=offset, length=length):
+    for block in blocks(read, offset=offset, length=length):
         hasher.update(block)
     return hasher.hexdigest()
 
