@@ -2,7 +2,8 @@
 
 Deltas: a language model of more than 100 M parameters, published in bfloat16 after each of 20 AdamW steps at rate 1e-6.
 Sync: 1 GiB of tensors from the learner's memory to the file that a replica of the same host maps, against a copy of a
-file of as many bytes, taken in turns: the best of each, since whatever else runs only adds. Memory: what publishing
+file of as many bytes, taken in turns: the best of each, since whatever else runs only adds, and only from the third
+delta in a row on is there a file to be written over. Memory: what publishing
 adds to the learner's peak, in a process of its own.
 """
 
@@ -140,8 +141,7 @@ def sync(root: Path) -> Iterator[dict[str, object]]:
     last = replica.materialise(learner.publish(0, tensors).at.ref)
     copies, syncs = list[Taken](), dict[str, list[Taken]](whole=[], delta=[])
     parts = []
-    for number in range(1, 2 * ROUNDS + 1):
-        kind = "whole" if number % 2 else "delta"
+    for number, kind in enumerate(["whole"] * ROUNDS + ["delta"] * ROUNDS, 1):
         move(tensors)
         _, copy = timed(shutil.copyfile, last.files[0], root / "copy")
         (root / "copy").unlink()

@@ -1,8 +1,9 @@
 """Files of one host under a digest, made by one process and mapped by several.
 
 A file is complete or absent. Whoever uses one holds a shared lock on it, which ends with its process; only files that
-nobody uses are pruned. Making files is serialised by one lock, so that what several replicas want is made once; and who
-has checked a file says so on the file itself, so that no other process reads it through for that.
+nobody uses are pruned, of which one is kept to be written over: pages that are there are written at half the price of
+new ones. Making files is serialised by one lock, so that what several replicas want is made once; and who has checked a
+file says so on the file itself, so that no other process reads it through for that.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from shared.errors import BlobMissing, Unavailable
 TEMPORARY_S = 3600.0
 """A temporary file older than this was left by a killed process."""
 _GLANCE_S = 0.02
-_LOCK = ".making"
+_LOCK, _SPARE = ".making", ".spare"
 _VOUCHED = "user.triune.vouched"
 """Extended attribute: which file, as it was when its bits were known to be right."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -101,6 +102,15 @@ class HostFiles:
         """A name for a file in the making."""
         return self.folder / f".{uuid.uuid4().hex}"
 
+    def blank(self) -> Path:
+        """A file in the making that is to be written over: of any size and any bytes."""
+        path, spare = self.temporary(), self.folder / _SPARE
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(spare)  # before it has a name that is pruned when it is old
+            return spare.rename(path)
+        path.touch()
+        return path
+
     def take(self, made: Path, digest: str) -> HeldFile:
         """Bring `made` under its digest and hold it."""
         path = self._path(digest)
@@ -135,10 +145,24 @@ class HostFiles:
             with contextlib.suppress(FileNotFoundError):  # another process prunes, too
                 (temporary if path.name.startswith(".") else whole).append((path.stat().st_mtime, path))
         for _, path in sorted(whole, reverse=True)[keep:]:
-            _remove_unheld(path)
+            self._remove_unheld(path)
         for made_at, path in temporary:
             if path.name != _LOCK and made_at < time.time() - TEMPORARY_S:
                 path.unlink(missing_ok=True)
+
+    def _remove_unheld(self, path: Path) -> None:
+        """Where no blob is a second name of the file, it becomes the spare one."""
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                if not _locked(handle):
+                    return
+                if os.fstat(handle).st_nlink == 1:
+                    path.rename(self.folder / _SPARE)
+                else:
+                    path.unlink()
+            finally:
+                os.close(handle)
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.safetensors"
@@ -160,13 +184,3 @@ def _locked(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _remove_unheld(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            if _locked(handle):
-                path.unlink(missing_ok=True)
-        finally:
-            os.close(handle)

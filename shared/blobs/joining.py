@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -17,10 +19,12 @@ from shared.blobs.snapshot import reserve, write_at
 from shared.errors import BlobMissing, Corrupt, Unavailable
 from shared.messages import BlobRef
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 MAKING_LIMIT_S = 600.0
 """How long a replica waits for another one on its host that makes a file."""
-_MANIFESTS = 64
-"""Manifests that are remembered."""
+_REMEMBERED = 64
+"""Manifests, and files that were checked, of which this process knows."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,7 @@ class Joiner:
 
     def remember(self, ref: BlobRef, manifest: WeightsManifest) -> None:
         """What the blob `ref` holds need not be asked for."""
-        while len(self._manifests) >= _MANIFESTS:
-            self._manifests.pop(next(iter(self._manifests)))
-        self._manifests[ref] = manifest
+        _remember(self._manifests, ref, manifest)
 
     def route(self, ref: BlobRef, *, near: bool) -> Route:
         """The cheapest way to the trained tensors of the manifest in `ref`; `near`: files of this host may be used.
@@ -125,7 +127,7 @@ class Joiner:
 
     def vouch(self, digest: str, held: HeldFile) -> None:
         """Its bits are known to be right."""
-        self._sound[digest] = held.identity
+        _remember(self._sound, digest, held.identity)
         held.vouch()
 
     def _sound_file(self, digest: str, entries: Sequence[TensorEntry]) -> HeldFile | None:
@@ -168,14 +170,14 @@ class Joiner:
                 route.start.close()
 
     def _follow(self, route: Route, digest: str, entries: Sequence[TensorEntry]) -> HeldFile:
-        path = self._files.temporary()
+        if route.deltas or isinstance(route.start, HeldFile):
+            path = self._files.blank()
+            make = partial(self._apply, route, entries, path)
+        else:
+            path = self._files.temporary()
+            make = partial(self._get, route.start, entries, path)
         try:
-            if route.deltas or isinstance(route.start, HeldFile):
-                self._apply(route, entries, path)
-            else:
-                self._blobs.get_file(route.start, path)
-                with path.open("rb") as made:
-                    self._check(path, lambda offset, into: read_into(made.fileno(), into, offset, path), entries)
+            make()
             held = self._files.take(path, digest)
         except OSError as error:
             raise Unavailable(f"weights cannot be written to {path}: {error}") from error
@@ -183,6 +185,12 @@ class Joiner:
             path.unlink(missing_ok=True)
         self.vouch(digest, held)
         return held
+
+    def _get(self, whole: BlobRef, entries: Sequence[TensorEntry], path: Path) -> None:
+        """Make the file of `entries` of the blob that holds them all; raises BlobMissing."""
+        self._blobs.get_file(whole, path)
+        with path.open("rb") as made:
+            self._check(path, lambda offset, into: read_into(made.fileno(), into, offset, path), entries)
 
     def _apply(self, route: Route, entries: Sequence[TensorEntry], path: Path) -> None:
         """Write the file of `entries`, the start's bits with the deltas of `route`; raises BlobMissing."""
@@ -202,8 +210,9 @@ class Joiner:
             else:
                 raise BlobMissing(f"the tensors in {route.start.path} do not lie as those of the next version")
             steps = [(reader(one.blobs[-1]), {entry.name: entry for entry in one.trained}) for one in route.deltas]
-            target = clean.enter_context(path.open("xb"))
-            reserve(target.fileno(), 0, len(header) + sum(spec.nbytes for spec in specs))
+            target, size = clean.enter_context(path.open("r+b")), len(header) + sum(spec.nbytes for spec in specs)
+            target.truncate(size)
+            reserve(target.fileno(), 0, size)
             write_at(target.fileno(), header, 0)
             found = decode(
                 specs, places, start, steps, lambda offset, bits: write_at(target.fileno(), bits, offset), self._pool
@@ -215,6 +224,13 @@ class Joiner:
         for blob in route.blobs:
             self._blobs.verify(blob)
         raise Corrupt(f"the published weights contradict their own digests: {error}") from error
+
+
+def _remember(known: dict[Key, Value], key: Key, value: Value) -> None:
+    """The oldest is forgotten for it where there are many."""
+    known[key] = value
+    while len(known) > _REMEMBERED:
+        del known[next(iter(known))]
 
 
 def _cost(route: Route) -> int:

@@ -38,7 +38,7 @@ class Snapshot:
     encoding: Encoding
 
     def __init__(self, path: Path, encode: Callable[["Snapshot"], Encoding]) -> None:
-        """`encode` is called once the tensors are named."""
+        """`path` is a file to be written over; `encode` is called once the tensors are named."""
         self.path, self.specs = path, list[TensorSpec]()
         self.places: dict[str, int] = {}
         self.seconds = 0.0
@@ -48,13 +48,14 @@ class Snapshot:
         self._written: dict[str, int] = {}
         self._moved, self._is_discarded = threading.Condition(), False
         self._started = time.monotonic()
-        self._file = path.open("w+b")
+        self._file = path.open("r+b")
 
     def begin(self, specs: Sequence[TensorSpec]) -> None:
         self.specs = in_file_order(specs)
         header, self.places = file_header(self.specs)
         self._sizes = {spec.name: spec.nbytes for spec in self.specs}
         self._written = dict.fromkeys(self.places, 0)
+        self._file.truncate(len(header) + self.nbytes)
         self._write(header, 0)
         self.encoding = self._encode(self)
 

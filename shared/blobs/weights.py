@@ -131,7 +131,7 @@ class WeightsStore:
 
         `base`: what it will most likely be published on.
         """
-        return Snapshot(self._files.temporary(), lambda made: self._encoding(made, base))
+        return Snapshot(self._files.blank(), lambda made: self._encoding(made, base))
 
     def _encoding(self, snapshot: Snapshot, base: WeightsAt | None) -> Encoding:
         before: HeldFile | None = None

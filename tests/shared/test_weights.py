@@ -292,6 +292,34 @@ def test_a_file_is_kept_while_somebody_uses_it_and_only_the_newest_after(learner
     assert len(list(far.folder.glob("*.safetensors"))) == 3
 
 
+def test_a_file_that_nobody_needs_is_written_over_and_no_other(learner: Host, tmp_path: Path) -> None:
+    """One that somebody holds keeps its bits, and so does one that is an anchor's blob, too."""
+    bits, files, held = drawn(0), list[int](), list[tuple[WeightsAt, Tensors]]()
+    for version in range(9):
+        bits = moved(bits, version)
+        published = learner.publish(version, bits, anchor=version % 4 == 0)
+        files.append(published.at.files[0].stat().st_ino)
+        if version in (2, 4):
+            held.append((Host(tmp_path).store.materialise(published.at.ref), bits))
+        whole = published.at.manifest.anchor or published.at.ref
+        held.extend([(Host(tmp_path, f"far-{version}").store.materialise(whole), bits)] if version % 4 == 0 else [])
+    assert len(set(files)) < len(files)
+    assert all(same(read(at), expected) for at, expected in held)
+    assert all(files[version] not in files[version + 1 :] for version in (0, 2, 4))
+
+
+def test_a_file_is_written_over_by_a_shorter_one(learner: Host, far: Host) -> None:
+    for version in range(4):
+        learner.publish(version, moved(drawn(0), version))
+    (spare,) = learner.folder.glob(".spare")
+    number, size = spare.stat().st_ino, spare.stat().st_size
+    learner.base = None
+    published = learner.publish(4, drawn(1, size=50))
+    file = published.at.files[0].stat()
+    assert file.st_ino == number and file.st_size < size
+    assert same(read(far.store.materialise(published.at.ref)), drawn(1, size=50))
+
+
 def _join(root: Path, ref: BlobRef, results: "multiprocessing.Queue[int]") -> None:
     at = Host(root, "far").store.materialise(ref)
     results.put(at.bytes_read)
