@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from starlette.types import ASGIApp
 
 from services.monitor.api.app import create_app
@@ -287,7 +289,14 @@ def test_the_versions_for_gpus_are_ours_where_results_depend_on_them() -> None:
     ours, gpu = (_pins(path) for path in (ROOT / "constraints.txt", FOLDER / "constraints-gpu.txt"))
     for name in ("torch", "transformers", "math-verify", "latex2sympy2_extended", "msgspec", "nats-py"):
         assert gpu[name] == ours[name], name
-    assert {"vllm", "deepspeed"} <= set(gpu)
+
+
+def test_no_version_of_what_the_image_for_gpus_installs_is_left_open() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = ("torch", "vllm", "deepspeed", "lora", "8bit", "flash-attn")
+    wanted = [*project["dependencies"], *(one for name in extras for one in project["optional-dependencies"][name])]
+    pinned = {canonicalize_name(name) for name in _pins(FOLDER / "constraints-gpu.txt")}
+    assert {canonicalize_name(Requirement(one).name) for one in wanted} <= pinned
 
 
 def _pins(path: Path) -> dict[str, str]:
