@@ -122,15 +122,14 @@ def _encode(source: Source, base: HeldFile | None, new_blob: Callable[[], BlobWr
 
 
 def _digested(source: Source, read: Read) -> Encoded:
-    """Without a base: the whole file is published, so that it is hashed, too, by all cores that are free."""
-    new = partial(blake3, max_threads=1 if is_small(source.specs) else blake3.AUTO)
-    whole, hasher, digests = new(file_header(source.specs)[0]), new(), dict[str, str]()
+    """Without a base: the whole file is published, so that it is hashed, too."""
+    whole, hasher, digests = blake3(file_header(source.specs)[0]), blake3(), dict[str, str]()
     for place in _written(source):
         for block in blocks(read, offset=place.offset, length=place.length):
             hasher.update(block)
             whole.update(block)
         if place.is_last:
-            digests[place.spec.name], hasher = hasher.hexdigest(), new()
+            digests[place.spec.name], hasher = hasher.hexdigest(), blake3()
     return Encoded(digests, None, whole.hexdigest())
 
 
