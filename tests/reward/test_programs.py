@@ -14,7 +14,6 @@ from services.reward.outside import launching
 from services.reward.outside.running import Running
 from services.reward.verdict import Sample
 from services.reward.verifiers.python import same
-from services.reward.workers import sandbox
 from shared.answers.programs import read_program
 from shared.errors import Unavailable
 from shared.messages import Reward, RewardSpec
@@ -131,23 +130,35 @@ async def test_a_hostile_program_fails_and_reaches_nothing(running: Running, nam
     assert reward.accuracy == 0.0 and reward.parts["passed"] < 1.0
 
 
-async def test_a_program_sees_no_process_but_its_own(running: Running) -> None:
-    """Else one could end the service that judges it: `os.kill(-1, 9)` reaches all processes of its user."""
-    if not _has_process_namespaces():
-        pytest.skip("this kernel gives this user no PID namespace")
-    program = f"import os\ndef sees():\n    try: os.kill({os.getpid()}, 0)\n" + (
-        "    except OSError as error: return type(error).__name__"
-    )
-    assert (await _judged(running, program, "assert sees() == 'ProcessLookupError'")).accuracy == 1.0
+_DEEDS = {
+    "signals the service": "os.kill({service}, 0)",
+    "signals everybody": "os.kill(-1, 0)",
+    "takes the service's files": "resource.prlimit({service}, resource.RLIMIT_NOFILE, (3, 3))",
+    "slows the service down": "os.setpriority(os.PRIO_USER, 0, 19)",
+    "forks": "os.fork()",
+    "becomes another program": "os.execv('/bin/true', ['true'])",
+    "opens a socket": "socket.socketpair()",
+    "reads a folder": "os.listdir('/')",
+    "makes a file": "os.memfd_create('x')",
+    "raises its limits": "resource.prlimit(0, resource.RLIMIT_CPU, (99, 99))",
+}
+
+
+async def test_a_program_reaches_no_process_and_no_file_whatever_namespaces_there_are(running: Running) -> None:
+    """Containers give none as a rule, and there `os.kill(-1, 9)` would reach all processes of the service's user."""
+    for deed in (deed.format(service=os.getpid()) for deed in _DEEDS.values()):
+        program = f"import os, resource, socket\ndef tries():\n    try: {deed}\n" + (
+            "    except OSError as error: return type(error).__name__\n    return 'done'"
+        )
+        assert (await _judged(running, program, "assert tries() == 'PermissionError'")).accuracy == 1.0, deed
     assert (await _judged(running, "import os\nos.kill(-1, 9)\n" + _RIGHT)).accuracy == 0.0
     assert (await _judged(running, _RIGHT)).accuracy == 1.0
 
 
-def _has_process_namespaces() -> bool:
-    child = os.fork()
-    if not child:
-        os._exit(0 if sandbox.leave() else 1)
-    return os.waitpid(child, 0)[1] == 0
+async def test_where_nothing_confines_a_program_none_runs(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "riscv64")
+    reward = await _judged(running, _RIGHT)
+    assert reward.status == "verifier-error" and "nothing keeps a program from other processes here" in reward.error
 
 
 async def test_what_was_passed_before_a_program_took_too_long_counts(running: Running) -> None:

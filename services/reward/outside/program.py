@@ -2,8 +2,8 @@
 
 `run` is all that a process forked by `services.reward.outside.launcher` does. It reads a JSON object, and writes
 `READY`, then a JSON line a test as it is done (an `Outcome` of `services.reward.verifiers.python`): first those of
-`calls`, then those of `stdins`. It opens no file and starts no process; the kernel ends it after its CPU time. What the
-program prints goes nowhere, but for tests of standard output.
+`calls`, then those of `stdins`. All that it may do is compute (`services.reward.outside.confinement`); the kernel ends it
+after its CPU time. What the program prints goes nowhere, but for tests of standard output.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from services.reward.outside.confinement import confine
 from services.reward.workers import sandbox
 
 MODULES = (
@@ -40,6 +41,7 @@ def run(exchange: int) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
         cpu_s = int(sum(os.times()[:2]) + work["cpu_s"]) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s))
+        confine()
         os.write(exchange, READY)
         outcomes = itertools.chain(
             _run_calls(work["program"], work["calls"]), _run_each(work["program"], work["stdins"])

@@ -5,6 +5,7 @@ import asyncio
 import msgspec
 
 from services.reward.judge import failed, reward_of
+from services.reward.outside.confinement import why_unconfined
 from services.reward.outside.launching import Late, Launcher
 from services.reward.truths import checked
 from services.reward.verdict import Sample, VerifierError
@@ -26,6 +27,8 @@ class Running:
     async def judge(self, sample: Sample) -> Reward:
         """The reward of `sample`; raises Unavailable when no process could be started for it."""
         try:
+            if (problem := why_unconfined()) is not None:
+                raise VerifierError(problem)
             spec = checked(sample.spec) if sample.checked else sample.spec
             cases, program = tests_of(spec.ground_truth), read_program(sample.completion)
             cpu_s = float(spec.params.get("cpu_s", _CPU_S))  # type: ignore[arg-type]

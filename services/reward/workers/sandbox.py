@@ -8,7 +8,6 @@ import ctypes
 import os
 import resource
 import signal
-import struct
 import sys
 from collections.abc import Mapping
 
@@ -24,9 +23,7 @@ _SPARE_CPU_S = 10.0
 """CPU time of a batch beyond its samples' deadlines."""
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _LINUX = sys.platform == "linux"
-_NOBODY = 65534
-_NO_CAPABILITIES = struct.pack("=Ii", 0x20080522, 0)  # capset(2): version 3, of this thread
-_CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 def clean_environment(parent: Mapping[str, str]) -> dict[str, str]:
@@ -36,41 +33,17 @@ def clean_environment(parent: Mapping[str, str]) -> dict[str, str]:
 
 def isolate() -> bool:
     """First thing in a worker: no new privileges, no network. False where the kernel does not allow the latter."""
-    _renounce_privileges()
+    if _LINUX:
+        _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     return any(_unshare(flags) for flags in (_CLONE_NEWUSER | _CLONE_NEWNET, _CLONE_NEWNET))
 
 
-def leave() -> bool:
-    """No new privileges, no capabilities, no network, and what is forked from now on is in a PID namespace of its own.
-
-    False where the kernel allows no such namespace: then the network has been left where it allows that. Root goes on
-    as nobody: the kernel does not hold root to the limit on processes.
-    """
-    _renounce_privileges()
-    alone = _unshare(_CLONE_NEWNET | _CLONE_NEWPID)
-    if os.getuid() == 0:
-        os.setgroups([])
-        os.setgid(_NOBODY)
-        os.setuid(_NOBODY)
-    alone = alone or _unshare(_CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWPID)
-    if not alone:
-        isolate()
-    if _LINUX:  # a user namespace gives its first process every capability in there
-        _libc().capset(_NO_CAPABILITIES, bytes(24))
-    return alone
-
-
-def die_with(parent: int | None = None) -> None:
-    """Have the kernel kill this process when its parent ends, however that ends; None: a parent that it cannot see."""
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that ends."""
     if _LINUX:
         _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if parent is not None and os.getppid() != parent:
+    if os.getppid() != parent:
         sys.exit(1)
-
-
-def _renounce_privileges() -> None:
-    if _LINUX:
-        _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def _unshare(flags: int) -> bool:
