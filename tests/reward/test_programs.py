@@ -99,6 +99,25 @@ async def test_a_program_of_standard_input_and_output_is_run_once_a_test(running
     assert told.parts["passed"] == 0.5
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import sys\na, b = sys.stdin.buffer.read().split()\nsys.stdout.buffer.write(b'%d' % (int(a) + int(b)))",
+        "import sys\nfor line in sys.stdin: print(sum(map(int, line.split())))\nsys.stdout.close()",
+        "import sys\nsys.stdout.write(str(sum(map(int, sys.stdin.readline().split()))))\nsys.exit(0)",
+    ],
+)
+async def test_a_program_may_use_its_standard_streams_in_any_way(running: Running, program: str) -> None:
+    tests = json.dumps([{"stdin": "2 3\n", "stdout": "5"}, {"stdin": "1 1", "stdout": "2\n"}])
+    assert (await _judged(running, program, tests)).accuracy == 1.0
+
+
+async def test_a_test_may_build_its_value_and_use_math(running: Running) -> None:
+    tests = "assert double(2) == set((4, 5))\nassert double(0) == float('inf')\nassert math.isclose(double(1), 0.5)"
+    program = "def double(n):\n    return {2: {5, 4}, 0: 1e999, 1: 0.1 * 5}[n]"
+    assert (await _judged(running, program, tests)).accuracy == 1.0
+
+
 _HOSTILE = {
     "reads the tests": "import sys\ndef double(n):\n    return sys._getframe(1).f_locals.get('expected', 0) or n",
     "ends early with success": "import os\nos._exit(0)",
@@ -176,6 +195,9 @@ async def test_a_program_that_sleeps_past_the_deadline_has_no_verdict(running: R
     [
         ("assert double(2) == other(2)", "expected `assert CALL == VALUE` with a literal value"),
         ("double(2)", "expected `assert CALL == VALUE`"),
+        ("assert f() == b'x'", "with a literal value"),  # no answer would ever be equal
+        ("assert f() == [1, 2j]", "with a literal value"),
+        ("assert f() == set(1)", "with a literal value"),
         ("[]", "has 0 tests"),
         ('[{"call": "f()"}]', "expected call and equals, or stdin and stdout"),
         ("[1", "is no JSON list of tests"),
@@ -221,6 +243,10 @@ async def test_values_are_compared_as_python_does(expected: object, encoded: obj
         ("```python\na\n```\nthen\n```py\nb\n```", "b"),
         ("<think>\n```python\nno\n```\n</think>\n<answer>```\nyes\n```</answer>", "yes"),
         ("```python\ncut off", "cut off"),
+        ("```text\n1\n```\nso\n```python\nx = 1\n```", "x = 1"),
+        ("```python\nx = 1\n```\nIt prints:\n```\n1\n```", "x = 1"),
+        ("```python\nx = 1\n```\n```text\n1\n```", "x = 1"),
+        ("1. So:\n  ```py\n  if x:\n    y\n  ```", "if x:\n  y"),
         ("nothing", ""),
     ],
 )

@@ -2,14 +2,15 @@
 
 `run` is all that a process forked by `services.reward.outside.launcher` does. It reads a JSON object, and writes
 `READY`, then a JSON line a test as it is done (an `Outcome` of `services.reward.verifiers.python`): first those of
-`calls`, then those of `stdins`. All that it may do is compute (`services.reward.outside.confinement`); the kernel ends it
-after its CPU time. What the program prints goes nowhere, but for tests of standard output.
+`calls`, then those of `stdins`. It can compute and nothing else (`services.reward.outside.confinement`), and the kernel
+ends it after its CPU time. What the program prints goes nowhere, but for tests of standard output.
 """
 
 import contextlib
 import io
 import itertools
 import json
+import math
 import os
 import resource
 import sys
@@ -60,6 +61,7 @@ def _tell(exchange: int, line: bytes) -> None:
 def _run_calls(program: str, calls: list[str]) -> Iterator[list[Any]]:
     names: dict[str, Any] = {"__name__": "__main__"}
     problem = _problem(lambda: exec(compile(program, "<answer>", "exec"), names)) if calls else None
+    names.setdefault("math", math)  # tests say `math.isclose(f(2), 0.5)`, whatever the program has imported
     for call in calls:
         yield _call(call, names) if problem is None else ["error", problem]
 
@@ -76,16 +78,23 @@ def _call(call: str, names: dict[str, Any]) -> list[Any]:
 
 
 def _run_once(program: str, text: str) -> list[Any]:
-    printed, before = io.StringIO(), sys.stdin
-    sys.stdin = io.StringIO(text)
+    printed, before = _Kept(), sys.stdin
+    sys.stdin = io.TextIOWrapper(io.BytesIO(text.encode(errors="surrogatepass")), encoding="utf-8")
     try:
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(io.TextIOWrapper(printed, encoding="utf-8", write_through=True)):
             problem = _problem(lambda: exec(compile(program, "<answer>", "exec"), {"__name__": "__main__"}))
     finally:
         sys.stdin = before
     if problem not in (None, "SystemExit"):  # a program may end itself once it has printed
         return ["error", problem]
-    return ["output", printed.getvalue()[:LONGEST_TEXT]]
+    return ["output", bytes(printed.getbuffer()[: 4 * LONGEST_TEXT]).decode(errors="replace")[:LONGEST_TEXT]]
+
+
+class _Kept(io.BytesIO):
+    """Standard output, which can be read after the program has closed it."""
+
+    def close(self) -> None:
+        pass
 
 
 def _problem(deed: Any) -> str | None:
