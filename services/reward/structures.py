@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from shared.answers.blocks import answer_body
+from shared.answers.blocks import answer_or_rest
 from shared.answers.boxes import LONGEST
 from shared.answers.literal import Value, find_literals
 from shared.answers.plain import comparable, plain, unfenced
@@ -12,9 +12,8 @@ Path = tuple[str | int, ...]
 
 
 def read_structure(text: str) -> Value:
-    """The largest object or list in the last answer block of `text` (all of it where there is none); else its text."""
-    body = answer_body(text)
-    body = unfenced(text if body is None else body).strip()
+    """The largest object or list in the last answer block of `text`, or in what follows its thought; else that text."""
+    body = unfenced(answer_or_rest(text) or "").strip()
     if len(body) > LONGEST:
         return ""
     found = [value for value in find_literals(body) if _is_structure(value, body)]

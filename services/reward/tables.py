@@ -1,13 +1,16 @@
 """Tables out of answers: HTML, Markdown or comma-separated lines, as rows of cells."""
 
+import csv
+import re
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
-from shared.answers.blocks import answer_body
+from shared.answers.blocks import answer_or_rest
 from shared.answers.plain import comparable, unfenced
 
 MOST_CELLS = 2000
 _LONGEST = 128 * 1024
+_PIPE = re.compile(r"(?<!\\)\|")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,11 @@ Table = list[list[Cell]]
 
 
 def read_table(text: str) -> Table | None:
-    """The table in the last answer block of `text`, or in all of it where there is none; None without one.
+    """The table in the last answer block of `text`, or in what follows its thought; None without one.
 
     None as well for one of more than `MOST_CELLS` cells.
     """
-    body = answer_body(text)
-    body = unfenced(text if body is None else body).strip()
+    body = unfenced(answer_or_rest(text) or "").strip()
     if not body or len(body) > _LONGEST:
         return None
     rows = _html(body) if "<t" in body.lower() else _lines(body)
@@ -97,10 +99,19 @@ def _lines(body: str) -> Table:
     for line in body.replace("<0x0A>", "\n").splitlines():
         if mark not in line or not line.strip(" |:-\t"):
             continue
-        inner = line.strip().removeprefix("|").removesuffix("|") if mark == "|" else line
-        cells = inner.split(mark)
+        cells = _cells(line, mark)
         left -= len(cells)
         if left < 0:
             return []
         rows.append([Cell(comparable(cell)) for cell in cells])
     return rows
+
+
+def _cells(line: str, mark: str) -> list[str]:
+    if mark == ",":
+        return next(csv.reader([line], skipinitialspace=True))  # "1,234" is one cell
+    if mark == "|":
+        inside = line.strip().removeprefix("|")
+        inside = inside if inside.endswith("\\|") else inside.removesuffix("|")
+        return [cell.replace("\\|", "|") for cell in _PIPE.split(inside)]
+    return line.split(mark)

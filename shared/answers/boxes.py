@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from shared.answers.blocks import answer_body
+from shared.answers.blocks import answer_body, answer_or_rest
 from shared.answers.literal import Unreadable, Value, find_literals
 from shared.answers.plain import unfenced, unified
 from shared.samples.boxes import Box
@@ -16,10 +16,19 @@ _SIDES = (("x1", "y1", "x2", "y2"), ("xmin", "ymin", "xmax", "ymax"), ("x_min", 
 _NUMBER = r"\s{0,4}(-?\d{1,9}(?:\.\d{0,9})?)\s{0,4}"
 # Qwen2-VL: <|object_ref_start|>cat<|object_ref_end|><|box_start|>(1,2),(3,4)<|box_end|>
 # InternVL: <ref>cat</ref><box>[[1,2,3,4]]</box>
+# One label may stand before several boxes.
 _SPECIAL = re.compile(
     r"(?:(?:<\|object_ref_start\|>|<ref>)([^<]{0,200})(?:<\|object_ref_end\|>|</ref>)\s{0,8})?"
-    rf"(?:<\|box_start\|>|<box>)[\s\[(]{{0,8}}{_NUMBER},{_NUMBER}[)\]]?,[(\[]?{_NUMBER},{_NUMBER}[\s\])]{{0,8}}(?:<\|box_end\|>|</box>)"
+    r"(?:<\|box_start\|>|<box>)([^<]{0,8192})(?:<\|box_end\|>|</box>)[\s,]{0,8}"
 )
+_FOUR = re.compile(rf"{_NUMBER},{_NUMBER}[)\]]?\s?,\s?[(\[]?{_NUMBER},{_NUMBER}")
+# - **cat**: [1, 2, 3, 4]
+_LINE = re.compile(
+    rf"^[\s*•>-]{{0,8}}(?:\d{{1,3}}[.)]\s)?[*\"'`]{{0,3}}([^\W\d][^:\[\](){{}}\n*\"'`]{{0,80}})[*\"'`]{{0,3}}\s?[:：][*\s]{{0,4}}"
+    rf"[\[(]{{1,2}}{_NUMBER},{_NUMBER}[)\]]?,\s?[(\[]?{_NUMBER},{_NUMBER}[\])]{{1,2}}[.,;]?[ \t]*$",
+    re.MULTILINE,
+)
+_LONGEST_PROSE = 4096
 # {'bbox_2d': [1, 2, 3, 4], 'label': 'cat'}, as prompts ask for it
 _PLAIN_ITEM = re.compile(
     r"""\{(['"])bbox_2d\1: ?\[(\d{1,9}), ?(\d{1,9}), ?(\d{1,9}), ?(\d{1,9})\], ?(['"])label\6: ?"""
@@ -34,14 +43,15 @@ _WRAPPED = re.compile(r"\\(?:boxed|fbox|text|mathrm)\s?\{")
 
 
 def read_boxes(text: str) -> list[Box]:
-    """The boxes of the last answer block of `text` (else of its last boxes), in order; empty when it holds none.
+    """The boxes of the last answer block of `text` (else of what follows its thought), in order; empty for none.
 
     Code fences, prose around the list, a bare object, a bare `[x1, y1, x2, y2]`, other names of the keys, quotes of any
     kind, apostrophes in labels, trailing commas, cut-off lists, numbers in quotes, the special tokens of Qwen-VL and
-    InternVL. A label is lower-case, without white space around it, "" where there is none. An item that is no box is
-    left out; of boxes at the same place the first one stays. Of several lists the last one counts.
+    InternVL, lines `cat: [1, 2, 3, 4]`, four numbers in prose. A label is lower-case, without white space around it, ""
+    where there is none. An item that is no box is left out; of boxes at the same place the first one stays. Of several
+    lists the last one counts.
     """
-    body = answer_body(text)
+    body = answer_or_rest(text)
     if body is None or len(body) > LONGEST:
         return []
     return _unique(_last_list(body)[0])
@@ -82,7 +92,7 @@ def _last_list(body: str, *, strict: bool = False) -> tuple[list[Box], int]:
     if plain is not None:
         return plain
     body = unfenced(body)
-    special = [_box(found.groups()[1:], found[1] or "") for found in _SPECIAL.finditer(body)]
+    special = list(_special(body)) or _lines(body)
     if special:
         boxes = [box for box in special if box is not None]
         return boxes, len(special) - len(boxes)
@@ -96,9 +106,9 @@ def _last_list(body: str, *, strict: bool = False) -> tuple[list[Box], int]:
         alone = isinstance(value, dict) or _corners(value) is not None
         found = [*found, *boxes_of_it] if alone and single else boxes_of_it
         single = alone
-    if not found:
-        bare = _corners(body.strip())  # 1, 2, 3, 4
-        found = [] if bare is None else [_box(bare, "")]
+    if not found and len(body) <= _LONGEST_PROSE:
+        bare = list(_FOUR.finditer(body))  # 1, 2, 3, 4
+        found = [_box(bare[0].groups(), "")] if len(bare) == 1 else []
     boxes = [box for box in found if box is not None]
     return boxes, len(found) - len(boxes)
 
@@ -118,6 +128,22 @@ def _plain_list(body: str) -> tuple[list[Box], int] | None:
             return (boxes, len(found) - len(boxes)) if item.end() == len(body) else None
         item = _PLAIN_ITEM.match(body, item.end())
     return None
+
+
+def _special(body: str) -> Iterator[Box | None]:
+    label, end = "", 0
+    for found in _SPECIAL.finditer(body):
+        label = found[1] or (label if found.start() == end else "")
+        end = found.end()
+        inside = [_box(four.groups(), label) for four in _FOUR.finditer(found[2])]
+        yield from inside or [None]
+
+
+def _lines(body: str) -> list[Box | None]:
+    """Boxes behind their labels, a line each; none in a body that is more than such a list."""
+    if "{" in body or len(body) > _LONGEST_PROSE:
+        return []
+    return [_box(found.groups()[1:], found[1]) for found in _LINE.finditer(body)]
 
 
 def _straight(body: str) -> str:

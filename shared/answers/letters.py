@@ -1,6 +1,7 @@
 """The one option that an answer to a multiple-choice question names."""
 
 import re
+from collections.abc import Sequence
 
 from shared.answers.plain import plain
 
@@ -11,7 +12,7 @@ _CONNECTED = re.compile(
     r"\s*(?:[,/&+]|and|or|以及|和|或|与|及)\s*(?:option|choice)?\s*[(\[]?[A-Za-z](?![A-Za-z'])\s?[)\]]?(?!\s+[a-z])",
     re.IGNORECASE,
 )
-_RUN = re.compile(r"[A-Za-z]{2,8}")
+_ALONE = re.compile(r"[(\[]?\s?[A-Za-z]\s?[)\]]?\s?[.:]?")
 _DENIED = re.compile(
     r"\s*[)\].,]?\s*(?:(?:is|are|was|would be|seems)\s+(?:not|wrong|incorrect|false)|isn't|不(?:是|对|正确)|错)",
     re.IGNORECASE,
@@ -20,7 +21,7 @@ _CUES = re.compile(
     r"(?:(?:answer|option|choice|letter|选项|答案|应选|选择|故选|选)"
     r"(?:\s+(?:is|would be|should be|must be)|是|为|应为|应该是)?\s*[:：]?\s*"
     r"(?:option|choice|letter|选项)?\s*[:：]?\s*"
-    r"|(?:choose|select|pick|chose|go with|i'd say|is|think|believe)\s+(?:option|choice|answer|the letter)?\s*)"
+    r"|(?:choose|select|pick|chose|go with|i'd say|is|it's|think|believe)\s+(?:option|choice|answer|the letter)?\s*)"
     r"[(\[\"']{0,2}\s?([A-Za-z])(?![A-Za-z0-9'])\s?[)\]\"']{0,2}",
     re.IGNORECASE,
 )
@@ -32,6 +33,8 @@ _NEGATED = re.compile(
     r"\b(?:not|neither|nor|isn't|wrong|incorrect|except|cannot|can't|unlikely|none)\b|不|非|错", re.IGNORECASE
 )
 _ARTICLES = frozenset("aAI")
+_NO_NOUN = re.compile(r"\s+(?:\d|(?:because|since|as|due to|so|but|for)\b)")
+"""What follows an option `A`, and no article."""
 
 
 def read_letter(text: str) -> str | None:
@@ -42,6 +45,10 @@ def read_letter(text: str) -> str | None:
     """
     if len(text) > _LONGEST:
         return None
+    lines = [line for line in map(plain, text.split("\n")) if line]
+    listed = _of_lines(lines) if len(lines) > 1 else None
+    if listed is not None:
+        return listed or None
     said = plain(text)
     found = _leading(said)
     if found is not None:
@@ -56,6 +63,16 @@ def read_letter(text: str) -> str | None:
     return letters.pop() if len(letters) == 1 and not _NEGATED.search(said) else None
 
 
+def _of_lines(lines: Sequence[str]) -> str | None:
+    """What several lines say: a letter alone above or below its reasons; "" where they list options; None: no more."""
+    alone = {line.strip(" ()[].:").lower() for line in lines if _ALONE.fullmatch(line)}
+    if alone:
+        ends = any(_ALONE.fullmatch(line) for line in (lines[0], lines[-1]))
+        return alone.pop() if len(alone) == 1 and ends else ""
+    heads = {letter for line in lines if (letter := _leading(line))}
+    return "" if len(heads) > 1 and _leading(lines[0]) else None
+
+
 def _leading(said: str) -> str | None:
     """The letter that `said` starts with; "" when it starts with more than one; None when it starts with none."""
     found = _LEADING.match(said)
@@ -66,7 +83,7 @@ def _leading(said: str) -> str | None:
         return ""
     if opened or _DELIMITED.match(rest):
         return letter.lower()
-    if rest[:1].isspace() and letter.isupper() and (letter not in _ARTICLES or rest.strip()[:1].isdigit()):
+    if rest[:1].isspace() and letter.isupper() and (letter not in _ARTICLES or _NO_NOUN.match(rest)):
         return letter.lower() if not re.match(r"\s+(?:is|are|was|has)\b", rest) or _SUBJECT.match(said) else None
     return letter.lower() if re.match(r"[\u3400-\u9fff]", rest) else None
 

@@ -1,7 +1,7 @@
 """One number, exactly, out of the forms that people and models write it in."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from shared.answers.counting import chinese_number, english_number
@@ -13,18 +13,27 @@ _MOST_DIGITS = 400
 _LARGEST_EXPONENT = 400
 _PERCENT_BEFORE = "百分之"
 
+_NUMERAL = "零一二两三四五六七八九十百千"
 _LEAD = re.compile(
-    r"(?:so|thus|hence|therefore|it is|it's|there (?:are|is)|(?:the )?(?:final |correct |right |approximate )?"
+    r"(?:so|thus|hence|therefore|it is|it's|there (?:are|is|were|was)|in total|altogether|overall|exactly"
+    r"|(?:a )?total of|(?:i|we)(?: can)? (?:count|counted|see|find|found|have)"
+    r"|(?:the )?(?:image|picture|photo|figure|diagram|chart|graph) (?:shows|contains|has|depicts|displays)"
+    r"|(?:the )?(?:final |correct |right |approximate )?"
     r"(?:answer|value|result|total|number|count|sum|length|area|angle)(?: is| =|:| equals)(?: about| approximately)?"
-    r"|答案(?:是|为)?|共|一共|约|大约|about|approximately|approx\.?|around|roughly|nearly|almost"
-    r"|[A-Za-z](?:_?\{?[A-Za-z0-9]{1,4}\}?)? ?(?:=|\\approx|\\simeq|≈)|≈|\\approx|\\simeq|\\sim|=|:)[ ,:]*",
+    r"|(?:the|its|their) [A-Za-z' -]{1,80} (?:is|are|was|were|equals)(?: equal to)?"
+    rf"|(?:(?![不非没无未{_NUMERAL}])[\u3400-\u9fff]){{0,16}}?(?:有|是|为|等于|一?共有?|约|大约|第)[:：]?"
+    rf"(?=[ 约共-]*[$￥¥]?[\d{_NUMERAL}])"
+    r"|about|approximately|approx\.?|around|roughly|nearly|almost"
+    r"|(?:m?(?:\\angle|∠) ?)?[A-Za-z](?:_?\{?[A-Za-z0-9]{1,4}\}?)? ?(?:=|\\approx|\\simeq|≈)"
+    r"|≈|\\approx|\\simeq|\\sim|=|:)[ ,:]*",
     re.IGNORECASE,
 )
-_CURRENCY = r"(?:US\$|[$€£¥₹₩元]|USD|EUR|GBP|CNY|RMB|JPY)"
+_MINUS = re.compile(r"(?:minus|negative) (?=\S)", re.IGNORECASE)
+_CURRENCY = r"(?:(?:US|HK|NT|CA|AU|NZ|R)?\$|[€£¥₹₩元₽]|Rs\.?|USD|EUR|GBP|CNY|RMB|JPY|INR|CHF)"
 _SIGNS = re.compile(rf"([+-]?) ?({_CURRENCY}?) ?([+-]?) ?(.*)", re.DOTALL)
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?: \d{3})+|\d{1,3}(?:[_']\d{3})+|\d+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d*)?|\.\d+)"
-_EUROPEAN = r"\d{1,3}(?:\.\d{3})+,\d+"
+_EUROPEAN = r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,}(?![\d.])"
 _POWER = r"(?:\^ ?\{? ?[+-]?\d{1,4} ?\}?)"
 _FRACTION = re.compile(
     rf"(?:(?P<whole>\d{{1,15}})(?: and)? ?)?\\[dtc]?frac ?(?:\{{ ?(?P<above>-?{_DECIMAL}) ?\}}|(?P<above1>\d)) ?"
@@ -58,7 +67,7 @@ _ATTACHED = {
 }
 _CHINESE = {"十": 10, "百": 10**2, "千": 10**3, "万": 10**4, "百万": 10**6, "千万": 10**7, "亿": 10**8, "万亿": 10**12}
 _MAGNITUDE_WORD = re.compile(r"[ -]?([A-Za-z]{2,9})(?![A-Za-z])\.?")
-_ATTACHED_MAGNITUDE = re.compile(r"(MM|bn|mn|tn|[kKMBT])(?![A-Za-z/^²³])")
+_ATTACHED_MAGNITUDE = re.compile(r"(MM|bn|mn|tn|[kKMBT])(?![A-Za-zΩμ/^²³])")
 _CHINESE_MAGNITUDE = re.compile(r" ?(万亿|百万|千万|[十百千万亿])")
 _PERCENT = re.compile(r" ?(?:%|percent(?:age)?|per cent|pct\.?)", re.IGNORECASE)
 _NO_UNIT = (
@@ -67,6 +76,7 @@ _NO_UNIT = (
 )
 _NO_UNITS = frozenset(_NO_UNIT.split("|"))
 _EXPONENT = r"(?:\^ ?\{? ?-?\d ?\}?|[23])?"
+_TWICE = re.compile(r" ?\((\d{1,15}(?:\.\d{1,15})?)\)\.?")  # three (3)
 _UNIT = re.compile(
     r"[ -]?(?:\^? ?\{? ?(?:\\circ|°|º|\\degrees?) ?\}? ?[CFK]?"
     r"|[A-Za-zµμΩÅ$€£¥₹]{1,24}\.?(?:[ /·-](?:per |\\cdot )?[A-Za-zµμΩÅ]{1,24}\.?|/|\\cdot ){0,4}"
@@ -125,7 +135,7 @@ def read_number(text: str) -> Number | None:
 
 
 def _read(text: str) -> Number | None:
-    for _ in range(3):
+    for _ in range(4):
         lead = _LEAD.match(text)
         if lead is None or lead.end() == len(text):
             break
@@ -133,7 +143,10 @@ def _read(text: str) -> Number | None:
     if len(text) > 2 and text[0] == text[-1] == "$":  # mathematics, perhaps of an amount in dollars
         text = text[1:-1]
     text = text.strip()
-    text = re.sub(r"^(?:minus|negative) (?=\d)", "-", text, flags=re.IGNORECASE)
+    minus = _MINUS.match(text)
+    if minus is not None:
+        found = _read(text[minus.end() :])
+        return None if found is None else replace(found, value=-found.value)
     words = english_number(text) or chinese_number(text)
     if words is not None and not text.startswith(_PERCENT_BEFORE):
         return _finish(Fraction(words[0]), words[1])
@@ -182,6 +195,9 @@ def _finish(value: Fraction, rest: str) -> Number | None:
     sign = _PERCENT.match(rest)
     if sign is not None:
         rest = rest[sign.end() :]
+    twice = _TWICE.fullmatch(rest)
+    if twice is not None and Fraction(twice[1]) == value:
+        rest = ""
     found = _UNIT.fullmatch(rest)
     if found is None or any(word in _NO_UNITS for word in re.findall(r"[a-z]+", rest.lower())):
         return None

@@ -25,6 +25,10 @@ _MARKS = {
     **{ord("【"): "[", ord("】"): "]", ord("〔"): "[", ord("〕"): "]", ord("⟨"): "(", ord("⟩"): ")"},
 }
 _ESCAPED = re.compile(r"\\([%$&#_])")
+_CIRCLED = {0x2460 + place: f"({place + 1})" for place in range(20)}  # ① is option (1), no number
+_INLINE = re.compile(r"(?<![\\$])\$(?![\s$])([^$\n]{1,200}?)(?<![\s\\])\$(?![\d$])|\\\((.{1,200}?)\\\)")
+"""Mathematics inside a text; a dollar before a digit that no such span closes is money."""
+_BULLET = re.compile(r"\A[-*•>]\s+(?=[^\W\d])")
 _PAIRS = (
     *(("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("***", "***"), ("**", "**"), ("__", "__"), ("*", "*")),
     *(("`", "`"), ('"', '"'), ("'", "'"), ("<b>", "</b>"), ("<i>", "</i>"), ("<strong>", "</strong>")),
@@ -37,7 +41,7 @@ LONGEST = 4096
 def unified(text: str) -> str:
     """`text` in Unicode form NFKC, with one form of each quote, dash, full stop, bracket and space."""
     text = _SUPERSCRIPT.sub(lambda found: "^{" + found[0].translate(_SUPERSCRIPTS) + "}", _VULGAR.sub(" ", text))
-    text = text.translate(_QUOTES).translate(_DASHES).translate(_MARKS)
+    text = text.translate(_CIRCLED).translate(_QUOTES).translate(_DASHES).translate(_MARKS)
     text = unicodedata.normalize("NFKC", text).translate(_QUOTES).translate(_DASHES).translate(_MARKS)
     return _INVISIBLE.sub("", _SPACES.sub(lambda found: "" if found[0] == "\\!" else " ", text))
 
@@ -55,7 +59,7 @@ def plain(text: str) -> str:
     for _ in range(_MOST_ROUNDS):
         before = text
         text = _BARE_COMMANDS.sub("", _WRAPPERS.sub(r"\1", text))
-        text = _unpaired(text.strip())
+        text = _INLINE.sub(lambda found: found[1] or found[2], _unpaired(text.strip()))
         if text == before:
             break
     return " ".join(_ESCAPED.sub(r"\1", text).split())
@@ -72,5 +76,27 @@ def _unpaired(text: str) -> str:
 
 
 def comparable(text: str) -> str:
-    """`plain` text, case folded, without a full stop at its end: for verifiers that compare words."""
-    return plain(text).rstrip(".!").strip().casefold() or plain(text).casefold()
+    """`plain` text, case folded, without a list's mark or a full stop: for verifiers that compare words."""
+    said = _BULLET.sub("", plain(text))
+    return said.rstrip(".!").strip().casefold() or said.casefold()
+
+
+_OPPOSITES = {
+    "yes": "no",
+    "no": "yes",
+    "true": "false",
+    "false": "true",
+    "是": "否",
+    "否": "是",
+    "对": "错",
+    "错": "对",
+}
+
+
+def same_words(answer: str, truth: str) -> bool:
+    """Whether two texts are `comparable`; where the truth is yes or no, an answer may go on after it and a comma."""
+    said, wanted = comparable(answer), comparable(truth)
+    if said == wanted or wanted not in _OPPOSITES:
+        return said == wanted
+    first, *rest = re.findall(r"\w+|[^\w\s]", said)
+    return first == wanted and rest[:1] != [] and rest[0] in ",.;:!" and _OPPOSITES[wanted] not in rest

@@ -14,16 +14,28 @@ WRAPPERS = (
 """Texts around an answer, which stands at §. 17771 is never right."""
 BOXED = (*WRAPPERS, "so it is \\boxed{§}", "\\boxed{17771}\nNo. Recheck: \\boxed {§}", "\\fbox{§}")
 """The same for an answer that may stand in a box alone."""
+SPOKEN = (
+    "I look.\n\n**Answer:** §", "**Final Answer**: §", "### Final Answer\n\n§", "The answer is:\n\n**§**", "#### §",
+    "§", "<think>\nmaybe 17771\n</think>\n\n§", "<think>\nthe answer is 17771\n</think>\n**§**", "<answer>§<answer>",
+    "<answer>§</answer>\n</answer>", "<answer>17771</answer> no: <answer>§", "因此，正确答案是：§",
+    "<answer>\nAnswer: §\n</answer>",
+)  # fmt: skip
+"""The same for an answer of one line."""
 DRESS = (
     "§", "**§**", "$ § $", "\\(§\\)", "\\text{§}", "\\mathrm{§}", "\\textbf{§}", "`§`", "\\boxed{§}",
     "\\boxed{\\text{§}}", "$\\boxed{§}$", "```\n§\n```", "§.", "  §  ", "\\boxed{ § }", "\u201c§\u201d", '"§"',
 )  # fmt: skip
 
 
-def frames() -> st.SearchStrategy[str]:
-    """A whole completion with § in place of a short answer."""
+def enclosed() -> st.SearchStrategy[str]:
+    """A whole completion with § in place of a short answer, in a block or a box."""
     dressed = st.tuples(st.sampled_from(WRAPPERS), st.sampled_from(DRESS)).map(lambda two: two[0].replace("§", two[1]))
     return dressed | st.sampled_from(BOXED)
+
+
+def frames() -> st.SearchStrategy[str]:
+    """The same, or without either, of an answer of one line."""
+    return enclosed() | st.sampled_from(SPOKEN)
 
 
 def fullwidth(text: str) -> str:

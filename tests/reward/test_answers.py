@@ -61,6 +61,11 @@ def _accuracy(verifier: str, completion: str, truth: str, **params: Any) -> floa
         ("\\boxed {9}", "\\boxed{9}", 1.0),
         ("So \\boxed{4}.\nNo, recheck: \\boxed{9}", "\\boxed{9}", 1.0),
         ("\\boxed{4} and \\boxed{9}", "\\boxed{4, 9}", 1.0),
+        ("\\boxed{2^{3^4}}", "2^{81}", 1.0),
+        ("\\boxed{10!}", "3628800", 1.0),
+        ("\\boxed{9^{9^{9^9}}}", "7", 0.0),  # nobody computes it: a clear wrong at once, no deadline
+        ("\\boxed{1000000000!}", "7", 0.0),
+        ("\\boxed{(9^{9})^{9^{9}}}", "7", 0.0),
     ],
 )
 def test_mathematics(answer: str, truth: str, accuracy: float) -> None:

@@ -13,7 +13,7 @@ from services.reward.judge import judge
 from services.reward.verdict import Sample
 from shared.answers import counting
 from shared.messages import RewardSpec
-from tests.reward.forms import box_forms, boxes, frames, letter_forms, number_forms, word_forms
+from tests.reward.forms import box_forms, boxes, enclosed, frames, letter_forms, number_forms, word_forms
 
 _TOLERANT = {"dialect": "tolerant"}
 _WORDS = st.sampled_from(
@@ -89,7 +89,7 @@ def test_a_text_is_right_in_any_form_and_another_one_wrong(
     verifier: str, data: st.DataObject, truth: str, other: str
 ) -> None:
     assume(truth != other)
-    frame = data.draw(frames())
+    frame = data.draw(enclosed())
     right, wrong = (frame.replace("§", data.draw(word_forms(text))) for text in (truth, other))
     assert _accuracy(verifier, right, data.draw(st.sampled_from(["{}", "\\boxed{{{}}}"])).format(truth)) == 1.0, right
     assert _accuracy(verifier, wrong, truth) < 1.0, wrong

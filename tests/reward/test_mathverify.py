@@ -13,6 +13,7 @@ from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Expr, srepr
 
 from services.reward.math import algebra, quicker
+from services.reward.math.remembering import forget
 from services.reward.verdict import Context
 from services.reward.verifiers import mathverify
 from shared.messages import RewardSpec
@@ -229,9 +230,11 @@ def _reading(parse_latex: Callable[[_Latex2Sympy, str], object], text: str) -> s
 def test_what_a_worker_forgets_it_learns_again_and_reads_as_before() -> None:
     texts = ("2x+\\frac{1}{3}", "x=3", "(1,2)", "{")
     before = [_reading(quicker.parse_latex, text) for text in texts]
-    assert _learned() > 0
-    quicker.forget()
-    assert _learned() == 0
+    remembered = [algebra.read_truth(f"\\boxed{{{text}}}") for text in texts]
+    assert _learned() > 0 and algebra.read_truth.cache_info().currsize >= len(texts)  # type: ignore[attr-defined]
+    forget()
+    assert _learned() == 0 and algebra.read_truth.cache_info().currsize == 0  # type: ignore[attr-defined]
+    assert [algebra.read_truth(f"\\boxed{{{text}}}") for text in texts] == remembered
     assert [_reading(quicker.parse_latex, text) for text in texts] == before
 
 

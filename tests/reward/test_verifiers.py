@@ -79,10 +79,19 @@ def test_a_numeric_answer_may_be_off_by_its_tolerance() -> None:
     assert "tolerance is 'x'" in _judge("numeric", "1", "1", tolerance="x").error
 
 
-def test_an_answer_without_tags_or_box_is_wrong() -> None:
+@pytest.mark.parametrize("said", ["{}", "<think>\nI look.\n</think>\n\n{}"])
+def test_a_completion_that_is_nothing_but_the_answer_is_right_and_has_no_format(said: str) -> None:
     for verifier, truth in (("exact", "b"), ("anls", "b"), ("numeric", "1"), ("choice", "b"), ("count", "1")):
         spec = RewardSpec(verifier=verifier, answer="", ground_truth=truth)
-        assert judge(Sample(completion=truth, spec=spec)).accuracy == 0.0
+        reward = judge(Sample(completion=said.format(truth), spec=spec))
+        assert (reward.accuracy, reward.format) == (1.0, 0.5 if "think" in said else 0.0)
+
+
+@pytest.mark.parametrize("said", ["I look.\n{}", "<think>\n{}", "{}, I would say" + ", after a long look" * 5])
+def test_an_answer_that_nothing_marks_is_wrong(said: str) -> None:
+    for verifier, truth in (("exact", "b"), ("anls", "b"), ("numeric", "1"), ("choice", "b"), ("count", "1")):
+        spec = RewardSpec(verifier=verifier, answer="", ground_truth=truth)
+        assert judge(Sample(completion=said.format(truth), spec=spec)).accuracy == 0.0
 
 
 def test_a_composite_is_the_weighted_mean_of_its_members() -> None:
@@ -204,7 +213,7 @@ def test_the_last_box_of_the_last_answer_counts() -> None:
     assert final_answer("\\boxed{1} <answer> \\boxed{2} \\boxed{3{x}} </answer>") == "3{x}"
     assert final_answer("<answer>a</answer><answer> b </answer>") == "b"
     assert final_answer("\\boxed{1} \\boxed{2") == "1"
-    assert final_answer("nothing") is None
+    assert final_answer("nothing\nat all") is None
     assert reference(" bare ") == "bare" and reference("<answer>\n7\n</answer>") == "7"
 
 

@@ -1,45 +1,60 @@
 """Polygons, rotated boxes and points out of answers, as shapely's shapes."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from shapely import Polygon, affinity, make_valid
 from shapely.errors import GEOSException
 from shapely.geometry import Point, box
 from shapely.geometry.base import BaseGeometry
 
-from services.reward.verdict import VerifierError
-from shared.answers.blocks import answer_body
+from shared.answers.blocks import answer_body, answer_or_rest
 from shared.answers.boxes import LONGEST
 from shared.answers.literal import Value, find_literals
 from shared.answers.plain import unfenced
 
 _MOST_CORNERS = 1000
+_LONGEST_PROSE = 512
+_NUMBER = re.compile(r"(?<![\w.-])-?\d{1,6}(?:\.\d{1,9})?(?![\w.]\d)")
+Shape = TypeVar("Shape")
 _LARGEST = 1e9
 
 
-def read_literal(text: str) -> Value:
-    """The last list or object in the last answer block of `text`; None when there is none."""
-    body = answer_body(text)
+def read_shape(text: str, reader: Callable[[Value], Shape | None]) -> Shape | None:
+    """What `reader` makes of the last list or object in the answer of `text` that it can read, else of all of them."""
+    body = answer_or_rest(text)
     if body is None or len(body) > LONGEST:
         return None
-    found = find_literals(unfenced(body))
-    return found[-1] if found else None
+    found = find_literals(unfenced(body))[-_MOST_CORNERS:]
+    shapes = (reader(value) for value in (*reversed(found), found))
+    return next((shape for shape in shapes if shape is not None), None)
 
 
-def truth_literal(ground_truth: str) -> Value:
-    """The same for a ground truth, tagged or bare; raises VerifierError when it holds none."""
-    found = read_literal(ground_truth if answer_body(ground_truth) is not None else f"<answer>{ground_truth}</answer>")
-    if found is None:
-        raise VerifierError(f"ground truth {ground_truth[:200]!r} holds no list and no object")
-    return found
+def read_point(text: str) -> Point | None:
+    """The `point` in the answer of `text`; else its two numbers, where it has no more: `click(x=150, y=250)`."""
+    found = read_shape(text, point)
+    body = answer_or_rest(text)
+    if found is not None or body is None or len(body) > _LONGEST_PROSE:
+        return found
+    numbers = _NUMBER.findall(body)
+    return Point(*map(float, numbers)) if len(numbers) == 2 else None
+
+
+def truth_shape(ground_truth: str, reader: Callable[[Value], Shape | None]) -> Shape | None:
+    """The same for a ground truth, tagged or bare."""
+    tagged = ground_truth if answer_body(ground_truth) is not None else f"<answer>{ground_truth}</answer>"
+    return read_shape(tagged, reader)
 
 
 def inside(value: Value, *names: str) -> Value:
-    """What an object holds under one of `names`, or the only item of a list; else `value` itself."""
+    """What an object, or the only one in it or in a list, holds under one of `names`; else `value` itself."""
     if isinstance(value, dict):
         folded = {name.lower(): item for name, item in value.items()}
+        nested = [item for item in value.values() if isinstance(item, dict)]
+        if len(nested) == 1 and not folded.keys() & set(names):  # {"name": "click", "arguments": {…}}
+            return inside(nested[0], *names)
         return next((folded[name] for name in names if name in folded), value)
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
         return inside(value[0], *names)

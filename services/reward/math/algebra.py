@@ -8,7 +8,6 @@ difference of two products of letters.
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from itertools import islice, product
 from typing import Any, TypeAlias
 
@@ -22,6 +21,7 @@ from math_verify.parser import ExprExtractionConfig, LatexExtractionConfig
 from sympy import Basic, E, Expr, Float, Integer, MatrixBase, Mul, Pow, Rational, S, Symbol, preorder_traversal
 
 from services.reward.math import quicker
+from services.reward.math.remembering import remember
 
 __all__ = ["answer_part", "equal", "quicker", "read_answer", "read_part", "read_truth"]
 
@@ -62,7 +62,7 @@ _PLAIN = re.compile(
 # ---------------------------------------------------------------- reading
 
 
-@lru_cache(maxsize=2048)
+@remember(2048)
 def read_truth(text: str) -> tuple[Reading, ...]:
     """The library's readings of a lower-cased ground truth."""
     plain = () if text.startswith("\\boxed{0.5") else _read_plain(text)
@@ -84,7 +84,7 @@ def answer_part(completion: str) -> str | None:
     return None if "\\frac" in completion and (not part or "final answer is" in completion) else part
 
 
-@lru_cache(maxsize=2048)
+@remember(2048)
 def read_part(part: str) -> tuple[Reading, ...]:
     """The library's readings of an `answer_part`."""
     return (_read_plain(part) or read_answer(part)) if part else ()
@@ -184,7 +184,7 @@ def _differ(a: Expr, b: Expr) -> bool:
     return _far_apart(a, b)
 
 
-@lru_cache(maxsize=2048)
+@remember(2048)
 def _product(expression: Expr) -> tuple[Rational, Mapping[Expr, int]] | None:
     """A product of rational numbers other than 0, e and symbols: the number, and the powers; None for all else."""
     number: Rational = S.One
@@ -221,7 +221,7 @@ def _far_apart(a: Expr, b: Expr) -> bool:
     return one is not None and other is not None and _are_far(one, other)
 
 
-@lru_cache(maxsize=2048)
+@remember(2048)
 def _value(expression: Expr, symbols: tuple[Symbol, ...]) -> float | None:
     """An expression at the place, None where that is no real number; a truth is compared with many answers."""
     value = expression.evalf(subs=dict(zip(symbols, _POINTS, strict=False)) or None)

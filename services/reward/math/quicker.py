@@ -6,18 +6,16 @@ Only worker processes load this module. They are tested against the libraries as
 import builtins
 import re
 import types
-from functools import lru_cache
 from typing import Any
 
 import sympy
 from antlr4 import PredictionMode
-from antlr4.dfa.DFA import DFA
 from antlr4.IntervalSet import IntervalSet
-from latex2sympy2_extended.antlr_parser import PSLexer, PSParser
 from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
 from math_verify import parser as math_parser
-from sympy.core.cache import clear_cache
 from sympy.parsing import sympy_parser
+
+from services.reward.math.remembering import remember
 
 _KEPT = 2048
 """Formulas that are known by their text; the library keeps 20."""
@@ -85,21 +83,9 @@ def contains(intervals: IntervalSet, item: int) -> bool:
     return False
 
 
-def forget() -> None:
-    """Give back what sympy has cached and the parser has learned of its grammar, which grow with each new formula.
-
-    It changes no result. The parser's tables are made as its generated class makes them.
-    """
-    clear_cache()
-    math_parser.parse_latex_cached.cache_clear()
-    for kind in (PSLexer, PSParser):
-        kind.decisionsToDFA[:] = [DFA(state, number) for number, state in enumerate(kind.atn.decisionToState)]
-    PSParser.sharedContextCache.cache.clear()
-
-
 sympy_parser.parse_expr = parse_expr
 math_parser.parse_expr = parse_expr
-math_parser.parse_latex_cached = lru_cache(_KEPT)(math_parser.parse_latex_cached.__wrapped__)
+math_parser.parse_latex_cached = remember(_KEPT)(math_parser.parse_latex_cached.__wrapped__)
 IntervalSet.__contains__ = contains
 _Latex2Sympy.create_parser = create_parser
 _Latex2Sympy.parse = parse_latex

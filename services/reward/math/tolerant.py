@@ -6,7 +6,6 @@ a single letter counts (A is not a), and two small numbers are compared relative
 
 import re
 from fractions import Fraction
-from functools import lru_cache
 
 from sympy import Expr, Float, Integer, Rational
 from sympy.core.relational import Relational
@@ -14,13 +13,14 @@ from sympy.logic.boolalg import BooleanFunction
 from sympy.sets import Set
 
 from services.reward.math.algebra import Reading, equal, read_truth
+from services.reward.math.formulas import prepared, wrapped_unit
+from services.reward.math.remembering import remember
 from shared.answers.letters import read_letter
 from shared.answers.numbers import Number, read_number
-from shared.answers.plain import comparable, plain, unified
+from shared.answers.plain import plain, same_words
 
 _ROUNDED = Fraction(2, 10**6)
 """Relative: six digits of a number that has no finite decimal form (1/3, π) are enough."""
-_LONGEST = 1024  # characters of an answer that is an expression
 _WORDS = re.compile(r"(?=.{0,60}[^\W\d_]{2})[^\W\d_]+(?:[ ,.'&/-]{1,2}[^\W\d_]+){0,40}[.!]?")
 _ALGEBRA = re.compile(r"[a-z]{2}|pi|inf|infty|infinity|true|false|i|e")
 _STAMP = re.compile(
@@ -28,6 +28,10 @@ _STAMP = re.compile(
 )
 _ASSIGNED = re.compile(r"([A-Za-z]\w{0,8}|\\[a-z]{2,8}) ?=(?!=)")
 _SMALL = Fraction(1, 10**12)
+_CIRCLED = re.compile("[①-⑳]")
+_PART = r"[\s,;&]*(?:and |和|与)?\s*"
+_OPTIONS = re.compile(rf"(?:(?:\(?[A-H]\)?|\(\d{{1,2}}\)){_PART}){{2,12}}\.?")
+_TRUE_OPTION = re.compile(r"\(?([A-H])(?:[.):]|\) ) ?[^\s(].*")
 
 
 def agree(truth: str, answer: str) -> bool:
@@ -43,8 +47,14 @@ def _agree(truth: str, answer: str) -> bool:
         return True
     if len(wanted) == 1 and wanted.isalpha():
         return len(said) > 1 and read_letter(said) == wanted.lower()
+    if (option := _TRUE_OPTION.fullmatch(wanted)) is not None and read_letter(said) == option[1].lower():
+        return True
+    circled = _CIRCLED.search(truth) is not None
+    options = _options(wanted, circled=circled)
+    if options is not None and (chosen := _options(said, circled=circled)) is not None:
+        return chosen == options
     if _is_text(wanted) or _is_text(said):
-        return comparable(said) == comparable(wanted) and len(wanted) > 1
+        return same_words(said, wanted) and len(wanted) > 1
     if _STAMP.fullmatch(wanted) or _STAMP.fullmatch(said):
         return _stamp(said) == _stamp(wanted)
     if _variables_differ(wanted, said):
@@ -56,7 +66,16 @@ def _agree(truth: str, answer: str) -> bool:
 
 
 _SHORT = 256  # characters of an answer that is worth remembering
-_known = lru_cache(maxsize=8192)(_agree)
+_known = remember(8192)(_agree)
+
+
+def _options(text: str, *, circled: bool) -> frozenset[str] | None:
+    """The options in a list of several: `BD`, `B, D`, `B and D`; with `circled` ①③ too, which is (1)(3) by now."""
+    if not _OPTIONS.fullmatch(text):
+        return None
+    found = re.findall(r"[A-H]|\d+", text)
+    is_word = text.isalpha() and found != sorted(set(found))
+    return None if is_word or (not circled and any(map(str.isdigit, found))) else frozenset(found)
 
 
 def _is_text(text: str) -> bool:
@@ -78,6 +97,9 @@ def _bound(truth: Number, answer: Number) -> Fraction:
 
 
 def _algebra_agrees(truth: str, answer: str) -> bool:
+    units = {wrapped_unit(truth), wrapped_unit(answer)} - {""}
+    if len(units) > 1:
+        return False
     one, other = _readings(truth), _readings(answer)
     for left in one:
         for right in other:
@@ -87,10 +109,11 @@ def _algebra_agrees(truth: str, answer: str) -> bool:
     return bool(one) and equal(one, other)
 
 
-@lru_cache(maxsize=2048)
+@remember(2048)
 def _readings(text: str) -> tuple[Reading, ...]:
-    """math-verify's readings of a whole answer; none for one that is too long."""
-    return read_truth(f"\\boxed{{{unified(text)}}}") if len(text) <= _LONGEST else ()
+    """math-verify's readings of a whole answer; none for one that it must not read."""
+    formula = prepared(text)
+    return read_truth(f"\\boxed{{{formula}}}") if formula else ()
 
 
 def _decide(truth: Reading, answer: Reading) -> bool | None:

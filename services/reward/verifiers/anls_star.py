@@ -15,7 +15,6 @@ from rapidfuzz.distance import Levenshtein
 from services.reward.structures import MOST_LEAVES, count_leaves, leaves_as_text, read_structure
 from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
-from shared.answers.blocks import answer_body
 from shared.messages import RewardSpec
 
 library.ANLSLeaf._levenshtein_distance = staticmethod(Levenshtein.distance)
@@ -26,7 +25,7 @@ def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
     truth = read_structure(spec.ground_truth)
     if truth in ("", [], {}) or count_leaves(truth) > MOST_LEAVES:
         raise VerifierError(f"ground truth {spec.ground_truth[:200]!r}: expected 1 to {MOST_LEAVES} values")
-    answer = read_structure(completion) if answer_body(completion) is not None else None
-    if answer is None or count_leaves(answer) > 2 * MOST_LEAVES:
+    answer = read_structure(completion)
+    if count_leaves(answer) > 2 * MOST_LEAVES:
         return Verdict(0.0, tag_format(completion))
     return Verdict(float(anls_score(leaves_as_text(truth), leaves_as_text(answer))), tag_format(completion))

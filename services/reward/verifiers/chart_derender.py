@@ -31,7 +31,7 @@ def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
     truth = _entries(read_table(spec.ground_truth))
     if not truth:
         raise VerifierError(f"ground truth {spec.ground_truth[:200]!r} is no table with headers and values")
-    table = read_table(completion) if "<answer>" in completion else None
+    table = read_table(completion)
     best = max((_compare(_entries(one), truth) for one in (table, _transposed(table))), key=_f1)
     return Verdict(_f1(best), tag_format(completion), {"precision": best[0], "recall": best[1]})
 

@@ -5,6 +5,8 @@ after it, `3 objects`, is allowed; `none` is 0), else 0. Format: four tags, a qu
 ground truth that is no whole number of at least 0. `parts`: `error`, the absolute difference, where the answer is one.
 """
 
+import re
+
 from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.blocks import final_answer, reference
@@ -12,7 +14,7 @@ from shared.answers.numbers import read_number
 from shared.answers.plain import comparable
 from shared.messages import RewardSpec
 
-_NONE = frozenset(("none", "no", "nothing", "没有", "无"))
+_NONE = re.compile(r"none|nothing|(?:(?:so |in total,? )?there (?:are|is) )?no(?: [a-z ]{1,60})?|.{0,8}没有.{0,12}|无")
 _LARGEST = 10**12
 
 
@@ -31,7 +33,7 @@ def read_count(text: str) -> int | None:
     """The whole number that `text` says, at least 0; None when it says none."""
     found = read_number(text)
     if found is None:
-        return 0 if comparable(text) in _NONE else None
+        return 0 if _NONE.fullmatch(comparable(text)) else None
     if found.percent or found.value.denominator != 1 or not 0 <= found.value <= _LARGEST:
         return None
     return int(found.value)

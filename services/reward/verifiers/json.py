@@ -16,7 +16,6 @@ from jsonschema_rs import ValidationError, validator_for
 from services.reward.structures import MOST_LEAVES, count_leaves, leaves, read_structure
 from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
-from shared.answers.blocks import answer_body
 from shared.answers.literal import Value
 from shared.answers.numbers import read_number
 from shared.answers.plain import comparable
@@ -33,7 +32,7 @@ def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
     schema = spec.params.get("schema")
     if not _is_valid(truth, schema):
         raise VerifierError(f"ground truth {spec.ground_truth[:200]!r} violates the schema")
-    answer = read_structure(completion) if answer_body(completion) is not None else None
+    answer = read_structure(completion)
     if not isinstance(answer, (dict, list)) or count_leaves(answer) > 2 * MOST_LEAVES:
         return Verdict(0.0, tag_format(completion), {"precision": 0.0, "recall": 0.0, "valid": 0.0})
     given, wanted = dict(leaves(answer)), dict(leaves(truth))

@@ -10,7 +10,7 @@ VerifierError for a ground truth that is none, and for sigmas of another length.
 import math
 from collections.abc import Mapping
 
-from services.reward.boxes.shapes import flat_numbers, inside, read_literal, truth_literal
+from services.reward.boxes.shapes import flat_numbers, inside, read_shape, truth_shape
 from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.literal import Value
@@ -43,8 +43,8 @@ def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
     """The verdict on the last list of points of `completion`."""
     points, area = _truth(spec.ground_truth)
     sigmas = _sigmas(spec.params, len(points))
-    answer = _points(read_literal(completion))
-    if answer is None or len(answer) != len(points):
+    answer = read_shape(completion, lambda value: _points(value, len(points)))
+    if answer is None:
         return Verdict(0.0, tag_format(completion))
     found = [
         math.exp(-((x - tx) ** 2 + (y - ty) ** 2) / (2 * area * (2 * sigma) ** 2))
@@ -55,22 +55,26 @@ def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
 
 
 def _truth(ground_truth: str) -> tuple[list[tuple[float, float, float]], float]:
-    value = truth_literal(ground_truth)
-    value = value[0] if isinstance(value, list) and len(value) == 1 else value
-    points = _points(value)
-    area = value.get("area") if isinstance(value, dict) else None
-    if not points or not isinstance(area, (int, float)) or not 0 < area < math.inf:
+    found = truth_shape(ground_truth, _points_and_area)
+    if found is None:
         raise VerifierError(
             f"ground truth {ground_truth[:200]!r} holds no points and area; "
             "expected {'keypoints': [[x, y, v], …], 'area': a}"
         )
-    if not any(visible > 0 for _, _, visible in points):
+    if not any(visible > 0 for _, _, visible in found[0]):
         raise VerifierError(f"ground truth {ground_truth[:200]!r} has no labelled point; expected v above 0 in one")
-    return points, float(area)
+    return found
 
 
-def _points(value: Value) -> list[tuple[float, float, float]] | None:
-    """(x, y, v) of each point; v is 2 where there is none."""
+def _points_and_area(value: Value) -> tuple[list[tuple[float, float, float]], float] | None:
+    value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    points = _points(value)
+    area = value.get("area") if isinstance(value, dict) else None
+    return (points, float(area)) if points and isinstance(area, (int, float)) and 0 < area < math.inf else None
+
+
+def _points(value: Value, count: int | None = None) -> list[tuple[float, float, float]] | None:
+    """(x, y, v) of each point, v being 2 where there is none; None where it is no list of `count` points."""
     value = inside(value, "keypoints", "points")
     if not isinstance(value, list) or not 0 < len(value) <= _MOST:
         return None
@@ -82,7 +86,7 @@ def _points(value: Value) -> list[tuple[float, float, float]] | None:
         if numbers is None or len(numbers) not in (2, 3):
             return None
         found.append((numbers[0], numbers[1], numbers[2] if len(numbers) == 3 else 2.0))
-    return found
+    return found if count in (None, len(found)) else None
 
 
 def _sigmas(params: Mapping[str, object], count: int) -> tuple[float, ...]:

@@ -12,11 +12,10 @@ Accuracy is 0 or 1. Format: four tags, a quarter each. No parts. The library's o
 a time-out into "wrong", and their signal is taken): the caller's deadline ends a sample, as an error.
 """
 
-from functools import lru_cache
-
 from services.reward.dialect import is_tolerant
 from services.reward.math import tolerant
 from services.reward.math.algebra import answer_part, equal, read_answer, read_part, read_truth
+from services.reward.math.remembering import remember
 from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict
 from shared.answers.blocks import final_answer, reference
@@ -43,7 +42,7 @@ def _accurate(completion: str, ground_truth: str) -> bool:
     return _accurate_part(ground_truth, part)
 
 
-@lru_cache(maxsize=8192)
+@remember(8192)
 def _accurate_part(ground_truth: str, part: str) -> bool:
     truth = read_truth(ground_truth)
     return bool(truth) and equal(truth, read_part(part))

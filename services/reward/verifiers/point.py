@@ -6,7 +6,7 @@ polygon, which stands for its centre. Format: four tags, a quarter each. `parts`
 Raises VerifierError for a ground truth that is neither.
 """
 
-from services.reward.boxes.shapes import point, read_literal, region, truth_literal
+from services.reward.boxes.shapes import read_point, region, truth_shape
 from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.messages import RewardSpec
@@ -14,10 +14,10 @@ from shared.messages import RewardSpec
 
 def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
     """The verdict on the last point of `completion`."""
-    truth = region(truth_literal(spec.ground_truth))
+    truth = truth_shape(spec.ground_truth, region)
     if truth is None:
         raise VerifierError(f"ground truth {spec.ground_truth[:200]!r} is no box and no polygon")
-    answer = point(read_literal(completion))
+    answer = read_point(completion)
     if answer is None:
         return Verdict(0.0, tag_format(completion))
     return Verdict(float(truth.covers(answer)), tag_format(completion), {"distance": float(truth.distance(answer))})

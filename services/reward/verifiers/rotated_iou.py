@@ -5,7 +5,7 @@ A box is `[cx, cy, width, height, angle]`, the angle in degrees, by shapely; tur
 VerifierError for a ground truth that is no such box.
 """
 
-from services.reward.boxes.shapes import overlap, read_literal, rotated_box, thresholded, truth_literal
+from services.reward.boxes.shapes import overlap, read_shape, rotated_box, thresholded, truth_shape
 from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.messages import RewardSpec
@@ -13,11 +13,11 @@ from shared.messages import RewardSpec
 
 def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
     """The verdict on the last rotated box of `completion`."""
-    truth = rotated_box(truth_literal(spec.ground_truth))
+    truth = truth_shape(spec.ground_truth, rotated_box)
     if truth is None:
         raise VerifierError(
             f"ground truth {spec.ground_truth[:200]!r} is no rotated box; expected [cx, cy, width, height, angle]"
         )
-    answer = rotated_box(read_literal(completion))
+    answer = read_shape(completion, rotated_box)
     value = 0.0 if answer is None else overlap(answer, truth)
     return Verdict(thresholded(value, spec.params), tag_format(completion), {"iou": value})

@@ -21,7 +21,7 @@ def score(completion: str, spec: RewardSpec, context: Context) -> Verdict:
     truth = read_table(spec.ground_truth)
     if truth is None:
         raise VerifierError(f"ground truth {spec.ground_truth[:200]!r} holds no table")
-    answer = read_table(completion) if "<answer>" in completion else None
+    answer = read_table(completion)
     if answer is None:
         return Verdict(0.0, tag_format(completion))
     return Verdict(similarity(answer, truth, structure=bool(spec.params.get("structure"))), tag_format(completion))

@@ -5,10 +5,13 @@ import gc
 
 import psutil
 
-from services.reward.math import quicker
+from services.reward.math.remembering import forget
 
-MOST_LEARNED_BYTES = 48 * 1024 * 1024
-"""What a worker may grow by before it forgets; learning it again takes it a tenth of a second."""
+MOST_LEARNED_BYTES = 4 * 1024 * 1024
+"""What a worker may grow by before it forgets; learning it again takes it a tenth of a second.
+
+Not more: what is remembered for long lies scattered over the heap, and little of it goes back when it is let go.
+"""
 
 
 class Learned:
@@ -22,7 +25,7 @@ class Learned:
         """The bytes that the process holds, after it has forgotten what it had learned where that was too much."""
         size = self._size()
         if size > self._limit:
-            quicker.forget()
+            forget()
             gc.collect()
             _give_back()
             size = self._size()

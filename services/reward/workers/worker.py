@@ -94,15 +94,18 @@ def _serve(channel: socket.socket, board: mmap.mmap, memory: int) -> None:
     PROGRESS.pack_into(board, 0, -1, 0.0)
     _send(channel, encoder.encode(Reply([])))
     while (frame := _receive(frames)) is not None:
-        samples = decoder.decode(frame)
+        rewards = _judged(decoder.decode(frame), board)
         del frame
-        sandbox.allow_cpu(sum(sample.deadline_s for sample in samples))
-        rewards = list(_work(samples, board))
         retire = learned.kept_small() > memory // 2
         PROGRESS.pack_into(board, 0, -1, 0.0)
         _send(channel, encoder.encode(Reply(rewards, retire)))
         if retire:
             return
+
+
+def _judged(samples: Sequence[Sample], board: mmap.mmap) -> list[Reward]:
+    sandbox.allow_cpu(sum(sample.deadline_s for sample in samples))
+    return list(_work(samples, board))
 
 
 def _work(samples: Sequence[Sample], board: mmap.mmap) -> Iterator[Reward]:
