@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -380,7 +380,7 @@ class AwayLedger(MemoryLedger):
     async def write_window(self, job: str, window: Window) -> None:
         raise Unavailable("Redis does not answer")
 
-    async def trained(self, job: str, source: str, staleness: Sequence[int]) -> None:
+    async def trained(self, job: str, staleness: Mapping[str, Sequence[int]]) -> None:
         raise Unavailable("Redis does not answer")
 
 
