@@ -22,7 +22,7 @@ class Complete(NamedTuple):
 class _Evaluation:
     incarnation: int = 0
     total: int | None = None
-    arrived: dict[int, bool] = field(default_factory=dict)  # ordinal -> is void
+    arrived: dict[int, bool] = field(default_factory=dict)  # ordinal -> is void; empty once it is done
     done: bool = False
 
 
@@ -47,14 +47,16 @@ class Evaluations:
         self._by_version[version].total = total
 
     def arrive(self, version: int, ordinal: int, *, void: bool) -> None:
-        """A record of the journal; the first one of an ordinal counts."""
+        """A record of the journal; the first one of an ordinal counts, and none of an evaluation that is done."""
         self.announce(version)
-        self._by_version[version].arrived.setdefault(ordinal, void)
+        if not self._by_version[version].done:
+            self._by_version[version].arrived.setdefault(ordinal, void)
 
     def finish(self, version: int) -> None:
-        """The evaluation is announced as done."""
+        """The evaluation is announced as done; what of it had arrived is forgotten."""
         self.announce(version)
         self._by_version[version].done = True
+        self._by_version[version].arrived.clear()
 
     def complete(self) -> list[Complete]:
         """Those that are not done yet, though all their groups have arrived."""
@@ -63,6 +65,11 @@ class Evaluations:
             for version, one in sorted(self._by_version.items())
             if not one.done and one.total is not None and len(one.arrived) >= one.total
         ]
+
+    @property
+    def held(self) -> int:
+        """Groups of evaluations that are not done."""
+        return sum(len(one.arrived) for one in self._by_version.values())
 
     @property
     def open(self) -> set[int]:

@@ -10,7 +10,6 @@ from shared.bus.port import Bus
 from shared.errors import Corrupt, Unavailable
 from shared.ledger.port import Ledger, Window
 from shared.messages import WeightsPublished
-from shared.staleness import window_end
 
 REFRESH_S = 5.0
 
@@ -62,33 +61,27 @@ class Publisher:
         incarnation: int,
         stored: Stored,
         cursor: int,
-        lost: int,
+        window_end: int,
         total_steps: int,
-        prompts_per_step: int,
         max_staleness: int,
         stale_until: int,
     ) -> None:
-        """Publish a version with its cursor and window; raises Refused when another learner has published since."""
+        """Publish a version with its cursor and window; raises Refused when another learner has published since.
+
+        `window_end`: as it follows from the cursor; a larger one that was announced before stays.
+        """
         before = self.last
         if before is not None and cursor < before.cursor:
             raise Corrupt(
                 f"version {version} of job {self._job} has cursor {cursor}, before the announced {before.cursor}"
             )
-        end = window_end(
-            cursor=cursor,
-            version=version,
-            total_steps=total_steps,
-            prompts_per_step=prompts_per_step,
-            max_staleness=max_staleness,
-            lost=lost,
-        )
         await self._announce(
             WeightsPublished(
                 job=self._job,
                 version=version,
                 incarnation=incarnation,
                 cursor=cursor,
-                window_end=max(end, before.window_end if before else 0),
+                window_end=max(window_end, before.window_end if before else 0),
                 next_end=before.next_end if before else 0,
                 max_staleness=max_staleness,
                 total_steps=total_steps,

@@ -232,7 +232,7 @@ class Versions:
         )
 
     async def _announce(self, stored: Stored) -> None:
-        version = self.step
+        version, cursor = self.step, self._intake.assembler.cursor
         attributes: dict[str, str | int] = {"triune.job": self._job.id, "triune.version": version}
         async with self._publishing:
             with trace.get_tracer("triune").start_as_current_span("weights.publish", attributes=attributes):
@@ -240,10 +240,9 @@ class Versions:
                     version=version,
                     incarnation=self.progress.incarnation,
                     stored=stored,
-                    cursor=self._intake.assembler.cursor,
-                    lost=self._lost(version),
+                    cursor=cursor,
+                    window_end=self._window_end(version, cursor, lost=self._lost(version)),
                     total_steps=self.value("total_steps"),
-                    prompts_per_step=self._intake.assembler.prompts_per_step,
                     max_staleness=self.value("max_staleness"),
                     stale_until=self.progress.stale_until,
                 )
