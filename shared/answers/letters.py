@@ -79,7 +79,7 @@ def _leading(said: str) -> str | None:
     if found is None:
         return None
     letter, rest, opened = found["letter"], found["rest"], found["closed"] is not None
-    if _CONNECTED.match(rest) or _DENIED.match(rest):
+    if _CONNECTED.match(rest) or _DENIED.match(rest) or (opened and _BRACKETED.match(rest.lstrip())):
         return ""
     if opened or _DELIMITED.match(rest):
         return letter.lower()

@@ -76,6 +76,9 @@ _NO_UNIT = (
 )
 _NO_UNITS = frozenset(_NO_UNIT.split("|"))
 _EXPONENT = r"(?:\^ ?\{? ?-?\d ?\}?|[23])?"
+# Letters that are a factor and no unit: 2x, 2 x, 2ab, 2x^2. A word needs three letters, or a space before it.
+_FACTOR = re.compile(rf"(?: ?[A-Za-z]|[A-Za-z]{{2,4}}){_EXPONENT}\.?| ?[A-Za-z]{{1,3}} ?\^.*")
+_ORDINAL = re.compile(r"(?:st|nd|rd|th)\b", re.IGNORECASE)
 _TWICE = re.compile(r" ?\((\d{1,15}(?:\.\d{1,15})?)\)\.?")  # three (3)
 _UNIT = re.compile(
     r"[ -]?(?:\^? ?\{? ?(?:\\circ|°|º|\\degrees?) ?\}? ?[CFK]?"
@@ -201,7 +204,10 @@ def _finish(value: Fraction, rest: str) -> Number | None:
     found = _UNIT.fullmatch(rest)
     if found is None or any(word in _NO_UNITS for word in re.findall(r"[a-z]+", rest.lower())):
         return None
-    return Number(value, percent=sign is not None, unit=known_unit(rest))
+    unit = known_unit(rest)
+    if not unit and _FACTOR.fullmatch(rest) and not _ORDINAL.match(rest):
+        return None
+    return Number(value, percent=sign is not None, unit=unit)
 
 
 def _magnitude(rest: str) -> tuple[int, str]:

@@ -42,6 +42,8 @@ $ usd dollar dollars
 cent cents
 mph
 k kelvin
+°C c celsius
+°F f fahrenheit
 """
 _PREFIXES = {
     **{"n": "nano", "μ": "micro", "u": "micro", "m": "milli", "c": "centi"},

@@ -61,6 +61,22 @@ def _accuracy(verifier: str, completion: str, truth: str, **params: Any) -> floa
         ("\\boxed {9}", "\\boxed{9}", 1.0),
         ("So \\boxed{4}.\nNo, recheck: \\boxed{9}", "\\boxed{9}", 1.0),
         ("\\boxed{4} and \\boxed{9}", "\\boxed{4, 9}", 1.0),
+        ("\\boxed{2}", "2x", 0.0),  # a letter behind a number is a factor, no unit
+        ("\\boxed{2x}", "2", 0.0),
+        ("\\boxed{2 x}", "2", 0.0),
+        ("\\boxed{2x}", "2y", 0.0),
+        ("\\boxed{2m}", "2n", 0.0),
+        ("\\boxed{2m}", "2", 0.0),
+        ("\\boxed{2ab}", "2bc", 0.0),
+        ("\\boxed{2x^2}", "2x^3", 0.0),
+        ("\\boxed{2}", "2i", 0.0),
+        ("\\boxed{\\frac{1}{2}x}", "\\frac{1}{2}", 0.0),
+        ("\\boxed{2ab}", "2ba", 1.0),
+        ("\\boxed{12 m}", "12", 1.0),
+        ("\\boxed{5cm}", "5", 1.0),
+        ("\\boxed{5 apples}", "5", 1.0),
+        ("\\boxed{A, B, C, D}", "BD", 0.0),
+        ("\\boxed{5 or 6}", "5", 0.0),
         ("\\boxed{2^{3^4}}", "2^{81}", 1.0),
         ("\\boxed{10!}", "3628800", 1.0),
         ("\\boxed{9^{9^{9^9}}}", "7", 0.0),  # nobody computes it: a clear wrong at once, no deadline
@@ -95,6 +111,13 @@ def test_mathematics(answer: str, truth: str, accuracy: float) -> None:
         ("12 or 13", "12", 0.0),
         ("5!", "5", 0.0),
         ("twenty-one", "21", 1.0),
+        ("2i", "2", 0.0),
+        ("25 C", "25", 1.0),
+        ("3rd", "3", 1.0),
+        ("The answer is not 5", "5", 0.0),
+        ("面积不是5", "5", 0.0),
+        ("There are 3 cats and 4 dogs", "3", 0.0),
+        ("$5 and $10", "5", 0.0),
     ],
 )
 def test_numbers(answer: str, truth: str, accuracy: float) -> None:
@@ -115,6 +138,9 @@ def test_numbers(answer: str, truth: str, accuracy: float) -> None:
         ("`C`", "C", 1.0),
         ("C - the red one", "C", 1.0),
         ("D. none of the above", "D", 1.0),
+        ("(A) (B) (C) (D)", "A", 0.0),
+        ("A\nB\nC\nD", "A", 0.0),
+        ("A cat sits here because it is tired", "A", 0.0),
     ],
 )
 def test_letters(answer: str, truth: str, accuracy: float) -> None:

@@ -29,6 +29,7 @@ _STAMP = re.compile(
 _ASSIGNED = re.compile(r"([A-Za-z]\w{0,8}|\\[a-z]{2,8}) ?=(?!=)")
 _SMALL = Fraction(1, 10**12)
 _CIRCLED = re.compile("[①-⑳]")
+_FACTOR = re.compile(r"[\d}][AC-JLN-SU-Za-jl-z](?: ?\^ ?\{?\d+\}?)?\.?\Z")  # 2m is 2·m; M, K, B, T are magnitudes
 _PART = r"[\s,;&]*(?:and |和|与)?\s*"
 _OPTIONS = re.compile(rf"(?:(?:\(?[A-H]\)?|\(\d{{1,2}}\)){_PART}){{2,12}}\.?")
 _TRUE_OPTION = re.compile(r"\(?([A-H])(?:[.):]|\) ) ?[^\s(].*")
@@ -59,7 +60,7 @@ def _agree(truth: str, answer: str) -> bool:
         return _stamp(said) == _stamp(wanted)
     if _variables_differ(wanted, said):
         return False
-    one, other = read_number(wanted), read_number(said)
+    one, other = (None if _FACTOR.search(text) else read_number(text) for text in (wanted, said))
     if one is not None and other is not None:
         return other.agrees(one, _bound(one, other))
     return _algebra_agrees(truth, answer)
