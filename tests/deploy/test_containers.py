@@ -59,7 +59,8 @@ def test_the_reward_service_alone_answers_judge(stack: Stack) -> None:
     cases = {case["name"]: case for case in _golden("reward_http_cases.json")}
     started = time.monotonic()
     limits = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL")
-    container = docker("run", "--detach", *limits, "--publish", "127.0.0.1::8192", "triune-core", "reward", "serve")
+    serve = ("reward", "serve", "--host", "0.0.0.0")  # within the container: it is published on loopback alone
+    container = docker("run", "--detach", *limits, "--publish", "127.0.0.1::8192", "triune-core", *serve)
     try:
         url = "http://" + docker("port", container, "8192").splitlines()[0]
         message = until(lambda: httpx.get(url, timeout=2).json(), "the reward server's greeting")
