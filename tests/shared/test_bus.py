@@ -295,6 +295,26 @@ async def test_no_event_is_dropped_however_many_there_are(bus: Bus, job: str) ->
     assert sorted(states, key=int) == [str(number) for number in range(1_100)]
 
 
+async def test_a_reader_of_several_names_that_is_behind_misses_nothing_when_one_of_them_is_purged(
+    bus: Bus, job: str
+) -> None:
+    """Read: version 0. Not read: a change of the job, version 1. Versions below 1 are purged, then all."""
+    reader = await bus.read_events(job, "weights", "job")
+    old = await bus.announce(weights(job, 0))
+    assert [entry.message for entry in await read(reader, 1)] == [weights(job, 0)]
+    states = [JobChanged(job=job, state="running")]
+    await bus.announce(states[0])
+    await bus.announce(EndOfOrder(job=job, kind="train", total=3))  # of another name
+    await bus.announce(weights(job, 1))
+    await bus.purge("events", job, "weights", below=old + 1)
+    assert [entry.message for entry in await read(reader, 2)] == [*states, weights(job, 1)]
+    states = [JobChanged(job=job, state="done")]
+    await bus.announce(states[0])
+    await bus.purge("events", job, "weights", below=reader.position + 1)
+    assert [entry.message for entry in await read(reader, 1)] == states
+    await reader.close()
+
+
 async def test_a_reader_of_events_from_below_a_purge_is_told_so(bus: Bus, job: str) -> None:
     sequences = [await bus.announce(JobChanged(job=job, state=state)) for state in ("queued", "running")]
     reader = await bus.read_events(job, durable="monitor")

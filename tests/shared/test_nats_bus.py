@@ -535,3 +535,20 @@ async def test_a_closed_bus_says_so_at_once(own_nats_server: NatsServer) -> None
         await bus.get("x")
     with pytest.raises(Unavailable):
         await queue.fetch(1, 60.0)
+
+
+async def test_no_reader_asks_the_server_for_several_subjects(bus: NatsBus, client: nats.NATS) -> None:
+    """Else nats-server 2.12.8 skips what it has not delivered of the others when one of them is purged."""
+    reader = await bus.read_events("j", "weights", "job")
+    follower = bus.events("j", "weights", "eval-due")
+    hearing = asyncio.create_task(anext(follower))
+    await eventually(lambda: consumers(client, "events", 2))
+    found = await client.jsm().consumers_info("events")
+    assert [(one.config.filter_subject, one.config.filter_subjects) for one in found] == [("events.j.*", None)] * 2
+    hearing.cancel()
+    await asyncio.wait({hearing})
+    await reader.close()
+
+
+async def consumers(client: nats.NATS, stream: str, count: int) -> bool:
+    return len(await client.jsm().consumers_info(stream)) == count

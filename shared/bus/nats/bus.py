@@ -13,7 +13,7 @@ from nats.js.errors import BadRequestError, NotFoundError
 
 from shared.blobs.port import Blobs
 from shared.bus.nats.link import ANSWER_S, BUCKET, LOST, Link, is_wrong_sequence
-from shared.bus.nats.log import NatsJournalReader, OrderedReader, floor_key, purged_key, read_number
+from shared.bus.nats.log import NatsJournalReader, OrderedReader, floor_key, purged_key, read_number, subject_of
 from shared.bus.nats.pull import Puller, sequences
 from shared.bus.nats.wire import ID_HEADER, Unreadable, seal, unseal, void_of
 from shared.bus.nats.work import NatsWorkQueue, excused_keys
@@ -163,7 +163,7 @@ class NatsBus:
 
     async def dead_letters(self, job: str, limit: int) -> Sequence[DeadLetter]:
         subject, kept = f"dead.{job}.*", deque[DeadLetter](maxlen=limit)
-        reader = OrderedReader(self._link, "dead", [subject], 1)
+        reader = OrderedReader(self._link, "dead", subject, 1)
         try:
             while (newest := await self._link.last("dead", subject)) is not None and reader.next <= newest.seq:
                 for raw in await reader.fetch(_EVENTS_A_FETCH, ANSWER_S):
@@ -247,8 +247,7 @@ class NatsBus:
         return cast(Event, await unseal(found, self._blobs, self._link.retry)), int(found.seq)
 
     async def events(self, job: str, *names: str, after: int = 0) -> AsyncIterator[tuple[Event, int]]:
-        subjects = [f"events.{job}.{name}" for name in names] or [f"events.{job}.*"]
-        reader = OrderedReader(self._link, "events", subjects, after + 1)
+        reader = OrderedReader(self._link, "events", subject_of("events", job, names), after + 1, names)
         try:
             while True:
                 for raw in await reader.fetch(_EVENTS_A_FETCH, _EVENTS_WAIT_S):
@@ -279,7 +278,7 @@ class NatsBus:
 
     async def records(self, prefix: str) -> AsyncIterator[tuple[str, Record]]:
         bucket = f"$KV.{BUCKET}."
-        reader = OrderedReader(self._link, f"KV_{BUCKET}", [f"{bucket}{prefix}>"], 1)
+        reader = OrderedReader(self._link, f"KV_{BUCKET}", f"{bucket}{prefix}>", 1)
         try:
             while True:
                 for raw in await reader.fetch(_EVENTS_A_FETCH, _EVENTS_WAIT_S):

@@ -28,14 +28,17 @@ _AWAY_S = 0.2
 
 
 class OrderedReader:
-    """Messages of a stream whose subject is one of `subjects`, from sequence `start` on.
+    """Messages of a stream under `subject`, which may end in a wildcard, from sequence `start` on.
+
+    `names`: the last parts of the subjects that are wanted; none: all. They are chosen here: a consumer that filters by
+    several subjects skips what it has not delivered of the others when one of them is purged (nats-server 2.12.8).
 
     The consumer is file-backed and numbers what it delivers; when a number is missing (a cut connection, a restart of
     the server), reading goes on with a new consumer at the first message that did not arrive.
     """
 
-    def __init__(self, link: Link, stream: str, subjects: Sequence[str], start: int) -> None:
-        self._link, self._stream, self._subjects = link, stream, list(subjects)
+    def __init__(self, link: Link, stream: str, subject: str, start: int, names: Sequence[str] = ()) -> None:
+        self._link, self._stream, self._subject, self._names = link, stream, subject, frozenset(names)
         self.next = start
         self._name = ""
         self._puller: Puller | None = None
@@ -48,8 +51,11 @@ class OrderedReader:
         while True:
             left = max(until - time.monotonic(), 0.0)
             found = await self._whole(await self._pull(limit, left))
-            if found or left <= 0:
-                return found
+            wanted = [raw for raw in found if not self._names or name_of(raw) in self._names]
+            if found and not wanted:
+                self.advance(sequences(found[-1])[0])
+            if wanted or left <= 0:
+                return wanted
 
     def advance(self, sequence: int) -> None:
         """The message of that sequence is used: reading goes on behind it, whatever happens."""
@@ -93,13 +99,10 @@ class OrderedReader:
             deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE,
             opt_start_seq=self.next,
             ack_policy=api.AckPolicy.NONE,
+            filter_subject=self._subject,
             inactive_threshold=_FORGET_S,
             mem_storage=False,
         )
-        if len(self._subjects) == 1:
-            config.filter_subject = self._subjects[0]
-        else:
-            config.filter_subjects = self._subjects
         await self._link.call(f"read {self._stream}", lambda: streams.add_consumer(self._stream, config), limit_s)
         self._name, self._delivered = name, 0
         self._puller = Puller(self._link, self._stream, name)
@@ -124,6 +127,16 @@ class OrderedReader:
         with contextlib.suppress(TimeoutError, *LOST):
             if self._link.client.is_connected:
                 await self._link.streams.delete_consumer(self._stream, self._name)
+
+
+def name_of(message: Any) -> str:
+    """The last part of its subject."""
+    return str(message.subject).rpartition(".")[2]
+
+
+def subject_of(stream: str, job: str, names: Sequence[str]) -> str:
+    """What a reader of these parts of a job's log asks for."""
+    return f"{stream}.{job}.{names[0] if len(names) == 1 else '*'}"
 
 
 def purged_key(stream: str, job: str, name: str) -> str:
@@ -154,7 +167,7 @@ class NatsJournalReader:
     ) -> None:
         self._link, self._stream, self._job, self._names = link, stream, job, tuple(names)
         self._blobs, self._floor = blobs, floor
-        self._reader = OrderedReader(link, stream, [f"{stream}.{job}.{name}" for name in self._names], start)
+        self._reader = OrderedReader(link, stream, subject_of(stream, job, self._names), start, self._names)
 
     async def open(self) -> None:
         """Check that nothing from the start on is missing, as far as the stream can tell."""
