@@ -2,5 +2,5 @@
 set -eu
 groupadd --gid 10001 triune
 useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin triune
-install --directory --owner triune --group triune /blobs /cache /runs /data /hub
+install --directory --owner triune --group triune /blobs /cache /cache/crashes /runs /data /hub
 chmod 755 /usr/local/bin/ready

@@ -120,6 +120,16 @@ def test_hostile_text_is_judged_where_no_way_leads_out(variables: dict[str, str]
     assert document["services"]["reward"]["networks"] == ["bus"]
 
 
+def test_who_works_on_a_job_can_leave_what_a_crash_was_and_reward_sees_no_weights(
+    services: dict[str, Any], settings_of: Callable[[str], Settings]
+) -> None:
+    for name in ("data", "reward", "rollout", "learner"):
+        targets = {Path(volume.split(":")[1]) for volume in services[name]["volumes"]}
+        crashes = settings_of(name).crashes
+        assert targets & {crashes, crashes.parent}, f"{name} cannot write {crashes}"
+        assert (settings_of(name).weights.parent in targets) == (name in ("rollout", "learner"))
+
+
 def test_what_is_written_to_volumes_belongs_to_the_user_of_the_images(services: dict[str, Any]) -> None:
     made = (FOLDER / "runtime.sh").read_text()
     for name in (*OURS, "demo"):
