@@ -78,7 +78,7 @@ def is_full(error: Exception) -> bool:
 
 
 def _text(error: Exception) -> str:
-    return f"{type(error).__name__} {error}"
+    return f"{type(error).__name__} {error}".rstrip()
 
 
 class Link:
