@@ -108,6 +108,7 @@ def read_settings() -> Settings:
     """The settings of this process; raises UserError when a variable does not parse."""
     env = os.environ
     runs = Path(env.get("TRIUNE_RUNS", "runs")).resolve()
+    api_port = _port("TRIUNE_API_PORT", Settings.api_port)
     return Settings(
         nats_url=env.get("NATS_URL", Settings.nats_url),
         nats_copies=_copies(env.get("TRIUNE_NATS_COPIES", "1")),
@@ -116,9 +117,9 @@ def read_settings() -> Settings:
         durable=is_durable(env),
         runs=runs,
         cache=Path(env["TRIUNE_CACHE"]).resolve() if env.get("TRIUNE_CACHE") else None,
-        api_url=env.get("TRIUNE_API_URL", Settings.api_url),
+        api_url=env.get("TRIUNE_API_URL", f"http://127.0.0.1:{api_port}"),
         api_host=env.get("TRIUNE_API_HOST", Settings.api_host),
-        api_port=_port("TRIUNE_API_PORT", Settings.api_port),
+        api_port=api_port,
         api_token=env.get("TRIUNE_API_TOKEN") or _token(api_token_file(runs)),
         health_host=env.get("TRIUNE_HEALTH_HOST", Settings.health_host),
         health_port=_port("TRIUNE_HEALTH_PORT", Settings.health_port),

@@ -5,8 +5,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
+import pytest
 
-from shared.runtime.settings import Settings
+from shared.runtime.settings import Settings, read_settings
 from triune.cli.client import Api
 
 
@@ -38,3 +39,11 @@ def test_no_connection_stays_open_between_calls() -> None:
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_without_an_address_the_api_is_sought_at_the_port_that_up_serves_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRIUNE_API_URL", raising=False)
+    monkeypatch.setenv("TRIUNE_API_PORT", "8123")
+    assert read_settings().api_url == "http://127.0.0.1:8123"
+    monkeypatch.setenv("TRIUNE_API_URL", "http://elsewhere:80")
+    assert read_settings().api_url == "http://elsewhere:80"
