@@ -1,11 +1,13 @@
 """Rows are tried as the job that will train on them asks, and counts of different tries are never mixed."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shared.errors import UserError
+from shared.errors import TriuneError, UserError
 from shared.jobs.spec import JobSpec, parse_job
+from triune.cli.data import tries
 from triune.cli.data.tries import Tries, _agree, _document, as_job
 
 
@@ -48,3 +50,43 @@ def test_counts_of_other_tries_are_refused(tmp_path: Path) -> None:
         _agree(tmp_path, Tries(own(data={"train": ["x"]}), 4, 0.5))
     with pytest.raises(UserError, match=r"tries with --right = 0.5, not 0.9"):
         _agree(tmp_path, Tries(own(), 4, 0.9))
+
+
+class Told:
+    """An API that gives one answer after the other for a job, and does something before the last one."""
+
+    def __init__(self, answers: list[dict[str, object]], before_last: Callable[[], object] = lambda: None) -> None:
+        self.answers, self.before_last = answers, before_last
+        self.posts: list[str] = []
+
+    def get(self, path: str) -> dict[str, object]:
+        if len(self.answers) == 1:
+            self.before_last()
+            return self.answers[0]
+        return self.answers.pop(0)
+
+    def post(self, path: str) -> None:
+        self.posts.append(path)
+        raise UserError("the job has ended")
+
+
+DONE = {"state": "done", "error": "", "reading_error": "", "report": {}}
+
+
+def test_a_job_that_ends_before_its_samples_are_written_is_waited_for_until_it_is_on_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tries, "LOOK_S", 0.0)
+    samples = tmp_path / "run" / tries.SAMPLES
+    samples.parent.mkdir(parents=True)
+    told = Told([DONE | {"on_file": False}, DONE | {"on_file": True}], samples.touch)
+    assert tries._wait(told, "j", tmp_path / "run", tmp_path / "j.job") == samples  # type: ignore[arg-type]
+    assert told.posts == ["/v1/jobs/j/stop"]
+
+
+@pytest.mark.parametrize("how", [{"on_file": True}, {"on_file": False, "reading_error": "its log was purged"}])
+def test_a_job_that_is_on_file_or_cannot_be_read_has_no_samples(tmp_path: Path, how: dict[str, object]) -> None:
+    (tmp_path / "j.job").touch()
+    with pytest.raises(TriuneError, match="job j is done without its evaluation"):
+        tries._wait(Told([DONE | how]), "j", tmp_path / "run", tmp_path / "j.job")  # type: ignore[arg-type]
+    assert not (tmp_path / "j.job").exists()

@@ -108,15 +108,27 @@ def _submit(api: Api, shard: DataFile, how: Tries) -> str:
 
 
 def _wait(api: Api, job: str, run: Path, job_file: Path) -> Path:
-    """The samples of the first evaluation, as soon as they are whole; the job is stopped then."""
+    """The samples of the first evaluation, as soon as they are whole; the job is stopped then.
+
+    A small job may have ended before the monitor has written them: they are missing once it has read all of it.
+    """
     while not (run / SAMPLES).exists():
         found = api.get(f"/v1/jobs/{job}")
-        if found["state"] in _ENDED:
+        is_read = found["on_file"] or found["reading_error"]
+        if found["state"] in _ENDED and is_read and not (run / SAMPLES).exists():
             job_file.unlink()
             raise TriuneError(f"job {job} is {found['state']} without its evaluation: {found['error'] or 'stopped'}")
         if found["report"].get("evaluations") and not run.exists():
             raise UserError(f"the run folder {run} is not on this machine; TRIUNE_RUNS names where it is")
         time.sleep(LOOK_S)
-    if api.get(f"/v1/jobs/{job}")["state"] not in _ENDED:
-        api.post(f"/v1/jobs/{job}/stop")
+    _stop(api, job)
     return run / SAMPLES
+
+
+def _stop(api: Api, job: str) -> None:
+    """It may end by itself meanwhile."""
+    try:
+        api.post(f"/v1/jobs/{job}/stop")
+    except TriuneError:
+        if api.get(f"/v1/jobs/{job}")["state"] not in _ENDED:
+            raise
