@@ -98,5 +98,5 @@ def same_words(answer: str, truth: str) -> bool:
     said, wanted = comparable(answer), comparable(truth)
     if said == wanted or wanted not in _OPPOSITES:
         return said == wanted
-    first, *rest = re.findall(r"\w+|[^\w\s]", said)
-    return first == wanted and rest[:1] != [] and rest[0] in ",.;:!" and _OPPOSITES[wanted] not in rest
+    words = re.findall(r"\w+|[^\w\s]", said)
+    return words[:1] == [wanted] and "".join(words[1:2]) in tuple(",.;:!") and _OPPOSITES[wanted] not in words

@@ -291,3 +291,10 @@ def test_an_answer_without_a_block_is_read_as_a_reader_would(
     verifier: str, said: str, truth: str, accuracy: float
 ) -> None:
     assert _accuracy(verifier, said, truth) == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("verifier", ["exact", "mathverify"])
+@pytest.mark.parametrize("truth", ["yes", "no", "是"])
+@pytest.mark.parametrize("said", ["", " ", "$$", "."])
+def test_an_answer_of_nothing_is_wrong_and_no_error(verifier: str, truth: str, said: str) -> None:
+    assert _accuracy(verifier, f"<think>Hm.</think><answer>{said}</answer>", truth) == 0.0
