@@ -20,13 +20,15 @@ import pyarrow as pa
 
 from services.monitor.config import MonitorConfig
 from services.monitor.exports.curves import draw_curves
+from services.monitor.exports.points import write_metrics
 from services.monitor.exports.sinks import Sinks
+from services.monitor.history.files import read_report, write_report
 from services.monitor.history.fold import EVENTS, FINAL, Batch, Fold, Progress
 from services.monitor.history.images import keep_images
 from services.monitor.history.queries import reading
-from services.monitor.history.report import FEW_GROUPS, build_report, read_report, write_metrics, write_report
+from services.monitor.history.report import FEW_GROUPS, build_report
 from services.monitor.history.store import Store
-from services.monitor.history.tally import ALL
+from services.monitor.history.where import ALL
 from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
 from shared.blobs.port import Blobs

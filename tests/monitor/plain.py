@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from services.monitor.history.facts import said, weights_of
-from services.monitor.history.tally import ALL, Where
+from services.monitor.history.where import ALL, Where
 from services.monitor.history.words import count_words
 from shared.messages import Completion, Reward, Scored
 

@@ -9,7 +9,7 @@ from services.monitor.history.audit import audit
 from services.monitor.history.diagnostics import At, Curve, Curves
 from services.monitor.history.facts import facts_of, said, weights_of
 from services.monitor.history.series import values_by_set
-from services.monitor.history.tally import ALL, Where
+from services.monitor.history.where import ALL, Where
 from shared.messages import Reward, RewardSpec, Scored
 from tests.reward.groups import group
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services.monitor.history.answers import answers_of
 from services.monitor.history.facts import facts_of, join_facts
 from services.monitor.history.series import error_rates, values_by_set
-from services.monitor.history.tally import ALL, Where
+from services.monitor.history.where import ALL, Where
 from services.monitor.history.words import REFLECTION_WORDS, count_words, words_of
 from shared.messages import Reward, RewardSpec, Scored
 from tests.monitor import plain

@@ -34,11 +34,12 @@ from services.monitor.api.submission import (
 )
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
+from services.monitor.history.files import read_report
 from services.monitor.history.fold import FINAL
 from services.monitor.history.imports import read_run, take_back
 from services.monitor.history.labels import Label, read_label
 from services.monitor.history.queries import reading
-from services.monitor.history.report import build_report, read_report
+from services.monitor.history.report import build_report
 from shared.errors import BadJob, Corrupt, Unavailable
 from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, UnknownJob, abandoned, by_age
 from shared.jobs.spec import JobSpec, derived, write_toml

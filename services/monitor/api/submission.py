@@ -13,7 +13,7 @@ from typing import Any
 
 from services.monitor.api.hub import hub_mistake
 from services.monitor.exports.sinks import missing_sinks
-from services.monitor.history.report import write_whole
+from services.monitor.history.files import write_whole
 from shared.errors import BadData, BadJob
 from shared.jobs.record import JobRecord, JobStore
 from shared.jobs.spec import Draft, JobSpec, draft_job, parse_toml, write_toml

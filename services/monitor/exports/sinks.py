@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from services.monitor.history.catalog import v_triune_name
 from services.monitor.history.queries import reading
-from services.monitor.history.tally import Where
+from services.monitor.history.where import Where
 from shared.errors import Unavailable
 
 FED_STEP, FED_VERSION = "sinks.step", "sinks.version"

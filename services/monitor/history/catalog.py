@@ -10,7 +10,7 @@ the source goes, `{rest}` the member of a family.
 from dataclasses import dataclass
 from typing import Final
 
-from services.monitor.history.tally import Where
+from services.monitor.history.where import Where
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from services.monitor.history.samples import (
 )
 from services.monitor.history.series import error_rates, values_by_set
 from services.monitor.history.store import Arrived, Key, Store, key_of
-from services.monitor.history.tally import ALL, Where
 from services.monitor.history.totals import STALENESS
+from services.monitor.history.where import ALL, Where
 from shared.bus.port import JournalEntry
 from shared.errors import Corrupt
 from shared.messages import (

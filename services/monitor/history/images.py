@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from services.monitor.history.browse import Wanted, find_samples
+from services.monitor.history.files import write_bytes
 from services.monitor.history.queries import reading
-from services.monitor.history.report import write_bytes
 from shared.blobs.port import Blobs
 from shared.errors import BlobMissing
 from shared.messages import BlobRef

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from services.monitor.history import peaks, totals
-from services.monitor.history.report import read_report
+from services.monitor.history.files import read_report
 from services.monitor.history.samples import FOLDER, REST_FILE
 from services.monitor.history.schema import open_for_writing
 from shared.errors import BadJob

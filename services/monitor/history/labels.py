@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.monitor.history.report import write_whole
+from services.monitor.history.files import write_whole
 from shared.errors import Corrupt
 
 LABEL_NAME = "label.json"

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from services.monitor.history import peaks, totals
 from services.monitor.history.schema import ENGINE, open_for_reading
 from services.monitor.history.shelf import Spot, read_spot
-from services.monitor.history.tally import Where
 from services.monitor.history.totals import STALENESS, Total
+from services.monitor.history.where import Where
 
 ENGINES_SHOWN = 64
 """Replicas come and go for as long as a job lives."""

@@ -1,24 +1,16 @@
-"""The run folder's `report.json` and `metrics.parquet`; each is written whole or not at all."""
+"""What a run has come to: the document of `report.json`."""
 
-import itertools
-import json
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from services.monitor.history.queries import Reader
-from services.monitor.history.store import incarnation_key
+from services.monitor.history.schema import incarnation_key
 from services.monitor.history.timing import PACE_STEPS, pace_s, time_shares, time_sums
 from services.monitor.history.totals import Total
 from shared.jobs.record import JobRecord
 
-REPORT_NAME = "report.json"
-METRICS_NAME = "metrics.parquet"
 WEIGHT_SUMS = {
     "sent_bytes": "weights/bytes",
     "full_bytes": "weights/full_bytes",
@@ -29,19 +21,8 @@ WEIGHT_SUMS = {
     "load_stall_s": "weights/load_stall",
 }
 """Sums over all versions (and replicas that loaded them), and the series that they add up."""
-METRICS_SCHEMA = pa.schema(
-    [
-        ("step", pa.int64()),
-        ("time", pa.float64()),  # seconds since the epoch
-        ("name", pa.string()),
-        ("source", pa.string()),  # empty: all sources
-        ("value", pa.float64()),
-        ("task", pa.string()),  # empty: all tasks
-    ]
-)
 FEW_GROUPS = 10_000
 """So many groups' time stamps are added up for every report that is written; more of them, only now and then."""
-_ROWS_AT_ONCE = 5_000
 
 
 def build_report(
@@ -75,14 +56,6 @@ def build_report(
         times = earlier or {"timing": time_sums(reader), "shares": time_shares(reader)}
         report |= {"timing": times["timing"], "shares": times["shares"]}
     return report
-
-
-def read_report(folder: Path) -> dict[str, Any] | None:
-    """The report that was last written into `folder`; None when there is none."""
-    try:
-        return json.loads((folder / REPORT_NAME).read_text())
-    except FileNotFoundError:
-        return None
 
 
 def _fill(report: dict[str, Any], record: JobRecord, reader: Reader, ordinal: int) -> None:
@@ -131,36 +104,3 @@ def _wall_s(record: JobRecord) -> float:
     if record.started_at is None:
         return 0.0
     return (record.ended_at or time.time()) - record.started_at
-
-
-def write_report(folder: Path, report: dict[str, Any]) -> None:
-    write_whole(folder / REPORT_NAME, json.dumps(report, indent=2, allow_nan=False) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """`text` in `path`, whole or not at all, also after a power loss."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """`data` in `path`, as `write_whole`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_metrics(folder: Path, reader: Reader) -> None:
-    """Every point of every series in `metrics.parquet`; memory holds one row group at a time."""
-    temporary = folder / f"{METRICS_NAME}.tmp"
-    points = reader.all_points()
-    with pq.ParquetWriter(temporary, METRICS_SCHEMA, compression="zstd") as writer:
-        while rows := list(itertools.islice(points, _ROWS_AT_ONCE)):
-            step, at, name, source, task, value = zip(*rows, strict=True)
-            columns = [step, at, name, source, value, task]
-            writer.write_table(pa.Table.from_arrays([pa.array(c) for c in columns], schema=METRICS_SCHEMA))
-    temporary.replace(folder / METRICS_NAME)
-    pa.default_memory_pool().release_unused()  # it took several times what groups take, and comes once a minute

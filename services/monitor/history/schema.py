@@ -84,6 +84,11 @@ CREATE TABLE IF NOT EXISTS evaluations(
 """
 
 
+def incarnation_key(version: int) -> str:
+    """The fact that names the incarnation of an evaluated version's weights, where it is not the first one."""
+    return f"evaluation/{version}/incarnation"
+
+
 def open_for_writing(folder: Path) -> sqlite3.Connection:
     """The store in `folder`, created when it is missing; transactions are explicit (BEGIN, COMMIT)."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,8 @@ import numpy as np
 
 from services.monitor.history.components import AUDIT, add_alike, add_components
 from services.monitor.history.facts import Facts
-from services.monitor.history.tally import Column, Tally, Where
+from services.monitor.history.tally import Column, Tally
+from services.monitor.history.where import Where
 
 SAME_REWARD = 1e-6
 """Rewards of a group that differ by less carry no gradient (V-Triune's epsilon in the group normalisation)."""

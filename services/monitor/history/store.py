@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 from services.monitor.history import totals
 from services.monitor.history.peaks import Peaks
-from services.monitor.history.schema import ENGINE, TRAIN_VERSION, open_for_writing
+from services.monitor.history.schema import ENGINE, TRAIN_VERSION, incarnation_key, open_for_writing
 from services.monitor.history.shelf import Shelf, Spot, read_spot
-from services.monitor.history.tally import Where
+from services.monitor.history.where import Where
 from shared.messages import EngineOpened, EvalDone, Kind, Scored, StepDone, Voided, decode, encode
 
 _GROUP = "kind = ? AND version = ? AND ordinal = ?"
@@ -332,11 +332,6 @@ class Store:
     def _one(self, query: str, *values: object) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute(query, values).fetchone()
         return row
-
-
-def incarnation_key(version: int) -> str:
-    """The fact that names the incarnation of an evaluated version's weights, where it is not the first one."""
-    return f"evaluation/{version}/incarnation"
 
 
 def _finite_json(values: Mapping[str, float]) -> str:

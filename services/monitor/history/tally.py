@@ -4,22 +4,14 @@ Sums are taken in the order of the groups: of the answers of a group first, then
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.monitor.history.where import ALL, Where
+
 Column = NDArray[Any]
-
-
-class Where(NamedTuple):
-    """The set of groups a value is of; empty strings: of all sources, of all tasks."""
-
-    source: str = ""
-    task: str = ""
-
-
-ALL = Where()
 
 
 class Tally:
