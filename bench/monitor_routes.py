@@ -12,12 +12,12 @@ from tempfile import TemporaryDirectory
 
 import httpx
 
+from services.monitor.analysis.report import build_report
 from services.monitor.history.files import write_report
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.queries import reading
-from services.monitor.history.report import build_report
 from services.monitor.history.store import Store
-from services.monitor.history.where import ALL, Where
+from services.monitor.values.where import ALL, Where
 from shared.bus.memory import MemoryServer
 from tests.monitor import runs
 from tests.monitor.stage import Stage

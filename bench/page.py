@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from bench.monitor import GROUPS_A_STEP, group, step_done
 from services.monitor.history.fold import EVENTS, Batch, Fold
 from services.monitor.history.store import Store
-from services.monitor.history.where import Where
+from services.monitor.values.where import Where
 from shared.bus.port import JournalEntry
 from tests.monitor.browser import WebDriver, chromium, until
 from tests.monitor.theatre import Theatre, theatre_in

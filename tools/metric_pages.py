@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from services.data.metrics import METRICS as DATA
 from services.learner.metrics import METRICS as LEARNER
-from services.monitor.history.catalog import CATALOG
 from services.monitor.metrics import GAUGES
 from services.monitor.metrics import METRICS as MONITOR
+from services.monitor.values.catalog import CATALOG
 from services.reward.metrics import METRICS as REWARD
 from services.rollout.metrics import METRICS as ROLLOUT
 from shared.runtime.metrics import Instruments, Metric

@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from services.data.reading.images import beside
 from services.data.reading.sample import read_row
-from services.monitor.history.images import kept_image
+from services.monitor.exports.images import kept_image
 from services.monitor.history.queries import reading
 from services.monitor.history.samples import FOLDER, step_file
 from shared.blobs.store import BlobStore

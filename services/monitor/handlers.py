@@ -18,19 +18,19 @@ from typing import TypeVar, cast
 import msgspec
 import pyarrow as pa
 
+from services.monitor.analysis.report import FEW_GROUPS, build_report
 from services.monitor.config import MonitorConfig
 from services.monitor.exports.curves import draw_curves
+from services.monitor.exports.images import keep_images
 from services.monitor.exports.points import write_metrics
 from services.monitor.exports.sinks import Sinks
 from services.monitor.history.files import read_report, write_report
 from services.monitor.history.fold import EVENTS, FINAL, Batch, Fold, Progress
-from services.monitor.history.images import keep_images
 from services.monitor.history.queries import reading
-from services.monitor.history.report import FEW_GROUPS, build_report
 from services.monitor.history.store import Store
-from services.monitor.history.where import ALL
 from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
+from services.monitor.values.where import ALL
 from shared.blobs.port import Blobs
 from shared.bus.port import Bus, JournalEntry, JournalReader
 from shared.errors import Corrupt, Unavailable

@@ -10,8 +10,8 @@ from typing import Final
 
 from opentelemetry.metrics import Meter
 
-from services.monitor.history.catalog import CATALOG, SeriesInfo
-from services.monitor.history.where import ALL, Where
+from services.monitor.values.catalog import CATALOG, SeriesInfo
+from services.monitor.values.where import ALL, Where
 from shared.messages import Voided
 from shared.runtime.metrics import VOID_REASONS, Instruments, Metric
 

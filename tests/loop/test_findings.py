@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from services.monitor.history.diagnostics import WINDOW
+from services.monitor.analysis.diagnostics import WINDOW
 from tests.data.rows import math_row, png, write
 from tests.loop.system import running
 from tests.reward.endpoint import serving

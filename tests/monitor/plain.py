@@ -1,6 +1,6 @@
 """The series of a step as they are defined: group by group and answer by answer, in no hurry.
 
-`services.monitor.history.series` makes the same values column by column.
+`services.monitor.values.series` makes the same values column by column.
 """
 
 import math
@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from services.monitor.history.facts import said, weights_of
-from services.monitor.history.where import ALL, Where
-from services.monitor.history.words import count_words
+from services.monitor.values.facts import said, weights_of
+from services.monitor.values.where import ALL, Where
+from services.monitor.values.words import count_words
 from shared.messages import Completion, Reward, Scored
 
 

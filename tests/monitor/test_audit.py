@@ -4,12 +4,12 @@ import random
 
 import pytest
 
-from services.monitor.history.answers import answers_of
-from services.monitor.history.audit import audit
-from services.monitor.history.diagnostics import At, Curve, Curves
-from services.monitor.history.facts import facts_of, said, weights_of
-from services.monitor.history.series import values_by_set
-from services.monitor.history.where import ALL, Where
+from services.monitor.analysis.audit import audit
+from services.monitor.analysis.diagnostics import At, Curve, Curves
+from services.monitor.values.answers import answers_of
+from services.monitor.values.facts import facts_of, said, weights_of
+from services.monitor.values.series import values_by_set
+from services.monitor.values.where import ALL, Where
 from shared.messages import Reward, RewardSpec, Scored
 from tests.reward.groups import group
 

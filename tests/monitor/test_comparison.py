@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.monitor.history.comparison import mean_of, repetitions
+from services.monitor.analysis.comparison import mean_of, repetitions
 from shared.bus.memory import MemoryServer
 from tests.monitor import runs
 from tests.monitor.stage import Stage, running

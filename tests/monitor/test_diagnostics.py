@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor.history.advice import RULES, Line, Settings, advise, standstill
-from services.monitor.history.diagnostics import At, Curve, Curves, diagnose
+from services.monitor.analysis.advice import RULES, Line, Settings, advise, standstill
+from services.monitor.analysis.diagnostics import At, Curve, Curves, diagnose
 
 
 def line(values: list[float]) -> Curve:

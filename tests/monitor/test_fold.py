@@ -4,11 +4,11 @@ import msgspec
 import pyarrow.parquet as pq
 import pytest
 
+from services.monitor.analysis.report import build_report
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.queries import Reader, reading
-from services.monitor.history.report import build_report
 from services.monitor.history.store import Store
-from services.monitor.history.where import ALL, Where
+from services.monitor.values.where import ALL, Where
 from shared.jobs.record import JobRecord
 from shared.jobs.spec import parse_job
 from shared.messages import unpack_ints

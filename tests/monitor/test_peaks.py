@@ -11,7 +11,7 @@ from services.monitor.history.peaks import Segment, level_for, segments
 from services.monitor.history.queries import Reader, reading
 from services.monitor.history.schema import STORE_NAME
 from services.monitor.history.store import Store
-from services.monitor.history.where import ALL
+from services.monitor.values.where import ALL
 from tests.monitor.runs import entries, group, step_done
 
 

@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from services.monitor.history.browse import POINTS_IN_AN_ANSWER, find_series
+from services.monitor.analysis.browse import POINTS_IN_AN_ANSWER, find_series
 from services.monitor.history.queries import reading
 from services.monitor.history.store import Store
-from services.monitor.history.where import ALL, Where
+from services.monitor.values.where import ALL, Where
 
 
 def filled(folder: Path, values: dict[int, float], times: dict[int, float] | None = None) -> None:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.monitor.history.answers import answers_of
-from services.monitor.history.facts import facts_of, join_facts
-from services.monitor.history.series import error_rates, values_by_set
-from services.monitor.history.where import ALL, Where
-from services.monitor.history.words import REFLECTION_WORDS, count_words, words_of
+from services.monitor.values.answers import answers_of
+from services.monitor.values.facts import facts_of, join_facts
+from services.monitor.values.series import error_rates, values_by_set
+from services.monitor.values.where import ALL, Where
+from services.monitor.values.words import REFLECTION_WORDS, count_words, words_of
 from shared.messages import Reward, RewardSpec, Scored
 from tests.monitor import plain
 from tests.monitor.runs import group
@@ -230,5 +230,5 @@ def test_words_of_many_texts_are_counted_as_those_of_each(texts: list[str]) -> N
 def test_words_are_found_wherever_the_texts_are_cut_into_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = ["so wait, re-check it", "yet verify", "x" * 30 + "think again"] * 3
     for size in range(1, 12):
-        monkeypatch.setattr("services.monitor.history.words._BLOCK", size)
+        monkeypatch.setattr("services.monitor.values.words._BLOCK", size)
         assert words_of(pa.array(texts, pa.string())) == [count_words(text) for text in texts]

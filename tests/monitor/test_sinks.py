@@ -10,10 +10,10 @@ import pytest
 
 from services.monitor.exports import sinks
 from services.monitor.exports.sinks import Sinks, missing_sinks
-from services.monitor.history.catalog import describe, v_triune_name
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.store import Store
-from services.monitor.history.where import ALL, Where
+from services.monitor.values.catalog import describe, v_triune_name
+from services.monitor.values.where import ALL, Where
 from shared.errors import Unavailable
 from tests.monitor.runs import entries, eval_done, group, step_done
 

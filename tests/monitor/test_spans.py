@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from services.monitor.analysis.spans import merged, step_costs, timeline
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.queries import Interval
-from services.monitor.history.spans import merged, step_costs, timeline
 from services.monitor.history.store import Store
 from shared.bus.port import JournalEntry
 from shared.messages import Scored

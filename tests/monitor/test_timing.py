@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from services.monitor.analysis.report import build_report
+from services.monitor.analysis.timing import Union, time_shares, time_sums
 from services.monitor.history.fold import Batch, Fold
 from services.monitor.history.queries import Interval, reading
-from services.monitor.history.report import build_report
 from services.monitor.history.store import Store
-from services.monitor.history.timing import Union, time_shares, time_sums
 from shared.jobs.record import JobRecord
 from shared.jobs.spec import Data, JobSpec
 from shared.messages import BlobRef, EngineOpened, Event, WeightsLoaded, WeightsPublished, WeightsSync

@@ -21,7 +21,7 @@ def trace(
 ) -> None:
     """Print one group's life: times, replica, versions, rewards, and the step that trained on it."""
     with exit_codes():
-        from services.monitor.history.trace import trace_group, trace_lines
+        from services.monitor.analysis.trace import trace_group, trace_lines
 
         folder = read_settings().runs / job
         if not folder.is_dir():

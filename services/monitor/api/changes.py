@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.monitor.history.advice import Settings
+from services.monitor.analysis.advice import Settings
 from shared.errors import BadJob
 from shared.jobs.record import Change, JobRecord
 from shared.jobs.spec import JobSpec

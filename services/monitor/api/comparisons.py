@@ -7,10 +7,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field, StringConstraints
 
+from services.monitor.analysis.comparison import Comparison, compare
 from services.monitor.api.jobs import find_job
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
-from services.monitor.history.comparison import Comparison, compare
 from services.monitor.history.labels import Label, read_label, write_label
 
 Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,39}$")]

@@ -12,6 +12,7 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import PlainTextResponse, Response
 
+from services.monitor.analysis.report import build_report
 from services.monitor.api.changes import (
     changed_spec,
     held_from,
@@ -39,7 +40,6 @@ from services.monitor.history.fold import FINAL
 from services.monitor.history.imports import read_run, take_back
 from services.monitor.history.labels import Label, read_label
 from services.monitor.history.queries import reading
-from services.monitor.history.report import build_report
 from shared.errors import BadJob, Corrupt, Unavailable
 from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, UnknownJob, abandoned, by_age
 from shared.jobs.spec import JobSpec, derived, write_toml

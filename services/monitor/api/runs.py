@@ -13,6 +13,9 @@ from fastapi import APIRouter, Header, Query
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
+from services.monitor.analysis.advice import Line, standstill
+from services.monitor.analysis.browse import Wanted, find_advice, find_samples, find_series
+from services.monitor.analysis.timing import PACE_STEPS
 from services.monitor.api.changes import settings_now
 from services.monitor.api.jobs import find_job
 from services.monitor.api.shapes import (
@@ -26,14 +29,11 @@ from services.monitor.api.shapes import (
     VoidList,
 )
 from services.monitor.control import Control
+from services.monitor.exports.images import kept_image
 from services.monitor.handlers import Desk
-from services.monitor.history.advice import Line, standstill
-from services.monitor.history.browse import Wanted, find_advice, find_samples, find_series
-from services.monitor.history.catalog import CATALOG, is_known
-from services.monitor.history.images import kept_image
 from services.monitor.history.queries import reading
-from services.monitor.history.timing import PACE_STEPS
 from services.monitor.live import Listener, Notice
+from services.monitor.values.catalog import CATALOG, is_known
 from shared.errors import BadJob, BlobMissing
 from shared.jobs.record import JobRecord
 from shared.messages import BlobRef

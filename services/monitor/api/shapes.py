@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from services.monitor.history.spans import StepCost
+from services.monitor.analysis.spans import StepCost
 
 
 class Mistakes(BaseModel):

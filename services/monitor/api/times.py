@@ -5,11 +5,11 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from services.monitor.analysis.spans import Timeline, step_costs, timeline
 from services.monitor.api.jobs import find_job
 from services.monitor.api.shapes import StepCosts
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
-from services.monitor.history.spans import Timeline, step_costs, timeline
 
 
 class TimeRoutes:

@@ -1,1 +1,1 @@
-"""What leaves the monitor: sinks and the picture of the curves."""
+"""What leaves the monitor: sinks, and files to take along: the picture of the curves, their points, images."""

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from services.monitor.history.queries import Reader
-from services.monitor.history.where import ALL, Where
+from services.monitor.values.where import ALL, Where
 
 CURVES_NAME = "curves.png"
 MAX_POINTS = 2000

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from services.monitor.history.catalog import v_triune_name
 from services.monitor.history.queries import reading
-from services.monitor.history.where import Where
+from services.monitor.values.catalog import v_triune_name
+from services.monitor.values.where import Where
 from shared.errors import Unavailable
 
 FED_STEP, FED_VERSION = "sinks.step", "sinks.version"

@@ -1,1 +1,1 @@
-"""A run's history: folded from its streams, kept in its folder, asked for by queries."""
+"""A run's history on disk: folded from its streams into the store of its folder, read from there by anyone."""

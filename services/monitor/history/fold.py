@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from services.monitor.history.answers import answers_of
-from services.monitor.history.columns import Sample, sample_table
-from services.monitor.history.facts import Facts, facts_of, join_facts
 from services.monitor.history.samples import (
     FOLDER,
     GROUPS_TOGETHER,
@@ -23,10 +20,13 @@ from services.monitor.history.samples import (
     step_file,
     write_part,
 )
-from services.monitor.history.series import error_rates, values_by_set
 from services.monitor.history.store import Arrived, Key, Store, key_of
 from services.monitor.history.totals import STALENESS
-from services.monitor.history.where import ALL, Where
+from services.monitor.values.answers import answers_of
+from services.monitor.values.columns import Sample, sample_table
+from services.monitor.values.facts import Facts, facts_of, join_facts
+from services.monitor.values.series import error_rates, values_by_set
+from services.monitor.values.where import ALL, Where
 from shared.bus.port import JournalEntry
 from shared.errors import Corrupt
 from shared.messages import (

@@ -12,7 +12,7 @@ from services.monitor.history import peaks, totals
 from services.monitor.history.schema import ENGINE, open_for_reading
 from services.monitor.history.shelf import Spot, read_spot
 from services.monitor.history.totals import STALENESS, Total
-from services.monitor.history.where import Where
+from services.monitor.values.where import Where
 
 ENGINES_SHOWN = 64
 """Replicas come and go for as long as a job lives."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from services.monitor.history.columns import SCHEMA
+from services.monitor.values.columns import SCHEMA
 
 FOLDER = "samples"
 REST_FILE = "train-rest.parquet"

@@ -16,7 +16,7 @@ from services.monitor.history import totals
 from services.monitor.history.peaks import Peaks
 from services.monitor.history.schema import ENGINE, TRAIN_VERSION, incarnation_key, open_for_writing
 from services.monitor.history.shelf import Shelf, Spot, read_spot
-from services.monitor.history.where import Where
+from services.monitor.values.where import Where
 from shared.messages import EngineOpened, EvalDone, Kind, Scored, StepDone, Voided, decode, encode
 
 _GROUP = "kind = ? AND version = ? AND ordinal = ?"

@@ -10,7 +10,7 @@ the source goes, `{rest}` the member of a family.
 from dataclasses import dataclass
 from typing import Final
 
-from services.monitor.history.where import Where
+from services.monitor.values.where import Where
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from services.monitor.history.where import ALL, Where
+from services.monitor.values.where import ALL, Where
 
 Column = NDArray[Any]
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from services.monitor.history.browse import Wanted, find_samples
+from services.monitor.analysis.browse import Wanted, find_samples
 from services.monitor.history.files import write_bytes
 from services.monitor.history.queries import reading
 from shared.blobs.port import Blobs

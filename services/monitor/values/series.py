@@ -1,7 +1,7 @@
 """From the facts of groups to the points of the curves: one value a name and a set of groups.
 
 A mean over nothing has no point (V-Triune writes NaN for lengths and 0 for ratios). Names, units and V-Triune's own
-names are declared in `services.monitor.metrics`.
+names are declared in `services.monitor.values.catalog`.
 """
 
 from collections import Counter
@@ -10,10 +10,10 @@ from itertools import compress
 
 import numpy as np
 
-from services.monitor.history.components import AUDIT, add_alike, add_components
-from services.monitor.history.facts import Facts
-from services.monitor.history.tally import Column, Tally
-from services.monitor.history.where import Where
+from services.monitor.values.components import AUDIT, add_alike, add_components
+from services.monitor.values.facts import Facts
+from services.monitor.values.tally import Column, Tally
+from services.monitor.values.where import Where
 
 SAME_REWARD = 1e-6
 """Rewards of a group that differ by less carry no gradient (V-Triune's epsilon in the group normalisation)."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from services.monitor.history.browse import Wanted, find_samples
+from services.monitor.analysis.browse import Wanted, find_samples
 from services.monitor.history.queries import reading
 from shared.errors import UserError
 

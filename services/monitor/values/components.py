@@ -9,8 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from services.monitor.history.facts import Facts
-from services.monitor.history.tally import Column, Tally
+from services.monitor.values.facts import Facts
+from services.monitor.values.tally import Column, Tally
 
 AUDIT: Final = "audit"
 """The part of a reward that holds the independent verifier's accuracy (`services.reward.audit`)."""

@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
+from services.monitor.analysis.timing import PACE_STEPS, pace_s, time_shares, time_sums
 from services.monitor.history.queries import Reader
 from services.monitor.history.schema import incarnation_key
-from services.monitor.history.timing import PACE_STEPS, pace_s, time_shares, time_sums
 from services.monitor.history.totals import Total
 from shared.jobs.record import JobRecord
 

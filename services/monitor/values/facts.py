@@ -10,8 +10,8 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from services.monitor.history.answers import Answers, answers_of
-from services.monitor.history.words import words_of
+from services.monitor.values.answers import Answers, answers_of
+from services.monitor.values.words import words_of
 from shared.answers.blocks import last_block
 from shared.messages import Reward, RewardSpec, Scored
 

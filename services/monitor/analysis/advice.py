@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from services.monitor.history.diagnostics import WINDOW, Curves, Finding
-from services.monitor.history.timing import pace_s
+from services.monitor.analysis.diagnostics import WINDOW, Curves, Finding
+from services.monitor.analysis.timing import pace_s
 
 Change = dict[str, int | float]
 PATIENCE_S: Final = 120.0

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from services.monitor.history.advice import Line, Settings, advise
-from services.monitor.history.answers import answers_of
-from services.monitor.history.audit import audit
-from services.monitor.history.columns import Sample, sample_table
-from services.monitor.history.diagnostics import NEEDED, At, Curves, diagnose
+from services.monitor.analysis.advice import Line, Settings, advise
+from services.monitor.analysis.audit import audit
+from services.monitor.analysis.diagnostics import NEEDED, At, Curves, diagnose
 from services.monitor.history.queries import Reader, reading
 from services.monitor.history.samples import evaluation_file, read_part, step_file
+from services.monitor.values.answers import answers_of
+from services.monitor.values.columns import Sample, sample_table
 from shared.messages import Scored, decode
 
 POINTS_IN_AN_ANSWER = 200_000

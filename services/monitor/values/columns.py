@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from services.monitor.history.answers import Answers
-from services.monitor.history.overlays import BOX_VERIFIERS, predicted_boxes, true_boxes
+from services.monitor.values.answers import Answers
+from services.monitor.values.overlays import BOX_VERIFIERS, predicted_boxes, true_boxes
 from shared.messages import Scored
 
 _BOXES = pa.list_(

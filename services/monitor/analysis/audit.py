@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from statistics import fmean, pvariance
 from typing import Final
 
-from services.monitor.history.diagnostics import WINDOW, Curves, Finding, first, recent
+from services.monitor.analysis.diagnostics import WINDOW, Curves, Finding, first, recent
 
 FORMAT_SHARE: Final = 0.5
 LENGTH_GROWTH: Final = 1.5
