@@ -148,48 +148,8 @@ class Reader:
         return [tuple(row) for row in self._db.execute(query, (name, source, task))]
 
     def thinned(self, series: int, steps: tuple[int | None, int | None], limit: int) -> list[tuple[int, float, float]]:
-        """(step, time, value) of a series between two steps, both included (None: open), `limit` of them at most.
-
-        Of each of limit / 2 equal stretches the lowest and the highest value stay. Where they are made of `peaks`, of
-        two spikes less than a stretch apart the higher alone may stay. What is read grows with `limit` and not with
-        the points that the store has.
-        """
-        span = self._span(series, steps)
-        if span is None:
-            return []
-        first, last = span
-        between = "FROM points WHERE series = ?1 AND step BETWEEN ?2 AND ?3"
-        few = self._db.execute(
-            f"SELECT step, time, value {between} ORDER BY step, time LIMIT ?4", (series, *span, limit + 1)
-        )
-        if len(points := [tuple(point) for point in few]) <= limit:
-            return points
-        stretches = max(1, limit // 2)
-        width = (last - first + 1) / stretches
-        parts = list(peaks.segments(first, last + 1, peaks.level_for(width), peaks.past_of(self._db)))
-        found = " UNION ALL ".join(_part(segment) for segment in parts)
-        axis, low = "step", float(first)
-        if width < 1:  # many points at few steps: stretches of time
-            begin, end = self._db.execute(f"SELECT MIN(time), MAX(time) {between}", (series, *span)).fetchone()
-            axis, low, width = "time", begin, (end - begin + 1e-9) / stretches
-        ends = " UNION ".join(
-            f"SELECT step, time, {extreme}(value) FROM found GROUP BY CAST(({axis} - ?2) / ?3 AS INTEGER)"
-            for extreme in ("MIN", "MAX")
-        )
-        query = f"WITH found AS MATERIALIZED ({found}) {ends} ORDER BY 1, 2"
-        return [tuple(point) for point in self._db.execute(query, (series, low, width))]
-
-    def _span(self, series: int, steps: tuple[int | None, int | None]) -> tuple[int, int] | None:
-        """The first and the last step between two (None: open) that has a point."""
-        first, last = (0 if steps[0] is None else steps[0]), (2**53 if steps[1] is None else steps[1])
-        ends = [
-            self._db.execute(
-                f"SELECT step FROM points WHERE series = ? AND step BETWEEN ? AND ? ORDER BY step {order} LIMIT 1",
-                (series, first, last),
-            ).fetchone()
-            for order in ("ASC", "DESC")
-        ]
-        return (ends[0][0], ends[1][0]) if ends[0] is not None and ends[1] is not None else None
+        """(step, time, value) of a series between two steps, both included (None: open): see `peaks.thinned`."""
+        return peaks.thinned(self._db, series, steps, limit)
 
     def find_groups(self, wanted: dict[str, Any], limit: int, before: int | None = None) -> list[dict[str, Any]]:
         """The newest groups that are as wanted, from below the id `before`; None: any. Keys as in `browse.Wanted`."""
@@ -321,15 +281,6 @@ class Reader:
     def _intervals(self, start: str, end: str, kind: str) -> Iterator[Interval]:
         query = f"SELECT {start}, {end} FROM groups WHERE kind = ? AND {start} IS NOT NULL ORDER BY {start}"
         return (Interval(*row) for row in self._db.execute(query, (kind,)))
-
-
-def _part(segment: peaks.Segment) -> str:
-    """The query for the points of a segment of series ?1."""
-    level, first, end = segment
-    where = f"series = ?1 AND step >= {first:d} AND step < {end:d}"
-    if level == 0:
-        return f"SELECT step, time, value FROM points WHERE {where}"
-    return f"SELECT step, time, value FROM peaks WHERE {where} AND level = {level:d}"
 
 
 def _no_groups() -> dict[str, int]:
