@@ -19,7 +19,8 @@ import numpy as np
 import psutil
 
 from bench.monitor_routes import measure_routes
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.batch import Batch
+from services.monitor.history.fold import Fold
 from services.monitor.history.store import Store
 from shared.bus.port import JournalEntry
 from shared.messages import Completion, Event, Scored, StepDone, decode, encode, pack_floats, pack_ints

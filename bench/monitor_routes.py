@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 import httpx
 
 from services.monitor.analysis.report import build_report
+from services.monitor.history.batch import Batch
 from services.monitor.history.files import write_report
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.fold import Fold
 from services.monitor.history.queries import reading
 from services.monitor.history.store import Store
 from services.monitor.values.where import ALL, Where

@@ -13,7 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.monitor import GROUPS_A_STEP, group, step_done
-from services.monitor.history.fold import EVENTS, Batch, Fold
+from services.monitor.history.batch import Batch
+from services.monitor.history.fold import EVENTS, Fold
 from services.monitor.history.store import Store
 from services.monitor.values.where import Where
 from shared.bus.port import JournalEntry

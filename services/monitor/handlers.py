@@ -24,8 +24,9 @@ from services.monitor.exports.curves import draw_curves
 from services.monitor.exports.images import keep_images
 from services.monitor.exports.points import write_metrics
 from services.monitor.exports.sinks import Sinks
+from services.monitor.history.batch import Batch, Progress
 from services.monitor.history.files import read_report, write_report
-from services.monitor.history.fold import EVENTS, FINAL, Batch, Fold, Progress
+from services.monitor.history.fold import EVENTS, FINAL, Fold
 from services.monitor.history.queries import reading
 from services.monitor.history.store import Store
 from services.monitor.live import Live

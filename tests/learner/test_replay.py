@@ -14,7 +14,8 @@ from services.learner.checkpoints.checkpoint import save
 from services.learner.checkpoints.progress import Progress
 from services.learner.publishing.exports import Exports
 from services.monitor.exports.images import FOLDER as IMAGES
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.batch import Batch
+from services.monitor.history.fold import Fold
 from services.monitor.history.store import Store
 from shared.blobs.store import BlobStore
 from shared.blobs.weights import WeightsStore

@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from services.monitor.analysis.report import build_report
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.batch import Batch
+from services.monitor.history.fold import Fold
 from services.monitor.history.queries import Reader, reading
 from services.monitor.history.store import Store
 from services.monitor.values.where import ALL, Where

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.batch import Batch
+from services.monitor.history.fold import Fold
 from services.monitor.history.imports import Place, take_back
 from services.monitor.history.peaks import Segment, level_for, segments
 from services.monitor.history.queries import Reader, reading

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.batch import Batch
+from services.monitor.history.fold import Fold
 from services.monitor.history.queries import reading
 from services.monitor.history.store import Store
 from shared.bus.port import JournalEntry
@@ -90,7 +91,8 @@ import os, signal, sys
 from pathlib import Path
 from services.monitor.history import fold as module
 from services.monitor.history import samples
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.batch import Batch
+from services.monitor.history.fold import Fold
 from services.monitor.history.store import Store
 from tests.monitor.test_restarts import history
 train, held_out, events = history(7)

@@ -10,7 +10,8 @@ import pytest
 
 from services.monitor.exports import sinks
 from services.monitor.exports.sinks import Sinks, missing_sinks
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.batch import Batch
+from services.monitor.history.fold import Fold
 from services.monitor.history.store import Store
 from services.monitor.values.catalog import describe, v_triune_name
 from services.monitor.values.where import ALL, Where

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from services.monitor.analysis.spans import merged, step_costs, timeline
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.batch import Batch
+from services.monitor.history.fold import Fold
 from services.monitor.history.queries import Interval
 from services.monitor.history.store import Store
 from shared.bus.port import JournalEntry

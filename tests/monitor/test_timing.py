@@ -4,7 +4,8 @@ import pytest
 
 from services.monitor.analysis.report import build_report
 from services.monitor.analysis.timing import Union, time_shares, time_sums
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.batch import Batch
+from services.monitor.history.fold import Fold
 from services.monitor.history.queries import Interval, reading
 from services.monitor.history.store import Store
 from shared.jobs.record import JobRecord

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from services.monitor.analysis.trace import trace_group, trace_lines
-from services.monitor.history.fold import Batch, Fold
+from services.monitor.history.batch import Batch
+from services.monitor.history.fold import Fold
 from services.monitor.history.store import Store
 from shared.errors import UserError
 from tests.monitor.runs import entries, group, step_done, void

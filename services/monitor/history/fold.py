@@ -6,12 +6,13 @@ that was killed makes the same ones.
 """
 
 import sqlite3
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 
+from services.monitor.history.batch import Batch, Progress
+from services.monitor.history.groups import Arrived, Key, key_of, key_of_record, key_of_row
 from services.monitor.history.samples import (
     FOLDER,
     GROUPS_TOGETHER,
@@ -20,7 +21,8 @@ from services.monitor.history.samples import (
     step_file,
     write_part,
 )
-from services.monitor.history.store import Arrived, Key, Store, key_of
+from services.monitor.history.shelf import Near
+from services.monitor.history.store import Store
 from services.monitor.history.totals import STALENESS
 from services.monitor.values.answers import answers_of
 from services.monitor.values.columns import Sample, sample_table
@@ -35,7 +37,6 @@ from shared.messages import (
     EvalDone,
     Event,
     Kind,
-    Prompt,
     Scored,
     StepDone,
     Voided,
@@ -44,65 +45,8 @@ from shared.messages import (
 )
 
 EVENTS = "events"
-NEAR_BYTES = 64 * 1024 * 1024
 FINAL = "final"
 """The fact in the store that names the end state once everything is on file."""
-
-
-@dataclass
-class Batch:
-    """What was read since the last commit, each in the order of its stream."""
-
-    train: Sequence[JournalEntry] = ()
-    eval: Sequence[JournalEntry] = ()
-    events: Sequence[tuple[Event, int]] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.train or self.eval or self.events)
-
-
-@dataclass
-class Progress:
-    """What a batch brought: for the acks, the gauges and the live stream of the page."""
-
-    train_sequence: int = 0
-    eval_sequence: int = 0
-    event_sequence: int = 0
-    steps: list[tuple[StepDone, dict[Where, dict[str, float]]]] = field(default_factory=list)
-    evaluations: list[EvalDone] = field(default_factory=list)
-    tasks: dict[str, str] = field(default_factory=dict)
-    verifier_errors: dict[str, float] = field(default_factory=dict)
-    voids: list[Voided] = field(default_factory=list)
-    groups: int = 0
-
-
-class Near:
-    """The newest groups that wait for their step, which is told soon after; bounded, since the shelf has them all."""
-
-    def __init__(self) -> None:
-        self._groups: OrderedDict[Key, Arrived] = OrderedDict()
-        self._bytes = 0
-
-    def extend(self, groups: Sequence[Arrived]) -> None:
-        for group in groups:
-            self._groups[group.key] = group._replace(body=b"")
-            self._bytes += _size(group)
-        while self._bytes > NEAR_BYTES:
-            self._bytes -= _size(self._groups.popitem(last=False)[1])
-
-    def get(self, key: Key) -> Arrived | None:
-        return self._groups.get(key)
-
-    def drop(self, keys: Iterable[Key]) -> None:
-        for key in keys:
-            if (group := self._groups.pop(key, None)) is not None:
-                self._bytes -= _size(group)
-
-
-def _size(group: Arrived) -> int:
-    """About the bytes that a group takes in memory."""
-    first = group.scored.group.completions[:1]
-    return len(group.scored.rewards) * sum(2 * len(c.token_ids) + len(c.text) + 500 for c in first)
 
 
 class Fold:
@@ -156,12 +100,12 @@ class Fold:
     def _read_journal(self, kind: Kind, entries: Sequence[JournalEntry], progress: Progress) -> int:
         stored = self._store.sequence(kind)
         new = [entry for entry in entries if entry.sequence > stored]
-        first = self._store.first_records(_key_of_record(entry.message) for entry in new)
+        first = self._store.first_records(key_of_record(entry.message) for entry in new)
         arrived: list[Arrived] = []
         for entry in new:
             match entry.message:
                 case Scored() as scored:
-                    group = Arrived(_key_of_record(scored), entry.sequence, scored, entry.body)
+                    group = Arrived(key_of_record(scored), entry.sequence, scored, entry.body)
                     self._on_scored(group, first, arrived)
                 case Voided() as void:
                     self._add(arrived)
@@ -189,7 +133,7 @@ class Fold:
             self._store.add_duplicate(group.scored.prompt.kind, group.scored.prompt.source)
 
     def _on_voided(self, void: Voided, sequence: int, first: dict[Key, str], progress: Progress) -> None:
-        key = _key_of_record(void)
+        key = key_of_record(void)
         found = self._store.group(key)
         if found is None or found["sequence"] is None:
             self._store.add_void(key, sequence, void)
@@ -318,7 +262,7 @@ class Fold:
         """Put the groups, which wait no longer, into a file; the facts of those that are not void."""
         found: list[Facts] = []
         write_part(self._store.folder, name, self._tables(groups, advantages or {}, found))
-        keys = [_row_key(group) for group in groups]
+        keys = [key_of_row(group) for group in groups]
         self._store.drop_waiting([key for key in keys if self._fresh.pop(key, None) is None])
         self._near.drop(keys)
         return join_facts(found)
@@ -329,7 +273,7 @@ class Fold:
         """Some groups after the other, so that memory holds no more of them; their facts go to `found`."""
         for first in range(0, len(groups), GROUPS_TOGETHER):
             rows = groups[first : first + GROUPS_TOGETHER]
-            samples = [Sample(dict(r), self._record(_row_key(r)), advantages.get(r["ordinal"])) for r in rows]
+            samples = [Sample(dict(r), self._record(key_of_row(r)), advantages.get(r["ordinal"])) for r in rows]
             answers = answers_of([sample.scored for sample in samples if sample.scored])
             counted = [(s.scored, s.group["staleness"]) for s in samples if s.scored and s.group["state"] != "void"]
             groups_counted = [scored for scored, _ in counted]
@@ -353,14 +297,3 @@ class Fold:
         with self._store.transaction():
             self._store.set_meta(FINAL, "")
         (self._store.folder / FOLDER / REST_FILE).unlink(missing_ok=True)
-
-
-def _key_of_record(record: object) -> Key:
-    """The key of the group that a record of the journal is of."""
-    of = record.prompt if isinstance(record, Scored) else record
-    assert isinstance(of, Prompt | Voided), f"the journal holds a {type(record).__name__}"
-    return key_of(of.kind, of.version, of.ordinal)
-
-
-def _row_key(row: sqlite3.Row) -> Key:
-    return Key(row["kind"], row["version"], row["ordinal"])

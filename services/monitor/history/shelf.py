@@ -6,11 +6,16 @@ them four times (log, table, and both again when it goes).
 
 import contextlib
 import os
-from collections.abc import Collection, Sequence
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from services.monitor.history.groups import Arrived, Key
+
 FOLDER = ".waiting"
+NEAR_BYTES = 64 * 1024 * 1024
+"""Waiting groups of so many bytes are in memory as well."""
 _WRITTEN_TOGETHER = 512 * 1024
 """So many bytes go to the kernel at once: a tenth of them at a time, a record, takes it half as long again."""
 
@@ -64,3 +69,32 @@ def read_spot(folder: Path, spot: Spot) -> bytes | None:
 
 def _path(folder: Path, number: int) -> Path:
     return folder / f"{number:09d}.bin"
+
+
+class Near:
+    """The newest groups that wait for their step, which is told soon after; bounded, since the shelf has them all."""
+
+    def __init__(self) -> None:
+        self._groups: OrderedDict[Key, Arrived] = OrderedDict()
+        self._bytes = 0
+
+    def extend(self, groups: Sequence[Arrived]) -> None:
+        for group in groups:
+            self._groups[group.key] = group._replace(body=b"")
+            self._bytes += _size(group)
+        while self._bytes > NEAR_BYTES:
+            self._bytes -= _size(self._groups.popitem(last=False)[1])
+
+    def get(self, key: Key) -> Arrived | None:
+        return self._groups.get(key)
+
+    def drop(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            if (group := self._groups.pop(key, None)) is not None:
+                self._bytes -= _size(group)
+
+
+def _size(group: Arrived) -> int:
+    """About the bytes that a group takes in memory."""
+    first = group.scored.group.completions[:1]
+    return len(group.scored.rewards) * sum(2 * len(c.token_ids) + len(c.text) + 500 for c in first)

@@ -10,9 +10,9 @@ import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from services.monitor.history import totals
+from services.monitor.history.groups import ADD_SCORED, Arrived, Key, key_of, scored_row
 from services.monitor.history.peaks import Peaks
 from services.monitor.history.schema import ENGINE, TRAIN_VERSION, incarnation_key, open_for_writing
 from services.monitor.history.shelf import Shelf, Spot, read_spot
@@ -21,52 +21,6 @@ from shared.messages import EngineOpened, EvalDone, Kind, Scored, StepDone, Void
 
 _GROUP = "kind = ? AND version = ? AND ordinal = ?"
 _TRAINING = f"kind = 'train' AND version = {TRAIN_VERSION} AND ordinal IN (SELECT value FROM json_each(?))"
-
-
-class Arrived(NamedTuple):
-    """A scored group that is new here; `body` is its record as it came."""
-
-    key: "Key"
-    sequence: int
-    scored: Scored
-    body: bytes = b""
-
-
-class Key(NamedTuple):
-    """What names a group within a job."""
-
-    kind: Kind
-    version: int
-    ordinal: int
-
-
-def key_of(kind: Kind, version: int | None, ordinal: int) -> Key:
-    return Key(kind, TRAIN_VERSION if version is None or kind == "train" else version, ordinal)
-
-
-_SCORED_COLUMNS = (
-    "sequence", "source", "task", "sample_id", "state", "reward", "errors", "oldest_version", "replica", "scorer",
-    "published_at", "started_at", "finished_at", "score_started_at", "score_finished_at",
-)  # fmt: skip
-# A step may have named the group before its record came: what the step said of its state stays.
-_ADD_SCORED = (
-    f"INSERT INTO groups(kind, version, ordinal, {', '.join(_SCORED_COLUMNS)}) "
-    f"VALUES({', '.join('?' * (3 + len(_SCORED_COLUMNS)))}) ON CONFLICT(kind, version, ordinal) DO UPDATE SET "
-    + ", ".join(f"{name} = excluded.{name}" for name in _SCORED_COLUMNS if name != "state")
-)
-
-
-def _scored_row(arrived: Arrived) -> tuple[object, ...]:
-    """The key and the values of `_SCORED_COLUMNS`."""
-    key, sequence, scored, _ = arrived
-    prompt, group = scored.prompt, scored.group
-    rewards = [reward.final for reward in scored.rewards if reward.ok]
-    mean, errors = sum(rewards) / len(rewards) if rewards else None, len(scored.rewards) - len(rewards)
-    times = (prompt.published_at, group.started_at, group.finished_at, scored.started_at, scored.finished_at)
-    return (
-        *key, sequence, prompt.source, prompt.task, prompt.sample_id, "scored", mean, errors, scored.oldest_version,
-        group.replica, scored.replica, *times,
-    )  # fmt: skip
 
 
 class Store:
@@ -180,7 +134,7 @@ class Store:
 
     def add_scored(self, groups: Sequence[Arrived]) -> None:
         """Groups whose records were not here yet."""
-        self._db.executemany(_ADD_SCORED, [_scored_row(group) for group in groups])
+        self._db.executemany(ADD_SCORED, [scored_row(group) for group in groups])
         for group in groups:
             self._add_source(group.scored.prompt.source, group.scored.prompt.task)
 
