@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import re
-import sqlite3
 import time
 from typing import Annotated, Any
 
@@ -12,19 +10,18 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import PlainTextResponse, Response
 
-from services.monitor.analysis.report import build_report
 from services.monitor.api.changes import (
     changed_spec,
-    held_from,
     newest,
     read_changes,
     step_mistakes,
     weights_left,
     with_changes,
 )
+from services.monitor.api.details import details_of, known_sources, summary_of
 from services.monitor.api.foolish import warnings
 from services.monitor.api.journal import JOURNAL_KEYS, journal_mistakes, left_over_bytes
-from services.monitor.api.shapes import JobChange, JobDetails, JobList, JobState, JobSummary, Validated
+from services.monitor.api.shapes import JobDetails, JobList, JobState, Validated
 from services.monitor.api.submission import (
     create_job,
     learner_memory,
@@ -35,13 +32,9 @@ from services.monitor.api.submission import (
 )
 from services.monitor.control import Control
 from services.monitor.handlers import Desk
-from services.monitor.history.files import read_report
-from services.monitor.history.fold import FINAL
 from services.monitor.history.imports import read_run, take_back
-from services.monitor.history.labels import Label, read_label
-from services.monitor.history.queries import reading
-from shared.errors import BadJob, Corrupt, Unavailable
-from shared.jobs.record import ENDED, OVER, Change, IllegalMove, JobRecord, State, UnknownJob, abandoned, by_age
+from shared.errors import BadJob, Unavailable
+from shared.jobs.record import ENDED, OVER, IllegalMove, JobRecord, State, UnknownJob, abandoned, by_age
 from shared.jobs.spec import JobSpec, derived, write_toml
 from shared.messages import JOB_ID_PATTERN, StepDone
 from shared.runtime.retry import Retry, within
@@ -139,7 +132,7 @@ class JobRoutes:
                 raise UnknownJob(before)
             records = records[:place]
         shown = records if limit is None else records[-limit:]
-        jobs = await asyncio.to_thread(lambda: [_summary(self._desk, record) for record in shown])
+        jobs = await asyncio.to_thread(lambda: [summary_of(self._desk, record) for record in shown])
         older = shown[0].id if len(shown) < len(records) else None
         return JobList(jobs=jobs, next=older, waiting_for=self._retry.waiting_for)
 
@@ -149,7 +142,7 @@ class JobRoutes:
         ordinal = 0  # then the report counts what the journal shows
         with contextlib.suppress(Unavailable), _shortly(True):
             ordinal = await self._desk.jobs.ordinal(record.id)
-        return await asyncio.to_thread(_details, self._desk, record, ordinal, self._control.errors.get(job_id, ""))
+        return await asyncio.to_thread(details_of, self._desk, record, ordinal, self._control.errors.get(job_id, ""))
 
     async def file(self, job_id: str) -> PlainTextResponse:
         """The job file with every key, as TOML: what was submitted, without the changes made since."""
@@ -160,7 +153,7 @@ class JobRoutes:
         """Change η, the number of steps or a source's weight; each holds from the next step or ordinal on."""
         record = _must_live(await find_job(self._desk, self._control, job_id))
         document = parse_document(await request.body(), request.headers.get("content-type", ""))
-        changes = read_changes(document, await asyncio.to_thread(_known_sources, self._desk, record))
+        changes = read_changes(document, await asyncio.to_thread(known_sources, self._desk, record))
         mistakes = await self._cannot_hold(with_changes(record, changes), {change.key for change in changes})
         if mistakes:
             raise BadJob(mistakes)
@@ -291,62 +284,3 @@ def _must_live(record: JobRecord) -> JobRecord:
 def _want_checkpoint(record: JobRecord) -> JobRecord:
     _must_live(record)
     return msgspec.structs.replace(record, checkpoint_wanted=record.checkpoint_wanted + 1)
-
-
-def _fields(desk: Desk, record: JobRecord, step: int) -> dict[str, Any]:
-    return dataclasses.asdict(_label(desk, record)) | {
-        "job_id": record.id,
-        "state": record.state,
-        "name": record.spec.name,
-        "error": record.error,
-        "created_at": record.created_at,
-        "started_at": record.started_at,
-        "ended_at": record.ended_at,
-        "step": step,
-        "total_steps": int(newest(record, "total_steps", record.spec.total_steps)),
-        "max_staleness": int(newest(record, "max_staleness", record.spec.algorithm.max_staleness)),
-    }
-
-
-def _label(desk: Desk, record: JobRecord) -> Label:
-    try:
-        return read_label(desk.runs / record.id)
-    except Corrupt as damage:
-        return Label(title=str(damage))
-
-
-def _summary(desk: Desk, record: JobRecord) -> JobSummary:
-    step = 0
-    with contextlib.suppress(sqlite3.DatabaseError), reading(desk.runs / record.id) as reader:
-        step = reader.last_step() if reader else 0
-    return JobSummary(**_fields(desk, record, step))
-
-
-def _details(desk: Desk, record: JobRecord, ordinal: int, error: str) -> JobDetails:
-    folder = desk.runs / record.id
-    try:
-        with reading(folder) as reader:
-            report = build_report(record, reader, ordinal, read_report(folder))
-            on_file = reader is not None and reader.meta(FINAL) == record.state
-    except sqlite3.DatabaseError as damage:
-        report, on_file = build_report(record, None, ordinal), False
-        error = error or f"the store in {folder} cannot be read: {damage}"
-    return JobDetails(
-        **_fields(desk, record, report["steps"]),
-        spec=msgspec.to_builtins(record.spec),
-        changes=[_change(change) for change in record.changes],
-        report=report,
-        on_file=on_file,
-        reading_error=error,
-    )
-
-
-def _change(change: Change) -> JobChange:
-    return JobChange(**msgspec.structs.asdict(change), since_unit=held_from(change.key))
-
-
-def _known_sources(desk: Desk, record: JobRecord) -> set[str]:
-    """Sources that the job file names or that were seen; empty while nothing was seen: then any name is taken."""
-    with reading(desk.runs / record.id) as reader:
-        seen = set(reader.tasks()) - {""} if reader else set()
-    return seen | set(record.spec.sources) if seen else set()
