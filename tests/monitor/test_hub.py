@@ -6,7 +6,7 @@ import httpx
 import pytest
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
-from services.monitor.api import hub
+from services.monitor.checks import hub
 
 
 class Hub:

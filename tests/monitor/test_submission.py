@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from services.monitor.api.changes import read_changes, step_mistakes, weights_left, with_changes
-from services.monitor.api.foolish import warnings
-from services.monitor.api.journal import journal_mistakes, left_over_bytes
-from services.monitor.api.submission import parse_document
-from services.monitor.api.submission import read_submission as draft_of
+from services.monitor.checks.changes import read_changes, step_mistakes, weights_left, with_changes
+from services.monitor.checks.foolish import warnings
+from services.monitor.checks.journal import journal_mistakes, left_over_bytes
+from services.monitor.checks.submission import parse_document
+from services.monitor.checks.submission import read_submission as draft_of
 from shared.bus.memory import MemoryBus
 from shared.errors import BadJob
 from shared.jobs.record import Change, JobRecord

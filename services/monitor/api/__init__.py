@@ -1,1 +1,1 @@
-"""The REST API: routes by subject, shapes of answers, checks of what is submitted."""
+"""The REST API: routes by subject and the shapes of their answers."""

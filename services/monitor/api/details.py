@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from services.monitor.analysis.report import build_report
-from services.monitor.api.changes import held_from, newest
 from services.monitor.api.shapes import JobChange, JobDetails, JobSummary
+from services.monitor.checks.changes import held_from, newest
 from services.monitor.handlers import Desk
 from services.monitor.history.files import read_report
 from services.monitor.history.fold import FINAL

@@ -10,7 +10,9 @@ import msgspec
 from fastapi import APIRouter, Query, Request
 from starlette.responses import PlainTextResponse, Response
 
-from services.monitor.api.changes import (
+from services.monitor.api.details import details_of, known_sources, summary_of
+from services.monitor.api.shapes import JobDetails, JobList, JobState, Validated
+from services.monitor.checks.changes import (
     changed_spec,
     newest,
     read_changes,
@@ -18,11 +20,9 @@ from services.monitor.api.changes import (
     weights_left,
     with_changes,
 )
-from services.monitor.api.details import details_of, known_sources, summary_of
-from services.monitor.api.foolish import warnings
-from services.monitor.api.journal import JOURNAL_KEYS, journal_mistakes, left_over_bytes
-from services.monitor.api.shapes import JobDetails, JobList, JobState, Validated
-from services.monitor.api.submission import (
+from services.monitor.checks.foolish import warnings
+from services.monitor.checks.journal import JOURNAL_KEYS, journal_mistakes, left_over_bytes
+from services.monitor.checks.submission import (
     create_job,
     learner_memory,
     parse_document,

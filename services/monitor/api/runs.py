@@ -16,7 +16,6 @@ from starlette.responses import Response, StreamingResponse
 from services.monitor.analysis.advice import Line, standstill
 from services.monitor.analysis.browse import Wanted, find_advice, find_samples, find_series
 from services.monitor.analysis.timing import PACE_STEPS
-from services.monitor.api.changes import settings_now
 from services.monitor.api.jobs import find_job
 from services.monitor.api.shapes import (
     Catalogue,
@@ -28,6 +27,7 @@ from services.monitor.api.shapes import (
     SeriesList,
     VoidList,
 )
+from services.monitor.checks.changes import settings_now
 from services.monitor.control import Control
 from services.monitor.exports.images import kept_image
 from services.monitor.handlers import Desk

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from services.monitor.api.hub import hub_note
+from services.monitor.checks.hub import hub_note
 from shared.errors import BadData
 from shared.jobs.spec import JobSpec
 from shared.samples.files import count_rows, inspect_files

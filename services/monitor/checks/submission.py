@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from services.monitor.api.hub import hub_mistake
+from services.monitor.checks.hub import hub_mistake
 from services.monitor.exports.sinks import missing_sinks
 from services.monitor.history.files import write_whole
 from shared.errors import BadData, BadJob
