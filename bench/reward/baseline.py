@@ -14,8 +14,8 @@ from latex2sympy2_extended import NormalizationConfig
 from math_verify import LatexExtractionConfig, parse, verify
 from pydantic import BaseModel
 
+from services.reward.answers.tags import tag_format
 from services.reward.judge import judge as judge_sample
-from services.reward.tags import tag_format
 from services.reward.verdict import Context, Sample
 from shared.messages import RewardSpec
 

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from pydantic import BaseModel
 
-from services.reward.dialect import V_TRIUNE
+from services.reward.answers.dialect import V_TRIUNE
 from services.reward.verdict import Context, Sample, VerifierError
 from shared.messages import Reward, RewardSpec
 

@@ -9,7 +9,7 @@ Range [0, 1]. An anagram shares letters, not their order, and gains nothing. Bot
 
 from rapidfuzz.distance import Levenshtein
 
-from services.reward.tags import tag_format
+from services.reward.answers.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.blocks import final_answer, reference
 from shared.answers.plain import comparable

@@ -12,8 +12,8 @@ from anls_star import anls_score
 from anls_star import anls_star as library
 from rapidfuzz.distance import Levenshtein
 
-from services.reward.structures import MOST_LEAVES, count_leaves, leaves_as_text, read_structure
-from services.reward.tags import tag_format
+from services.reward.answers.structures import MOST_LEAVES, count_leaves, leaves_as_text, read_structure
+from services.reward.answers.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.messages import RewardSpec
 

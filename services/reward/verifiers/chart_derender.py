@@ -14,8 +14,8 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 from scipy.optimize import linear_sum_assignment
 
-from services.reward.tables import Table, read_table
-from services.reward.tags import tag_format
+from services.reward.answers.tables import Table, read_table
+from services.reward.answers.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.numbers import read_number
 from shared.messages import RewardSpec

@@ -4,7 +4,7 @@ Accuracy is 1 when the final answer names the letter of the ground truth and no 
 the forms), else 0. Format: four tags, a quarter each. Raises VerifierError for a ground truth that names no letter.
 """
 
-from services.reward.tags import tag_format
+from services.reward.answers.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.blocks import final_answer, reference
 from shared.answers.letters import read_letter

@@ -7,7 +7,7 @@ ground truth that is no whole number of at least 0. `parts`: `error`, the absolu
 
 import re
 
-from services.reward.tags import tag_format
+from services.reward.answers.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.blocks import final_answer, reference
 from shared.answers.numbers import read_number

@@ -21,10 +21,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 
+from services.reward.answers.dialect import is_tolerant
 from services.reward.boxes.geometry import predicted_relative
 from services.reward.boxes.matching import Match, Matching
 from services.reward.boxes.thresholds import thresholds
-from services.reward.dialect import is_tolerant
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.boxes import read_boxes, truth_boxes
 from shared.messages import RewardSpec

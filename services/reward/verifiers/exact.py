@@ -5,7 +5,7 @@ quarter each. Unlike `mathverify` in V-Triune's dialect it knows `silent` from `
 ground truth without text.
 """
 
-from services.reward.tags import tag_format
+from services.reward.answers.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.blocks import final_answer, reference
 from shared.answers.plain import comparable, same_words

@@ -4,7 +4,7 @@ Source: V-Triune's paper (arXiv 2505.18129), equation 4, as its reward server co
 {0, 0.25, 0.5, 0.75, 1}, so that the final reward is the form whatever the sample's weights. Never raises.
 """
 
-from services.reward.tags import tag_format
+from services.reward.answers.tags import tag_format
 from services.reward.verdict import Context, Verdict
 from shared.messages import RewardSpec
 

@@ -6,9 +6,9 @@ wrong; labels are not compared. Format: four tags, a quarter each (equation 4). 
 Raises VerifierError for a ground truth that is not one box, and for wrong settings of threshold or coordinates.
 """
 
+from services.reward.answers.tags import tag_format
 from services.reward.boxes.geometry import iou, predicted_relative
 from services.reward.boxes.thresholds import thresholds
-from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.boxes import read_boxes, truth_boxes
 from shared.messages import RewardSpec

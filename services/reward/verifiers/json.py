@@ -13,8 +13,8 @@ from functools import lru_cache
 import msgspec
 from jsonschema_rs import ValidationError, validator_for
 
-from services.reward.structures import MOST_LEAVES, count_leaves, leaves, read_structure
-from services.reward.tags import tag_format
+from services.reward.answers.structures import MOST_LEAVES, count_leaves, leaves, read_structure
+from services.reward.answers.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.literal import Value
 from shared.answers.numbers import read_number

@@ -14,9 +14,9 @@ No worker has a network, so the service asks (`services.reward.outside.asking`).
 from hashlib import blake2b
 from typing import Any
 
+from services.reward.answers.tags import tag_format
 from services.reward.outside.endpoint import Reply
 from services.reward.outside.server import data_url
-from services.reward.tags import tag_format
 from services.reward.verdict import Context, Sample, Verdict, VerifierError
 from shared.answers.blocks import answer_body, reference
 from shared.answers.literal import find_literals

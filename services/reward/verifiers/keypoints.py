@@ -10,8 +10,8 @@ VerifierError for a ground truth that is none, and for sigmas of another length.
 import math
 from collections.abc import Mapping
 
+from services.reward.answers.tags import tag_format
 from services.reward.boxes.shapes import flat_numbers, inside, read_shape, truth_shape
-from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.literal import Value
 from shared.messages import RewardSpec

@@ -12,11 +12,11 @@ Accuracy is 0 or 1. Format: four tags, a quarter each. No parts. The library's o
 a time-out into "wrong", and their signal is taken): the caller's deadline ends a sample, as an error.
 """
 
-from services.reward.dialect import is_tolerant
+from services.reward.answers.dialect import is_tolerant
+from services.reward.answers.tags import tag_format
 from services.reward.math import tolerant
 from services.reward.math.algebra import answer_part, equal, read_answer, read_part, read_truth
 from services.reward.math.remembering import remember
-from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict
 from shared.answers.blocks import final_answer, reference
 from shared.messages import RewardSpec

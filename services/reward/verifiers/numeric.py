@@ -10,7 +10,7 @@ a quarter each. Raises VerifierError for a ground truth that is no number and fo
 import math
 from fractions import Fraction
 
-from services.reward.tags import tag_format
+from services.reward.answers.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.blocks import final_answer, reference
 from shared.answers.numbers import read_number

@@ -6,8 +6,8 @@ polygon, which stands for its centre. Format: four tags, a quarter each. `parts`
 Raises VerifierError for a ground truth that is neither.
 """
 
+from services.reward.answers.tags import tag_format
 from services.reward.boxes.shapes import read_point, region, truth_shape
-from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.messages import RewardSpec
 

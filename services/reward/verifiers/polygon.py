@@ -4,8 +4,8 @@ Corners `[[x, y], …]` or `[x1, y1, x2, y2, …]`, by shapely. Range [0, 1]; be
 is 0. Format: four tags, a quarter each. `parts`: `iou`. Raises VerifierError for a ground truth that is no polygon.
 """
 
+from services.reward.answers.tags import tag_format
 from services.reward.boxes.shapes import overlap, polygon, read_shape, thresholded, truth_shape
-from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.messages import RewardSpec
 

@@ -19,7 +19,7 @@ the program slept.
 import math
 from collections.abc import Sequence
 
-from services.reward.tags import tag_format
+from services.reward.answers.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.answers.programs import Case, read_cases
 from shared.messages import RewardSpec

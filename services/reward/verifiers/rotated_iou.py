@@ -5,8 +5,8 @@ A box is `[cx, cy, width, height, angle]`, the angle in degrees, by shapely; tur
 VerifierError for a ground truth that is no such box.
 """
 
+from services.reward.answers.tags import tag_format
 from services.reward.boxes.shapes import overlap, read_shape, rotated_box, thresholded, truth_shape
-from services.reward.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.messages import RewardSpec
 

@@ -10,8 +10,8 @@ Format: four tags, a quarter each. Raises VerifierError for a ground truth that 
 from apted import APTED, Config
 from rapidfuzz.distance import Levenshtein
 
-from services.reward.tables import Cell, Table, read_table
-from services.reward.tags import tag_format
+from services.reward.answers.tables import Cell, Table, read_table
+from services.reward.answers.tags import tag_format
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.messages import RewardSpec
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from services.reward.dialect import TOLERANT, V_TRIUNE
+from services.reward.answers.dialect import TOLERANT, V_TRIUNE
 from services.reward.verdict import Context, Sample, VerifierError
 from services.reward.vtriune import grid_sizes, is_original, progress
 from shared.messages import Reward, RewardSpec

@@ -1,0 +1,1 @@
+"""How a completion is read: its tags, its tables, objects and lists, and the dialect that holds."""
