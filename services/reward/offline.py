@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.reward.config import RewardConfig
-from services.reward.judging import results
+from services.reward.http.requests import results
+from services.reward.http.wire import ScoreResult, ScoreSample
 from services.reward.scoring import Scorer
-from services.reward.workers.wire import ScoreResult, ScoreSample
 from shared.errors import BadData, Unavailable
 
 CHUNK = 512

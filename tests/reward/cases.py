@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from services.reward.boxes.thresholds import parse_threshold
-from services.reward.vtriune import PlainPayload
+from services.reward.http.vtriune import PlainPayload
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 # The original takes any word or number that it does not know for `average`. Here a word is refused when the server

@@ -2,7 +2,7 @@
 
 import pytest
 
-from services.reward import vtriune
+from services.reward.http import vtriune
 from services.reward.judge import failed, judge
 from services.reward.verdict import VerifierError
 from shared.messages import Reward

@@ -12,9 +12,9 @@ from pycocotools.cocoeval import COCOeval
 
 from services.reward.boxes.geometry import iou, predicted_relative
 from services.reward.boxes.matching import Matching
+from services.reward.http.vtriune import to_sample
 from services.reward.verdict import Context
 from services.reward.verifiers import detection
-from services.reward.vtriune import to_sample
 from shared.messages import RewardSpec
 from shared.samples.boxes import Box, parse_boxes
 from tests.reward.cases import cases

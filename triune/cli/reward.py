@@ -21,7 +21,7 @@ from triune.cli.errors import FAILED, exit_codes
 
 if TYPE_CHECKING:
     from services.reward.config import RewardConfig
-    from services.reward.workers.wire import ScoreResult
+    from services.reward.http.wire import ScoreResult
 
 app = typer.Typer(no_args_is_help=True, help="Judge completions: an HTTP server, or a file.")
 out = Console(highlight=False, soft_wrap=True)

@@ -1,1 +1,1 @@
-"""The reward service over HTTP: V-Triune's routes and batches."""
+"""The reward service over HTTP: its routes, their bodies and answers, V-Triune's and other trainers' protocols."""

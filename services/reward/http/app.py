@@ -11,15 +11,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.reward import vtriune
 from services.reward.config import RewardConfig
+from services.reward.http import vtriune
 from services.reward.http.access import Access
-from services.reward.http.answers import MSGPACK, answered
 from services.reward.http.bodies import BodyGate
+from services.reward.http.requests import Judging
+from services.reward.http.responses import MSGPACK, answered
 from services.reward.http.trainers import Trainers
-from services.reward.judging import Judging
+from services.reward.http.wire import ScoreRequest, ScoreResponse
 from services.reward.scoring import Scorer
-from services.reward.workers.wire import ScoreRequest, ScoreResponse
 from shared.runtime.http import add_health_routes
 from shared.samples.verifiers import known_verifiers
 

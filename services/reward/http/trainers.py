@@ -16,10 +16,10 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from services.reward.http.answers import Unscorable, answered
 from services.reward.http.bodies import Quick
-from services.reward.judging import Judging
-from services.reward.workers.wire import ScoreRequest, ScoreResult, ScoreSample
+from services.reward.http.requests import Judging
+from services.reward.http.responses import Unscorable, answered
+from services.reward.http.wire import ScoreRequest, ScoreResult, ScoreSample
 from shared.errors import Unavailable
 
 _SPECIAL_END = re.compile(r"(?:\s*(?:<\|[a-z_]{1,32}\|>|</s>|<eos>|<end_of_turn>))+\s*$")

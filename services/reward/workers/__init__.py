@@ -1,1 +1,1 @@
-"""Verifiers run in killable processes: the pool, its workers, the wire between them."""
+"""Verifiers run in killable processes: the pool, its workers, what one may do and what it keeps."""

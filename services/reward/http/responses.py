@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 import msgspec
 from starlette.responses import JSONResponse, Response
 
-from services.reward.judging import TooMany
+from services.reward.http.requests import TooMany
 from services.reward.workers.pool import Overloaded
 from shared.errors import Unavailable
 

@@ -7,8 +7,8 @@ from typing import Literal
 import msgspec
 
 from services.reward.answers.dialect import TOLERANT, V_TRIUNE
+from services.reward.http.vtriune import grid_sizes, is_original, progress
 from services.reward.verdict import Context, Sample, VerifierError
-from services.reward.vtriune import grid_sizes, is_original, progress
 from shared.messages import Reward, RewardSpec
 
 

@@ -1,14 +1,13 @@
-"""What the HTTP routes do: V-Triune's `/judge`, and batches with three-valued results."""
+"""What the HTTP routes do with a request: V-Triune's `/judge`, and batches with three-valued results."""
 
 from collections.abc import Sequence
 
-from services.reward import vtriune
 from services.reward.config import RewardConfig
+from services.reward.http import vtriune, wire
+from services.reward.http.wire import ScoreRequest, ScoreResponse, ScoreResult, ScoreSample
 from services.reward.judge import failed
 from services.reward.scoring import Scorer
 from services.reward.verdict import Sample, VerifierError
-from services.reward.workers import wire
-from services.reward.workers.wire import ScoreRequest, ScoreResponse, ScoreResult, ScoreSample
 from shared.errors import TriuneError, Unavailable
 from shared.messages import Reward
 
