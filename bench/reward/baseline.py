@@ -15,7 +15,7 @@ from math_verify import LatexExtractionConfig, parse, verify
 from pydantic import BaseModel
 
 from services.reward.answers.tags import tag_format
-from services.reward.judge import judge as judge_sample
+from services.reward.judging.judge import judge as judge_sample
 from services.reward.verdict import Context, Sample
 from shared.messages import RewardSpec
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.reward.judge import judge
+from services.reward.judging.judge import judge
 from services.reward.verdict import Sample
 from shared.answers.boxes import _plain_list, read_boxes, truth_boxes
 from shared.messages import RewardSpec

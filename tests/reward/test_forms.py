@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.reward.judge import judge
+from services.reward.judging.judge import judge
 from services.reward.verdict import Sample
 from shared.answers import counting
 from shared.messages import RewardSpec

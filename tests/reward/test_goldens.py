@@ -3,7 +3,7 @@
 import pytest
 
 from services.reward.http import vtriune
-from services.reward.judge import failed, judge
+from services.reward.judging.judge import failed, judge
 from services.reward.verdict import VerifierError
 from shared.messages import Reward
 from tests.reward.cases import Case, cases

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from services.reward.judge import judge
+from services.reward.judging.judge import judge
 from services.reward.outside import launching
 from services.reward.outside.running import Running
 from services.reward.verdict import Sample

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from services.reward.judge import judge
+from services.reward.judging.judge import judge
 from services.reward.verdict import Sample
 from shared.messages import Reward, RewardSpec
 from shared.samples.verifiers import DETECTION_RATIOS, filled_in, why_unusable

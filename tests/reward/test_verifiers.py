@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from services.reward.boxes.geometry import predicted_relative
 from services.reward.boxes.thresholds import THRESHOLDS, parse_threshold, thresholds
-from services.reward.compose import compose
 from services.reward.http.vtriune import grid_sizes, progress
-from services.reward.judge import judge
-from services.reward.registry import discover
+from services.reward.judging.compose import compose
+from services.reward.judging.judge import judge
+from services.reward.judging.registry import discover
 from services.reward.verdict import Context, Sample, VerifierError
 from shared.answers.blocks import final_answer, last_boxes, reference
 from shared.messages import Reward, RewardSpec

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.reward.judge import judge
+from services.reward.judging.judge import judge
 from services.reward.verdict import Sample
 from services.reward.verifiers.anls_star import library
 from shared.messages import Reward, RewardSpec

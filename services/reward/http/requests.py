@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from services.reward.config import RewardConfig
 from services.reward.http import vtriune, wire
 from services.reward.http.wire import ScoreRequest, ScoreResponse, ScoreResult, ScoreSample
-from services.reward.judge import failed
+from services.reward.judging.judge import failed
 from services.reward.scoring import Scorer
 from services.reward.verdict import Sample, VerifierError
 from shared.errors import TriuneError, Unavailable

@@ -4,10 +4,10 @@ import asyncio
 
 import msgspec
 
-from services.reward.judge import failed, reward_of
+from services.reward.judging.judge import failed, reward_of
+from services.reward.judging.truths import checked
 from services.reward.outside.confinement import why_unconfined
 from services.reward.outside.launching import Late, Launcher
-from services.reward.truths import checked
 from services.reward.verdict import Sample, VerifierError
 from services.reward.verifiers.python import Outcome, tests_of, verdict
 from shared.answers.programs import Case, read_program

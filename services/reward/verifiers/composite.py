@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from services.reward.registry import find
-from services.reward.truths import checked
+from services.reward.judging.registry import find
+from services.reward.judging.truths import checked
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.messages import RewardSpec
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from services.reward.judge import failed
+from services.reward.judging.judge import failed
 from services.reward.verdict import Sample
 from services.reward.workers.process import Worker, WorkerDied
 from services.reward.workers.worker import BUDGET_S

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import msgspec
 
-from services.reward import plugins
-from services.reward.judge import failed, judge
-from services.reward.registry import discover
+from services.reward.judging import plugins
+from services.reward.judging.judge import failed, judge
+from services.reward.judging.registry import discover
 from services.reward.verdict import Sample
 from services.reward.workers import sandbox
 from services.reward.workers.memory import Learned

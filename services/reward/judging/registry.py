@@ -7,8 +7,9 @@ from importlib.metadata import entry_points
 from pkgutil import iter_modules
 from types import MappingProxyType, ModuleType
 
-from services.reward import plugins, verifiers
-from services.reward.plugins import as_verdict
+from services.reward import verifiers
+from services.reward.judging import plugins
+from services.reward.judging.plugins import as_verdict
 from services.reward.verdict import Context, Verdict, VerifierError
 from shared.errors import UserError
 from shared.messages import RewardSpec

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import msgspec
 
-from services.reward.registry import find
+from services.reward.judging.registry import find
 from services.reward.verdict import Context, VerifierError
 from shared.answers.blocks import answer_body
 from shared.messages import RewardSpec

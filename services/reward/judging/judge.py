@@ -1,8 +1,8 @@
 """One sample in, one reward out: where a verifier's errors become the verdict `verifier-error`."""
 
-from services.reward.compose import compose
-from services.reward.registry import find
-from services.reward.truths import checked
+from services.reward.judging.compose import compose
+from services.reward.judging.registry import find
+from services.reward.judging.truths import checked
 from services.reward.verdict import Sample, Verdict, VerifierError
 from shared.messages import Reward, RewardSpec
 

@@ -1,0 +1,1 @@
+"""One sample judged: its verifier found, its truth checked, its reward composed."""
