@@ -9,12 +9,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from services.reward.config import RewardConfig
+from services.reward.endpoints.teacher import Teacher
 from services.reward.handlers import Deps, consume
 from services.reward.http.app import create_app
 from services.reward.http.discovery import announced
 from services.reward.metrics import instruments
 from services.reward.scoring import make_scorer
-from services.reward.teacher import Teacher
 from shared.errors import BadJob, UserError
 from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.spec import JobSpec

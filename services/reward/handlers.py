@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from services.reward.audit import audited
+from services.reward.endpoints.teacher import TEACHER, Teacher
 from services.reward.scoring import Scorer
 from services.reward.seen import with_images
-from services.reward.teacher import TEACHER, Teacher
 from services.reward.verdict import Context, Sample
 from shared.blobs.port import Blobs
 from shared.bus.port import DELIVERY_BUDGET, Bus, Delivery, WorkQueue

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from services.reward.config import RewardConfig
+from services.reward.endpoints.judge import Endpoint
 from services.reward.outside.asking import Asking
-from services.reward.outside.endpoint import Endpoint
 from services.reward.outside.running import Running
 from services.reward.verdict import Sample
 from services.reward.workers.pool import Pool

@@ -15,9 +15,9 @@ from typing import Any
 import psutil
 import pytest
 
+from services.reward.endpoints.judge import Endpoint, Reply
 from services.reward.metrics import instruments
 from services.reward.outside.asking import Asking
-from services.reward.outside.endpoint import Endpoint, Reply
 from services.reward.outside.running import Running
 from services.reward.scoring import Scorer
 from services.reward.verdict import Sample

@@ -14,11 +14,11 @@ import pytest_asyncio
 
 from services.reward.audit import is_drawn
 from services.reward.config import RewardConfig
+from services.reward.endpoints.judge import Endpoint
 from services.reward.handlers import Deps, score_group
 from services.reward.http.app import create_app
 from services.reward.metrics import instruments
 from services.reward.outside.asking import Asking
-from services.reward.outside.endpoint import Endpoint
 from services.reward.scoring import Scorer
 from services.reward.seen import question_of
 from services.reward.verdict import Sample, VerifierError

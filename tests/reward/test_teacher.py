@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from services.reward.app import teacher_of
+from services.reward.endpoints.teacher import Teacher
 from services.reward.handlers import Deps, on_completed
 from services.reward.metrics import instruments
-from services.reward.teacher import Teacher
 from shared.bus.memory import MemoryBus, MemoryServer
 from shared.errors import BadJob, BadSample, Unavailable
 from shared.jobs.spec import Distillation, parse_job

@@ -7,9 +7,9 @@ from hashlib import blake2b
 
 import msgspec
 
+from services.reward.endpoints.judge import Endpoint, Reply
 from services.reward.judging.judge import failed, reward_of
 from services.reward.judging.truths import checked
-from services.reward.outside.endpoint import Endpoint, Reply
 from services.reward.verdict import Sample, VerifierError
 from services.reward.verifiers.judge import messages, read_score, verdict
 from shared.errors import Unavailable

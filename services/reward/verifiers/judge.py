@@ -15,8 +15,8 @@ from hashlib import blake2b
 from typing import Any
 
 from services.reward.answers.tags import tag_format
-from services.reward.outside.endpoint import Reply
-from services.reward.outside.server import data_url
+from services.reward.endpoints.judge import Reply
+from services.reward.endpoints.server import data_url
 from services.reward.verdict import Context, Sample, Verdict, VerifierError
 from shared.answers.blocks import answer_body, reference
 from shared.answers.literal import find_literals

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from services.reward.outside.server import Server, TooLarge, data_url
+from services.reward.endpoints.server import Server, TooLarge, data_url
 from shared.blobs.port import Blobs
 from shared.errors import BadSample, Unavailable, one_error
 from shared.jobs.spec import Distillation

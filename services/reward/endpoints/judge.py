@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from services.reward.outside.server import Server, TooLarge
+from services.reward.endpoints.server import Server, TooLarge
 from services.reward.verdict import VerifierError
 from shared.errors import Unavailable
 
