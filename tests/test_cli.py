@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from shared.jobs.spec import parse_job
 from triune.cli import app
-from triune.cli.jobs import resolve_paths
+from triune.cli.jobs.submit import resolve_paths
 from triune.demo.main import Options, compute_threads, demo_job
 from triune.local.process import free_port
 

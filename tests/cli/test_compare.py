@@ -4,8 +4,8 @@ import pytest
 
 from shared.errors import UserError
 from shared.jobs.flat import differences, flat
-from triune.cli.compare import _set
-from triune.cli.logs import concerns
+from triune.cli.jobs.compare import _set
+from triune.cli.jobs.logs import concerns
 
 
 def test_tables_are_compared_key_by_key() -> None:

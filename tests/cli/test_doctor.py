@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.runtime.settings import Settings
-from triune.cli.doctor import Finding, examine
+from triune.cli.system.doctor import Finding, examine
 from triune.local.process import free_port
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from triune.cli.runs import _superfluous, run_folders
+from triune.cli.folders.runs import _superfluous, run_folders
 
 
 def make(runs: Path, job: str, checkpoints: int) -> None:

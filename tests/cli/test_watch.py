@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from triune.cli import app
-from triune.cli import jobs as commands
+from triune.cli.jobs import submit, watch
 
 NO_STEP = "the job has no training step: no group of its order can be trained on: sums: 3 bad-sample"
 GROUPS = {"published": 3, "trained": 0, "void": 3, "duplicates": 0}
@@ -42,7 +42,8 @@ class EndedJob:
 def test_the_command_fails_unless_the_job_is_done(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, state: str, error: str, code: int, command: str
 ) -> None:
-    monkeypatch.setattr(commands, "Api", lambda settings: EndedJob(state, error))
+    for module in (submit, watch):
+        monkeypatch.setattr(module, "Api", lambda settings: EndedJob(state, error))
     file = tmp_path / "job.toml"
     file.write_text('model = "m"\ntotal_steps = 2\n[data]\ntrain = ["t.parquet"]\n')
     arguments = ["submit", str(file), "--watch"] if command == "submit" else ["watch", "j"]

@@ -29,7 +29,7 @@ from shared.runtime.http import health_app, serve_http
 from shared.runtime.settings import Settings, read_settings
 from shared.service import STOP_S
 from tests.deploy.compose_files import BASE, FOLDER, LAYERS, OURS, ROOT, load, written_env
-from triune.cli import SERVICES
+from triune.cli.system.serve import SERVICES
 from triune.demo.main import Options, demo_job
 from triune.local.process import free_port
 from triune.local.servers import MAX_PAYLOAD, RedisServer, find_binary

@@ -1,14 +1,16 @@
 """The `triune` command."""
 
-import importlib
-from typing import Annotated
-
 import typer
 
-from shared.errors import UserError
-from triune.cli import compare, data, demo, doctor, env, export, health, jobs, logs, replay, reward, runs, trace, up
-from triune.cli.errors import exit_codes
-from triune.cli.health import SERVICES
+from triune.cli import data, env, folders, jobs, reward
+from triune.cli.folders.export import export
+from triune.cli.folders.replay import replay
+from triune.cli.folders.trace import trace
+from triune.cli.system.demo import demo
+from triune.cli.system.doctor import doctor
+from triune.cli.system.health import health
+from triune.cli.system.serve import serve
+from triune.cli.system.up import up
 
 app = typer.Typer(
     name="triune",
@@ -20,26 +22,9 @@ app.add_typer(jobs.app, name="job")
 app.add_typer(data.app, name="data")
 app.add_typer(reward.app, name="reward")
 app.add_typer(env.app, name="env")
-app.add_typer(runs.app, name="runs")
-for command in (compare.diff, compare.clone, logs.logs):
-    jobs.app.command()(command)
-app.command("demo")(demo.demo)
-app.command("up")(up.up)
-app.command("trace")(trace.trace)
-app.command("export")(export.export)
-app.command("replay")(replay.replay)
-app.command("doctor")(doctor.doctor)
-app.command("health")(health.health)
-
-
-@app.command()
-def serve(service: Annotated[str, typer.Argument(help=f"one of {', '.join(SERVICES)}")]) -> None:
-    """Run one service in this process, with addresses from the environment (NATS_URL, REDIS_URL, …)."""
-    with exit_codes():
-        if service not in SERVICES:
-            raise UserError(f"no service {service!r}; there are {', '.join(SERVICES)}")
-    # By name, so that no other service's libraries are loaded: the import contracts cannot see this line.
-    raise typer.Exit(importlib.import_module(f"services.{service}.app").main())
+app.add_typer(folders.app, name="runs")
+for command in (demo, up, trace, export, replay, doctor, health, serve):
+    app.command()(command)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from shared.errors import TriuneError
 from shared.jobs.spec import JobSpec, parse_job, write_toml
 from shared.runtime.settings import Settings
 from triune.cli.client import Api
-from triune.cli.watch import watch_job
+from triune.cli.jobs.watch import watch_job
 from triune.demo.dataset import HELD_OUT_PER_TASK, TRAIN_PER_TASK, make
 from triune.demo.tasks import TASKS
 from triune.demo.tiny_vlm import Family

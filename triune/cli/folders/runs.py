@@ -1,4 +1,4 @@
-"""`triune runs`: what run folders hold, and freeing what nobody needs any more."""
+"""`triune runs list` and `triune runs gc`: what run folders hold, and freeing what nobody needs any more."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,7 +17,6 @@ from triune.cli.lines import say_json
 
 ENDED = ("done", "stopped", "failed")
 
-app = typer.Typer(no_args_is_help=True, help="Run folders: what they hold, and freeing it.")
 out = Console(highlight=False)
 
 
@@ -43,7 +42,6 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
-@app.command("list")
 def list_runs(as_json: Annotated[bool, typer.Option("--json", help="one JSON line a run")] = False) -> None:
     """Run folders with their sizes and checkpoints."""
     with exit_codes():
@@ -68,7 +66,6 @@ def list_runs(as_json: Annotated[bool, typer.Option("--json", help="one JSON lin
         out.print(table)
 
 
-@app.command()
 def gc(
     checkpoints: Annotated[
         bool, typer.Option("--checkpoints", help="also remove all but the last checkpoint of jobs that have ended")

@@ -11,8 +11,8 @@ from shared.runtime.settings import Settings, read_settings
 from triune.cli.client import Api
 from triune.cli.errors import FAILED, exit_codes
 from triune.cli.lines import say_json
+from triune.cli.system.serve import SERVICES
 
-SERVICES = ("data", "rollout", "reward", "learner", "monitor")
 ANSWER_S = 3.0
 
 out = Console(highlight=False)

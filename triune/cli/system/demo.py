@@ -10,7 +10,7 @@ from rich.console import Console
 
 from shared.runtime.settings import read_settings
 from triune.cli.errors import exit_codes
-from triune.cli.watch import result_table
+from triune.cli.jobs.watch import result_table
 
 out = Console(highlight=False)
 

@@ -1,17 +1,21 @@
-"""Following a job on the terminal: its step, a table by source, staleness and queue depths, until it ends."""
+"""`triune job watch`: a job on the terminal, its step, a table by source, staleness and queue depths, until it ends."""
 
 import contextlib
 import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from shared.errors import TriuneError, Unavailable
+from shared.runtime.settings import read_settings
 from triune.cli.client import Api
+from triune.cli.errors import FAILED, INTERRUPTED, console, exit_codes
+from triune.cli.jobs.arguments import Id, Json
 from triune.cli.lines import say_json
 
 POLL_S = 1.0
@@ -24,6 +28,23 @@ out = Console(highlight=False)
 
 class JobFailed(TriuneError):
     """The job ended as failed; the text is its own sentence."""
+
+
+def watch(job: Id, as_json: Json = False) -> None:
+    """Follow a job until it ends. Exit code 0: it is done; 1: it failed or was stopped."""
+    with exit_codes():
+        follow(Api(read_settings()), job, as_json)
+
+
+def follow(api: Api, job: str, as_json: bool) -> None:
+    """Watch until the job ends; the command fails unless it is done. Ctrl-C ends the watching alone."""
+    try:
+        state = watch_job(api, job, as_json=as_json)
+    except KeyboardInterrupt:
+        console.print(f"no longer watched; {job} goes on (`triune job stop {job}` ends it)", markup=False)
+        raise typer.Exit(INTERRUPTED) from None
+    if state != "done":
+        raise typer.Exit(FAILED)
 
 
 def watch_job(
