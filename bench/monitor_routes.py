@@ -19,7 +19,7 @@ from services.monitor.history.fold import Fold
 from services.monitor.history.queries import reading
 from services.monitor.history.store import Store
 from services.monitor.values.where import ALL, Where
-from shared.bus.memory import MemoryServer
+from shared.bus.memory.server import MemoryServer
 from tests.monitor import runs
 from tests.monitor.stage import Stage
 

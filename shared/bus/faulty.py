@@ -5,7 +5,7 @@
     faults.go_away(); ...; faults.come_back()
 
 What the *server* forgets (its data, the ids that it has seen, how much a consumer may hold) is
-`shared.bus.memory.MemoryServer`'s to play, or a real server's.
+`shared.bus.memory.server.MemoryServer`'s to play, or a real server's.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What services may ask of the bus; `shared.bus.nats.bus` and `shared.bus.memory` are the two that answer.
+"""What services may ask of the bus; `shared.bus.nats.bus` and `shared.bus.memory.bus` are the two that answer.
 
 Four shapes of traffic, no more:
 

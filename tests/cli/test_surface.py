@@ -6,7 +6,7 @@ import typer
 from fastapi import FastAPI
 from typer.testing import CliRunner
 
-from shared.bus.memory import MemoryServer
+from shared.bus.memory.server import MemoryServer
 from tests.monitor.stage import Stage
 from tools import command_page
 from triune.cli import app

@@ -14,7 +14,8 @@ from services.data.config import DataConfig
 from services.data.handlers import Deps, Heard, on_job
 from services.data.metrics import instruments
 from shared.blobs.store import BlobStore
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.errors import BadData
 from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.record import Change, JobRecord, JobStore

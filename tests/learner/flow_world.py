@@ -17,7 +17,8 @@ from services.learner.engine import Facts, Scope, StepResult, StepWork, TensorSi
 from services.learner.metrics import LearnerMetrics
 from services.learner.training import Training
 from shared.blobs.store import BlobStore
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.errors import BadSample, one_error
 from shared.jobs.following import ActiveJob
 from shared.jobs.record import JobRecord, JobStore

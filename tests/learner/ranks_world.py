@@ -21,7 +21,7 @@ from services.learner.engines.deepspeed import DeepSpeedEngine
 from services.learner.engines.process import run_rank
 from services.learner.engines.ranks import Ranks
 from services.learner.intake.ingest import GroupIngest
-from shared.bus.memory import MemoryBus
+from shared.bus.memory.bus import MemoryBus
 from shared.errors import BadJob
 from shared.jobs.record import JobRecord, JobStore, State
 from shared.jobs.spec import JobSpec, parse_job

@@ -9,7 +9,7 @@ import pytest
 
 from services.learner.checkpoints.saving import LastCheckpointMissing
 from services.learner.steps.barren import NothingUsable
-from shared.bus.memory import MemoryBus
+from shared.bus.memory.bus import MemoryBus
 from shared.errors import Corrupt
 from shared.jobs.record import Change, DataFacts, JobStore
 from shared.messages import Completion, EndOfOrder, EvalDone, EvalDue, Event, Scored, pack_floats, pack_ints

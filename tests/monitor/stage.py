@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from services.monitor.app import Monitor
 from services.monitor.config import MonitorConfig
 from shared.blobs.store import BlobStore
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.jobs.record import JobStore
 from shared.ledger.memory import MemoryLedger
 from shared.messages import Message, message_id

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from services.monitor.analysis.comparison import mean_of, repetitions
-from shared.bus.memory import MemoryServer
+from shared.bus.memory.server import MemoryServer
 from tests.monitor import runs
 from tests.monitor.stage import Stage, running
 

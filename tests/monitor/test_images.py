@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.bus.memory import MemoryServer
+from shared.bus.memory.server import MemoryServer
 from shared.messages import BlobRef, ImageRef
 from tests.fakes import eventually
 from tests.monitor import runs

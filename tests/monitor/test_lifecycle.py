@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shared.bus.memory import MemoryServer
+from shared.bus.memory.server import MemoryServer
 from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.record import UnknownJob
 from tests.fakes import eventually

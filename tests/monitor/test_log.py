@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from services.monitor import handlers
-from shared.bus.memory import MemoryServer
+from shared.bus.memory.server import MemoryServer
 from shared.log.purging import MONITOR, Needed, purge_log
 from shared.messages import DeviceTurn
 from tests.fakes import eventually

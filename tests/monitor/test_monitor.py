@@ -13,7 +13,7 @@ from fastapi import APIRouter
 
 from services.monitor.api.app import AWAY_S, PATIENCE_S, create_app
 from services.monitor.api.jobs import SEEN_S
-from shared.bus.memory import MemoryServer
+from shared.bus.memory.server import MemoryServer
 from shared.errors import Unavailable, UserError
 from shared.ledger.port import Window
 from shared.messages import DeadLetter, EndOfOrder, Heartbeat

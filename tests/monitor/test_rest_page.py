@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from shared.bus.memory import MemoryServer
+from shared.bus.memory.server import MemoryServer
 from tests.monitor.stage import Stage
 
 

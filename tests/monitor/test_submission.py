@@ -8,7 +8,7 @@ from services.monitor.checks.foolish import warnings
 from services.monitor.checks.journal import journal_mistakes, left_over_bytes
 from services.monitor.checks.submission import parse_document
 from services.monitor.checks.submission import read_submission as draft_of
-from shared.bus.memory import MemoryBus
+from shared.bus.memory.bus import MemoryBus
 from shared.errors import BadJob
 from shared.jobs.record import Change, JobRecord
 from shared.jobs.spec import JobSpec, parse_job

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shared.bus.memory import MemoryServer
+from shared.bus.memory.server import MemoryServer
 from shared.runtime.http import serve_http
 from tests.monitor.stage import Stage, running
 

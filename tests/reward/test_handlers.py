@@ -12,7 +12,8 @@ from services.reward.handlers import WORKERS, Deps, consume, group_samples
 from services.reward.metrics import instruments
 from services.reward.scoring import Scorer
 from services.reward.workers.pool import Pool
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.bus.port import DELIVERY_BUDGET, Bus
 from shared.messages import Completed, DeadLetter, RewardSpec, Scored, Voided, decode, message_id
 from shared.runtime.retry import Retry

@@ -17,7 +17,8 @@ from services.reward.metrics import instruments
 from services.reward.scoring import Scorer
 from services.reward.workers.pool import Pool
 from shared.blobs.store import BlobStore
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.errors import BadData
 from shared.jobs.following import ActiveJob
 from shared.jobs.record import JobRecord, JobStore

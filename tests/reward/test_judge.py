@@ -25,7 +25,8 @@ from services.reward.verdict import Sample, VerifierError
 from services.reward.verifiers.judge import messages, read_score
 from services.reward.workers.pool import Pool
 from shared.blobs.store import BlobStore
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.errors import Unavailable
 from shared.messages import ImageRef, Reward, RewardSpec, Scored, Voided
 from tests.data.rows import png

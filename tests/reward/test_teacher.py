@@ -14,7 +14,8 @@ from services.reward.app import teacher_of
 from services.reward.endpoints.teacher import Teacher
 from services.reward.handlers import Deps, on_completed
 from services.reward.metrics import instruments
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.errors import BadJob, BadSample, Unavailable
 from shared.jobs.spec import Distillation, parse_job
 from shared.messages import Completion, Reward, Scored, Voided, pack_floats, pack_ints, unpack_floats

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from services.rollout.engine import Facts, Loaded, Prepared, Traits, UpdateMode
 from shared.blobs.store import BlobStore
 from shared.blobs.weights import WeightsAt
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.errors import BadSample, Corrupt, TriuneError
 from shared.jobs.record import JobRecord, JobStore
 from shared.jobs.spec import Algorithm, Data, JobSpec, Rollout

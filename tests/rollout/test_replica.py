@@ -16,7 +16,7 @@ from services.rollout.config import RolloutConfig
 from services.rollout.engine import Engine
 from services.rollout.metrics import RolloutMetrics
 from services.rollout.replica import Replica
-from shared.bus.memory import MemoryServer
+from shared.bus.memory.server import MemoryServer
 from shared.bus.port import DELIVERY_BUDGET
 from shared.errors import Corrupt, TriuneError
 from shared.jobs.following import ActiveJob

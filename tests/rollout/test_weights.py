@@ -10,7 +10,8 @@ from services.rollout.gate import Target
 from services.rollout.weights import WeightsLoader, WeightsView
 from shared.blobs.store import BlobStore
 from shared.blobs.weights import WeightsStore
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.errors import BlobMissing
 from shared.messages import BlobRef, EvalDone, EvalDue, WeightsPublished
 from tests.published import publish

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.bus.port import Bus, Delivery, JournalEntry, JournalReader, WorkQueue
 from shared.errors import Corrupt, Refused, Unavailable
 from shared.log.reading import read_events, read_to

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.record import JobRecord, JobStore
 from shared.jobs.spec import parse_job

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from shared.bus.faulty import Faults, FaultyBus
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.bus.port import ID_WINDOW_S
 from shared.errors import Corrupt, Unavailable
 from shared.messages import JobChanged

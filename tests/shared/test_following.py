@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.errors import Corrupt, Refused, Unavailable, WorkFault
 from shared.jobs import following
 from shared.jobs.following import FAULTS_TO_FAIL, ActiveJob, follow_active

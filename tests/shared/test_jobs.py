@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.errors import Refused
 from shared.jobs.lease import while_leading
 from shared.jobs.record import MOVES, IllegalMove, JobRecord, JobStore, UnknownJob

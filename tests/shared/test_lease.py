@@ -6,7 +6,8 @@ import time
 import pytest
 
 from shared.bus.faulty import Faults, FaultyBus
-from shared.bus.memory import MemoryBus, MemoryServer
+from shared.bus.memory.bus import MemoryBus
+from shared.bus.memory.server import MemoryServer
 from shared.errors import Refused
 from shared.jobs import lease
 from shared.jobs.lease import while_leading

@@ -1,31 +1,23 @@
-"""The bus in memory: the same promises as `shared.bus.nats.bus`, for tests and for the whole loop in one process.
+"""The bus in memory (`shared.bus.port.Bus`): the same promises as `shared.bus.nats.bus`.
 
 One `MemoryServer` is what the servers hold; every service gets its own `MemoryBus` on it. The contract tests
 (`tests/shared/test_bus.py`) run on both adapters. All handles of a server live in one event loop.
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
 from typing import cast, get_args
 
 from opentelemetry import propagate
 
-from shared.bus.memory_streams import MemoryConsumer, MemoryStream, Stored
-from shared.bus.port import (
-    ACK_WAIT_S,
-    MAX_IN_HAND,
-    STREAMS,
-    WORK_STREAMS,
-    JournalEntry,
-    Record,
-    StreamState,
-)
+from shared.bus.memory.log import MemoryJournalReader
+from shared.bus.memory.server import MemoryServer
+from shared.bus.memory.streams import MemoryConsumer
+from shared.bus.memory.work import MemoryWorkQueue
+from shared.bus.port import WORK_STREAMS, Record, StreamState
 from shared.errors import Corrupt, Refused, Unavailable
 from shared.messages import (
     EVENT_NAMES,
-    AnyMessage,
     DeadLetter,
     Event,
     Heartbeat,
@@ -37,168 +29,7 @@ from shared.messages import (
 )
 from shared.runtime.retry import time_left
 
-_LOOK_S = 0.01
-"""How often a waiting fetch looks at the injected clock again, in seconds of real time."""
 _HEARTBEATS_KEPT = 1000
-
-
-def _trace() -> dict[str, str]:
-    headers: dict[str, str] = {}
-    propagate.inject(headers)
-    return headers
-
-
-class _Streams(dict[str, MemoryStream]):
-    """Streams by name; one that is gone is told as on a real server."""
-
-    def __missing__(self, name: str) -> MemoryStream:
-        raise Corrupt(f"stream {name} is gone: the server in memory has lost its data")
-
-
-@dataclass
-class MemoryServer:
-    """What several `MemoryBus` handles share: streams, records, and the clock that redelivery goes by.
-
-    `max_bytes` limits single streams (absent: unlimited); `max_in_hand` what one consumer has handed out; `clock` gives
-    seconds and only ever rises.
-    """
-
-    clock: Callable[[], float] = time.monotonic
-    ack_wait_s: float = ACK_WAIT_S
-    max_bytes: Mapping[str, int] = field(default_factory=dict)
-    max_in_hand: int = MAX_IN_HAND
-
-    def __post_init__(self) -> None:
-        self._changed = asyncio.Event()
-        self.listeners: list[asyncio.Queue[Heartbeat]] = []
-        self.wipe()
-        self.set_up()
-
-    def wipe(self) -> None:
-        """It comes back without its data: streams, consumers and records are gone until somebody sets them up."""
-        self.streams = _Streams()
-        self.consumers: dict[str, MemoryConsumer] = {}  # by subject
-        self.floors: dict[tuple[str, str], int] = {}  # (subject, durable reader) -> acked up to
-        self.records: dict[str, Record] = {}
-        self.revision = 0
-        self.changed()
-
-    def set_up(self) -> None:
-        """Create the streams that are missing."""
-        for name in STREAMS:
-            if name not in self.streams:
-                self.streams[name] = MemoryStream(name, self.max_bytes.get(name), self.clock)
-
-    def restart(self) -> None:
-        """It comes back with its data: ids of messages that are gone are forgotten, what was handed out is not."""
-        for stream in self.streams.values():
-            stream.forget_ids()
-        self.changed()
-
-    def changed(self) -> None:
-        """Wake everybody who waits for something new."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def wait_change(self, limit_s: float) -> None:
-        """Return at the next change, or after `limit_s` seconds."""
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._changed.wait()
-        except TimeoutError:
-            return
-
-    async def drain(self, limit_s: float = 60.0) -> None:
-        """Return when no prompt and no completion is left, handed out or not; Unavailable after `limit_s`."""
-        until = time.monotonic() + limit_s
-        while any(self.streams[name].entries for name in WORK_STREAMS):
-            if time.monotonic() >= until:
-                left = {name: len(self.streams[name].entries) for name in WORK_STREAMS}
-                raise Unavailable(f"work is left in memory after {limit_s} s: {left}, expected none")
-            await self.wait_change(_LOOK_S)
-
-
-class MemoryDelivery:
-    """One message in hand (`shared.bus.port.Delivery`)."""
-
-    def __init__(self, server: MemoryServer, consumer: MemoryConsumer, stored: Stored, deliveries: int) -> None:
-        self._server, self._consumer = server, consumer
-        self.message: AnyMessage = decode(stored.body)
-        self.subject = stored.subject
-        self.sequence = stored.sequence
-        self.deliveries = deliveries
-        self.attempts = deliveries - consumer.excused[stored.sequence]
-        self.trace = stored.trace
-
-    async def ack(self) -> None:
-        self._consumer.ack(self.sequence)
-        self._server.changed()
-
-    async def keep(self) -> None:
-        self._consumer.due_at(self.sequence, self._server.clock() + self._server.ack_wait_s)
-
-    async def hand_back(self, delay_s: float = 0.0, *, counts: bool = False) -> None:
-        self._consumer.excused[self.sequence] += not counts
-        self._consumer.due_at(self.sequence, self._server.clock() + delay_s)
-        self._server.changed()
-
-
-class MemoryWorkQueue:
-    """A durable consumer of one subject (`shared.bus.port.WorkQueue`)."""
-
-    def __init__(self, server: MemoryServer, subject: str) -> None:
-        self._server, self._subject = server, subject
-
-    async def fetch(self, max_messages: int, wait_s: float) -> Sequence[MemoryDelivery]:
-        server, until = self._server, time.monotonic() + wait_s
-        while True:
-            consumer = server.consumers.get(self._subject)  # absent: the job was forgotten, nothing comes
-            if consumer is not None:
-                now = server.clock()
-                taken = consumer.take(max_messages, now, now + server.ack_wait_s)
-                if taken:
-                    return [MemoryDelivery(server, consumer, stored, count) for stored, count in taken]
-            left = until - time.monotonic()
-            if left <= 0:
-                return []
-            await server.wait_change(min(left, _LOOK_S))
-
-
-class MemoryJournalReader:
-    """Reads a part of a job's log in order (`shared.bus.port.JournalReader`); `floor` is what `ack` raises."""
-
-    def __init__(
-        self, server: MemoryServer, stream: str, subjects: Sequence[str], start: int, floor: tuple[str, str] | None
-    ) -> None:
-        self._server, self._stream, self._subjects = server, stream, frozenset(subjects)
-        self._next, self._floor = start, floor
-
-    @property
-    def position(self) -> int:
-        return self._next - 1
-
-    async def fetch(self, max_messages: int, wait_s: float) -> Sequence[JournalEntry]:
-        stream, until = self._server.streams[self._stream], time.monotonic() + wait_s
-        while True:
-            for subject in self._subjects:
-                stream.check_start(subject, self._next)
-            found = stream.after(self._next - 1, lambda subject: subject in self._subjects, max_messages)
-            if found:
-                self._next = found[-1].sequence + 1
-                return [
-                    JournalEntry(stored.sequence, decode(stored.body), stored.trace, stored.body) for stored in found
-                ]
-            left = until - time.monotonic()
-            if left <= 0:
-                return []
-            await self._server.wait_change(left)
-
-    async def ack(self, sequence: int) -> None:
-        if self._floor is not None:
-            self._server.floors[self._floor] = max(sequence, self._server.floors.get(self._floor, 0))
-
-    async def close(self) -> None:
-        return
 
 
 class MemoryBus:
@@ -385,3 +216,9 @@ class MemoryBus:
 
     async def close(self) -> None:
         return
+
+
+def _trace() -> dict[str, str]:
+    headers: dict[str, str] = {}
+    propagate.inject(headers)
+    return headers
