@@ -18,7 +18,7 @@ import httpx
 import msgspec
 
 from bench.loop import REPLICAS, run_job
-from shared.jobs.spec import write_toml
+from shared.jobs.document import write_toml
 from shared.samples.files import count_rows, open_files
 from triune.demo.dataset import make
 from triune.demo.main import Options, compute_threads, demo_job

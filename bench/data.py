@@ -107,7 +107,7 @@ from services.data.mixing.order import TrainingOrder
 from services.data.reading.rows import Rows
 from services.data.reading.sources import index_sources
 from shared.blobs.store import BlobStore
-from shared.jobs.spec import parse_job
+from shared.jobs.document import parse_job
 from shared.messages import Prompt
 from shared.samples.files import open_files
 began, cpu = time.perf_counter(), time.process_time()

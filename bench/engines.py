@@ -23,7 +23,8 @@ from bench.rollout import QUESTION, Case, picture, prompt
 from services.rollout.app import open_engine
 from services.rollout.config import RolloutConfig
 from services.rollout.engine import Engine
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.document import parse_job
+from shared.jobs.spec import JobSpec
 from shared.models.hf.loading import open_model
 from triune.demo.tiny_vlm import make_tiny_vlm
 

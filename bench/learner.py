@@ -39,7 +39,8 @@ from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
 from services.learner.intake.ingest import GroupIngest
 from services.learner.intake.pixels import PixelCache
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.document import parse_job
+from shared.jobs.spec import JobSpec
 from shared.messages import (
     BlobRef,
     ChatTurn,

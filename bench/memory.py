@@ -22,7 +22,8 @@ from services.learner.attention.batch import micro_batches, pack, parts_of
 from services.learner.engine import StepWork
 from services.learner.engines.torch import TorchEngine
 from services.learner.intake.ingest import GroupIngest
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.document import parse_job
+from shared.jobs.spec import JobSpec
 from shared.models.memory import Shape, estimate, read_architecture
 from triune.demo.tiny_vlm import save_model, tiny_config
 from triune.demo.tokenizer import train_tokenizer

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from shared.jobs.spec import parse_job
+from shared.jobs.document import parse_job
 from triune.cli import app
 from triune.cli.jobs.submit import resolve_paths
 from triune.demo.main import Options, compute_threads, demo_job

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import BadJob
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.document import parse_job
+from shared.jobs.spec import JobSpec
 from tests.monitor.stage import write_data
 from tools.v_triune_page import PAGE, page
 from triune.v_triune import VARIABLES, read_script, translate, write_job

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from shared.errors import BadData, BadJob, UserError
-from shared.jobs.spec import parse_job
+from shared.jobs.document import parse_job
 from shared.samples.files import count_rows, inspect_files
 
 BATCH = 1024

@@ -6,18 +6,15 @@ other one still has. So a job file with mistakes of all kinds is told all of the
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
+from shared.jobs.spec import JobSpec, Learner
 from shared.messages import SOURCE_PATTERN
 
-if TYPE_CHECKING:
-    from shared.jobs.spec import JobSpec, Learner
-
-Rule = Callable[["JobSpec"], Iterator[str]]
+Rule = Callable[[JobSpec], Iterator[str]]
 _RULES: list[tuple[tuple[str, ...], Rule]] = []
 
 
-def contradictions(spec: "JobSpec", wrong: Iterable[str] = ()) -> list[str]:
+def contradictions(spec: JobSpec, wrong: Iterable[str] = ()) -> list[str]:
     """One sentence a mistake between keys; rules that read one of the `wrong` keys are left out."""
     wrong = list(wrong)
     return [
@@ -35,7 +32,7 @@ def touches(key: str, others: Iterable[str]) -> bool:
     return any(touch(key, other) for other in others)
 
 
-def learner_contradictions(learner: "Learner") -> list[str]:
+def learner_contradictions(learner: Learner) -> list[str]:
     """Mistakes that only show between the learner's keys."""
     found = []
     if learner.engine == "deepspeed" and learner.optimizer_state == "8bit":
@@ -59,7 +56,7 @@ def _reads(*keys: str) -> Callable[[Rule], Rule]:
 
 
 @_reads("sources")
-def _sources(spec: "JobSpec") -> Iterator[str]:
+def _sources(spec: JobSpec) -> Iterator[str]:
     for name, source in spec.sources.items():
         if not re.match(SOURCE_PATTERN, name):
             yield f"sources.{name}: a source name has only small letters, digits, - and _"
@@ -69,7 +66,7 @@ def _sources(spec: "JobSpec") -> Iterator[str]:
 
 
 @_reads("evaluation.samples_per_prompt", "evaluation.temperature")
-def _evaluation(spec: "JobSpec") -> Iterator[str]:
+def _evaluation(spec: JobSpec) -> Iterator[str]:
     if spec.evaluation.samples_per_prompt > 1 and spec.evaluation.temperature == 0:
         yield (
             f"evaluation.samples_per_prompt is {spec.evaluation.samples_per_prompt} at temperature 0, where all are "
@@ -78,14 +75,14 @@ def _evaluation(spec: "JobSpec") -> Iterator[str]:
 
 
 @_reads("algorithm.kl_coefficient", "algorithm.kl_estimator", "algorithm.kl_in")
-def _divergence(spec: "JobSpec") -> Iterator[str]:
+def _divergence(spec: JobSpec) -> Iterator[str]:
     algorithm = spec.algorithm
     if algorithm.kl_coefficient and (algorithm.kl_estimator, algorithm.kl_in) == ("k1", "loss"):
         yield 'algorithm.kl_estimator is "k1", whose gradient in the loss has mean 0; expected kl_in = "reward"'
 
 
 @_reads("algorithm.pass_k", "algorithm.samples_per_prompt", "algorithm.advantage")
-def _pass_k(spec: "JobSpec") -> Iterator[str]:
+def _pass_k(spec: JobSpec) -> Iterator[str]:
     algorithm = spec.algorithm
     if algorithm.pass_k > algorithm.samples_per_prompt and algorithm.advantage == "pass_at_k":
         yield (
@@ -95,7 +92,7 @@ def _pass_k(spec: "JobSpec") -> Iterator[str]:
 
 
 @_reads("algorithm.importance_floor", "algorithm.importance_cap")
-def _importance(spec: "JobSpec") -> Iterator[str]:
+def _importance(spec: JobSpec) -> Iterator[str]:
     algorithm = spec.algorithm
     if algorithm.importance_floor > algorithm.importance_cap:
         yield (
@@ -105,7 +102,7 @@ def _importance(spec: "JobSpec") -> Iterator[str]:
 
 
 @_reads("algorithm.samples_per_prompt")
-def _groups(spec: "JobSpec") -> Iterator[str]:
+def _groups(spec: JobSpec) -> Iterator[str]:
     if spec.algorithm.samples_per_prompt < 2:
         yield (
             f"algorithm.samples_per_prompt is {spec.algorithm.samples_per_prompt}; a group needs at least 2 "
@@ -114,7 +111,7 @@ def _groups(spec: "JobSpec") -> Iterator[str]:
 
 
 @_reads("algorithm.updates_per_step", "algorithm.prompts_per_step")
-def _updates(spec: "JobSpec") -> Iterator[str]:
+def _updates(spec: JobSpec) -> Iterator[str]:
     algorithm = spec.algorithm
     if algorithm.updates_per_step > algorithm.prompts_per_step:
         yield (
@@ -124,19 +121,19 @@ def _updates(spec: "JobSpec") -> Iterator[str]:
 
 
 @_reads("reward.iou_schedule")
-def _iou_schedule(spec: "JobSpec") -> Iterator[str]:
+def _iou_schedule(spec: JobSpec) -> Iterator[str]:
     bounds = [bound for bound, _ in spec.reward.iou_schedule]
     if bounds != sorted(bounds) or not bounds or bounds[-1] < 1.0:
         yield f"reward.iou_schedule has bounds {bounds}; expected rising ones that end at 1.0"
 
 
 @_reads("learner.engine", "learner.optimizer_state", "learner.offload_parameters", "learner.zero_stage")
-def _learner(spec: "JobSpec") -> Iterator[str]:
+def _learner(spec: JobSpec) -> Iterator[str]:
     yield from learner_contradictions(spec.learner)
 
 
 @_reads("rollout.shares_device", "algorithm.max_staleness", "learner.engine", "rollout.tensor_parallel")
-def _shared_device(spec: "JobSpec") -> Iterator[str]:
+def _shared_device(spec: JobSpec) -> Iterator[str]:
     if not spec.rollout.shares_device:
         return
     if spec.algorithm.max_staleness > 0:
@@ -151,7 +148,7 @@ def _shared_device(spec: "JobSpec") -> Iterator[str]:
 
 
 @_reads("sampling.top_p", "algorithm.importance")
-def _nucleus(spec: "JobSpec") -> Iterator[str]:
+def _nucleus(spec: JobSpec) -> Iterator[str]:
     importance = spec.algorithm.importance
     if spec.sampling.top_p < 1 and importance != "off":
         yield (
@@ -161,7 +158,7 @@ def _nucleus(spec: "JobSpec") -> Iterator[str]:
 
 
 @_reads("sampling.temperature", "distillation.model")
-def _teacher(spec: "JobSpec") -> Iterator[str]:
+def _teacher(spec: JobSpec) -> Iterator[str]:
     if spec.distillation.model and spec.sampling.temperature != 1:
         yield (
             f"sampling.temperature is {spec.sampling.temperature:g} with distillation.model: a teacher's log-probs are "
@@ -170,13 +167,13 @@ def _teacher(spec: "JobSpec") -> Iterator[str]:
 
 
 @_reads("optimizer.warmup_steps", "total_steps")
-def _warmup(spec: "JobSpec") -> Iterator[str]:
+def _warmup(spec: JobSpec) -> Iterator[str]:
     if spec.optimizer.warmup_steps > spec.total_steps:
         yield f"optimizer.warmup_steps is {spec.optimizer.warmup_steps}, more than total_steps, {spec.total_steps}"
 
 
 @_reads("data.min_image_pixels", "data.max_image_pixels")
-def _image_sizes(spec: "JobSpec") -> Iterator[str]:
+def _image_sizes(spec: JobSpec) -> Iterator[str]:
     if spec.data.min_image_pixels > spec.data.max_image_pixels:
         yield (
             f"data.min_image_pixels is {spec.data.min_image_pixels}, more than data.max_image_pixels, "
@@ -185,6 +182,6 @@ def _image_sizes(spec: "JobSpec") -> Iterator[str]:
 
 
 @_reads("optimizer.freeze")
-def _freeze(spec: "JobSpec") -> Iterator[str]:
+def _freeze(spec: JobSpec) -> Iterator[str]:
     if set(spec.optimizer.freeze) == {"vit", "connector", "llm"}:
         yield "optimizer.freeze names every component; at least one must be trained"

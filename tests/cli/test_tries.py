@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from shared.errors import TriuneError, UserError
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.document import parse_job
+from shared.jobs.spec import JobSpec
 from triune.cli.data import tries
 from triune.cli.data.tries import Tries, _agree, _document, as_job
 

@@ -17,9 +17,9 @@ from shared.blobs.store import BlobStore
 from shared.bus.memory.bus import MemoryBus
 from shared.bus.memory.server import MemoryServer
 from shared.errors import BadData
+from shared.jobs.document import parse_job
 from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.record import Change, JobRecord, JobStore
-from shared.jobs.spec import parse_job
 from shared.messages import (
     BlobRef,
     EndOfOrder,

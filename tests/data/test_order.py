@@ -11,8 +11,9 @@ from services.data.reading.rows import Rows
 from services.data.reading.sources import index_sources
 from shared.blobs.store import BlobStore
 from shared.errors import BadData, BadJob
+from shared.jobs.document import parse_job
 from shared.jobs.record import Change
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.spec import JobSpec
 from shared.messages import Prompt, Voided, encode
 from shared.samples.files import open_files
 from tests.data.rows import boxes_row, broken_row, math_row, write

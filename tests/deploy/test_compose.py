@@ -23,7 +23,7 @@ from services.monitor.config import MonitorConfig
 from shared.blobs.store import BlobStore
 from shared.bus.nats.bus import NatsBus
 from shared.errors import UserError
-from shared.jobs.spec import write_toml
+from shared.jobs.document import write_toml
 from shared.ledger.redis import RedisLedger
 from shared.runtime.http import health_app, serve_http
 from shared.runtime.settings import Settings, read_settings

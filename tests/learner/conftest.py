@@ -23,7 +23,8 @@ from services.learner.attention.batch import Ready
 from services.learner.engine import Scope, StepResult, StepWork
 from services.learner.engines.torch import TorchEngine
 from services.learner.intake.ingest import GroupIngest
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.document import parse_job
+from shared.jobs.spec import JobSpec
 from shared.messages import (
     BlobRef,
     ChatTurn,

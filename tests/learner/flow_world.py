@@ -20,9 +20,10 @@ from shared.blobs.store import BlobStore
 from shared.bus.memory.bus import MemoryBus
 from shared.bus.memory.server import MemoryServer
 from shared.errors import BadSample, one_error
+from shared.jobs.document import parse_job
 from shared.jobs.following import ActiveJob
 from shared.jobs.record import JobRecord, JobStore
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.spec import JobSpec
 from shared.ledger.memory import MemoryLedger
 from shared.messages import (
     Completion,

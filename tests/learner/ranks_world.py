@@ -23,8 +23,9 @@ from services.learner.engines.ranks import Ranks
 from services.learner.intake.ingest import GroupIngest
 from shared.bus.memory.bus import MemoryBus
 from shared.errors import BadJob
+from shared.jobs.document import parse_job
 from shared.jobs.record import JobRecord, JobStore, State
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.spec import JobSpec
 from shared.runtime.settings import read_settings
 from tests.learner.conftest import scored_group
 from tests.published import Tensors

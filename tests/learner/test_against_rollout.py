@@ -11,7 +11,7 @@ from PIL import Image
 
 from services.rollout.engine import PromptLimits
 from services.rollout.engines.hf import HfEngine
-from shared.jobs.spec import parse_job
+from shared.jobs.document import parse_job
 from shared.messages import (
     BlobRef,
     ChatTurn,

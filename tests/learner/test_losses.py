@@ -12,7 +12,8 @@ from services.learner.algorithms.losses import cispo, gspo, ppo_clip, sapo
 from services.learner.algorithms.objective import can_differ, mismatch, objective
 from services.learner.algorithms.tokens import Tokens, Totals
 from shared.errors import BadJob
-from shared.jobs.spec import Algorithm, parse_job
+from shared.jobs.document import parse_job
+from shared.jobs.spec import Algorithm
 
 GOLDEN = [
     case

@@ -20,7 +20,7 @@ from services.monitor.history.store import Store
 from shared.blobs.store import BlobStore
 from shared.blobs.weights import WeightsStore
 from shared.bus.port import JournalEntry
-from shared.jobs.spec import write_toml
+from shared.jobs.document import write_toml
 from shared.messages import BlobRef, Event, StepDone, WeightsPublished
 from triune.cli import app
 

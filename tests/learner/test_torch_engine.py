@@ -13,7 +13,7 @@ from services.learner.intake.ingest import GroupIngest
 from services.learner.policy.model import Images
 from services.learner.policy.optimizer import Diverged
 from shared.errors import BadJob, Corrupt
-from shared.jobs.spec import parse_job
+from shared.jobs.document import parse_job
 
 SHAPES = [
     {"lengths": [3, 9, 1, 5], "rewards": [1.0, 0.0, 0.5, 0.2]},

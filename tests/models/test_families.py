@@ -24,7 +24,7 @@ from services.learner.intake.ingest import GroupIngest
 from services.learner.policy.model import Images
 from services.rollout.engine import PromptLimits
 from services.rollout.engines.hf import HfEngine
-from shared.jobs.spec import parse_job
+from shared.jobs.document import parse_job
 from shared.messages import (
     BlobRef,
     ChatTurn,

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from services.learner.engines.torch import TorchEngine
 from services.learner.intake.ingest import GroupIngest
-from shared.jobs.spec import parse_job
+from shared.jobs.document import parse_job
 from shared.messages import ChatTurn
 from tests.models.official import publish
 from tests.models.tiny import FAMILIES, make

@@ -11,7 +11,7 @@ from services.learner.intake.ingest import GroupIngest
 from services.rollout.engine import PromptLimits
 from services.rollout.engines.hf import HfEngine
 from shared.errors import BadJob
-from shared.jobs.spec import parse_job
+from shared.jobs.document import parse_job
 from shared.models.hf import forward
 from tests.models.tiny import make
 

@@ -10,8 +10,8 @@ from services.monitor.history.fold import Fold
 from services.monitor.history.queries import Reader, reading
 from services.monitor.history.store import Store
 from services.monitor.values.where import ALL, Where
+from shared.jobs.document import parse_job
 from shared.jobs.record import JobRecord
-from shared.jobs.spec import parse_job
 from shared.messages import unpack_ints
 from tests.monitor.runs import JOB, entries, eval_done, group, step_done, void
 

@@ -10,7 +10,7 @@ from services.monitor.history.imports import read_run, take_back
 from services.monitor.history.schema import STORE_NAME
 from services.monitor.history.store import Store
 from shared.errors import BadJob
-from shared.jobs.spec import parse_job, write_toml
+from shared.jobs.document import parse_job, write_toml
 
 
 def run_folder(folder: Path, *, history: int, checkpoints: list[int]) -> Path:

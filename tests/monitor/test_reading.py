@@ -9,8 +9,8 @@ import pytest
 
 from services.monitor import handlers
 from services.monitor.history.store import Store
+from shared.jobs.document import parse_job
 from shared.jobs.record import JobRecord
-from shared.jobs.spec import parse_job
 
 LIMIT_S = 60.0
 

@@ -10,8 +10,9 @@ from services.monitor.checks.submission import parse_document
 from services.monitor.checks.submission import read_submission as draft_of
 from shared.bus.memory.bus import MemoryBus
 from shared.errors import BadJob
+from shared.jobs.document import parse_job
 from shared.jobs.record import Change, JobRecord
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.spec import JobSpec
 from shared.samples.places import ANYWHERE, Roots
 from tests.fakes import make_voided
 from tests.monitor.stage import write_data

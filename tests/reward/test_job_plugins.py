@@ -20,9 +20,9 @@ from shared.blobs.store import BlobStore
 from shared.bus.memory.bus import MemoryBus
 from shared.bus.memory.server import MemoryServer
 from shared.errors import BadData
+from shared.jobs.document import parse_job
 from shared.jobs.following import ActiveJob
 from shared.jobs.record import JobRecord, JobStore
-from shared.jobs.spec import parse_job
 from shared.messages import BlobRef, Prompt, Scored, Voided, WeightsPublished
 from shared.samples.plugins import find_plugin, verifiers_for
 from shared.service import Status

@@ -15,8 +15,8 @@ from services.reward.config import RewardConfig
 from shared.blobs.store import BlobStore
 from shared.bus.nats.bus import NatsBus
 from shared.bus.port import JournalReader
+from shared.jobs.document import parse_job
 from shared.jobs.record import JobRecord, JobStore
-from shared.jobs.spec import parse_job
 from shared.messages import RewardSpec, Scored
 from tests.fakes import eventually, wait_gone
 from tests.reward.groups import group

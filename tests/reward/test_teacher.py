@@ -17,7 +17,8 @@ from services.reward.metrics import instruments
 from shared.bus.memory.bus import MemoryBus
 from shared.bus.memory.server import MemoryServer
 from shared.errors import BadJob, BadSample, Unavailable
-from shared.jobs.spec import Distillation, parse_job
+from shared.jobs.document import parse_job
+from shared.jobs.spec import Distillation
 from shared.messages import Completion, Reward, Scored, Voided, pack_floats, pack_ints, unpack_floats
 from shared.runtime.retry import Retry
 from tests.reward.groups import group

@@ -10,7 +10,8 @@ from services.rollout.app import engine_of, open_engine
 from services.rollout.config import RolloutConfig
 from services.rollout.engines.vllm import launch
 from shared.errors import UserError
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.document import parse_job
+from shared.jobs.spec import JobSpec
 
 
 def job(engine: str) -> JobSpec:

@@ -17,7 +17,8 @@ from services.rollout.app import open_vllm
 from services.rollout.engine import Engine
 from shared.blobs.weights import WeightsAt
 from shared.errors import BadSample, Unavailable, UserError
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.document import parse_job
+from shared.jobs.spec import JobSpec
 from shared.models.hf.loading import open_model
 from tests.fakes import wait_gone
 from tests.published import weights_at

@@ -10,9 +10,9 @@ import pytest
 
 from shared.bus.memory.bus import MemoryBus
 from shared.bus.memory.server import MemoryServer
+from shared.jobs.document import parse_job
 from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.record import JobRecord, JobStore
-from shared.jobs.spec import parse_job
 from shared.runtime.crashes import CrashFile
 from tests.fakes import eventually
 

@@ -14,9 +14,9 @@ from shared.bus.memory.bus import MemoryBus
 from shared.bus.memory.server import MemoryServer
 from shared.errors import Corrupt, Refused, Unavailable, WorkFault
 from shared.jobs import following
+from shared.jobs.document import parse_job
 from shared.jobs.following import FAULTS_TO_FAIL, ActiveJob, follow_active
 from shared.jobs.record import MOVES, Fault, JobRecord, JobStore, State, active_of
-from shared.jobs.spec import parse_job
 from tests.fakes import eventually
 
 SPEC = parse_job({"model": "m", "total_steps": 1, "data": {"train": ["x"]}})

@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from shared.errors import BadJob
-from shared.jobs.spec import JobSpec, derived, parse_job, parse_toml, read_job, write_toml
+from shared.jobs.document import parse_job, parse_toml, read_job, write_toml
+from shared.jobs.spec import JobSpec, derived
 
 GOOD: dict[str, Any] = {"model": "m", "total_steps": 10, "data": {"train": ["a.parquet"]}}
 

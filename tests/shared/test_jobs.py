@@ -7,9 +7,9 @@ import pytest
 from shared.bus.memory.bus import MemoryBus
 from shared.bus.memory.server import MemoryServer
 from shared.errors import Refused
+from shared.jobs.document import parse_job
 from shared.jobs.lease import while_leading
 from shared.jobs.record import MOVES, IllegalMove, JobRecord, JobStore, UnknownJob
-from shared.jobs.spec import parse_job
 from tests.fakes import eventually
 
 SPEC = parse_job({"model": "m", "total_steps": 1, "data": {"train": ["x"]}})

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from shared.jobs.spec import JobSpec, parse_job
+from shared.jobs.document import parse_job
+from shared.jobs.spec import JobSpec
 from shared.jobs.weights import planned_weights, weight_mistakes
 
 

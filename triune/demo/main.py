@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from shared.errors import TriuneError
-from shared.jobs.spec import JobSpec, parse_job, write_toml
+from shared.jobs.document import parse_job, write_toml
+from shared.jobs.spec import JobSpec
 from shared.runtime.settings import Settings
 from triune.cli.client import Api
 from triune.cli.jobs.watch import watch_job

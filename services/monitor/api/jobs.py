@@ -34,8 +34,9 @@ from services.monitor.control import Control
 from services.monitor.handlers import Desk
 from services.monitor.history.imports import read_run, take_back
 from shared.errors import BadJob, Unavailable
+from shared.jobs.document import write_toml
 from shared.jobs.record import ENDED, OVER, IllegalMove, JobRecord, State, UnknownJob, abandoned, by_age
-from shared.jobs.spec import JobSpec, derived, write_toml
+from shared.jobs.spec import JobSpec, derived
 from shared.messages import JOB_ID_PATTERN, StepDone
 from shared.runtime.retry import Retry, within
 from shared.runtime.settings import Settings

@@ -15,8 +15,9 @@ from services.monitor.checks.hub import hub_mistake
 from services.monitor.exports.sinks import missing_sinks
 from services.monitor.history.files import write_whole
 from shared.errors import BadData, BadJob
+from shared.jobs.document import Draft, draft_job, parse_toml, write_toml
 from shared.jobs.record import JobRecord, JobStore
-from shared.jobs.spec import Draft, JobSpec, draft_job, parse_toml, write_toml
+from shared.jobs.spec import JobSpec
 from shared.jobs.weights import planned_weights, weight_mistakes
 from shared.models.catalog import family_in
 from shared.models.memory import DEVICES, GIB, estimate, largest_shape, misfit, read_architecture

@@ -16,8 +16,9 @@ from services.monitor.history.files import read_report
 from services.monitor.history.samples import FOLDER, REST_FILE
 from services.monitor.history.schema import open_for_writing
 from shared.errors import BadJob
+from shared.jobs.document import parse_job, parse_toml
 from shared.jobs.record import OVER, Change, State
-from shared.jobs.spec import JobSpec, parse_job, parse_toml
+from shared.jobs.spec import JobSpec
 
 JOB_NAME, CHECKPOINTS, STATE_NAME = "job.toml", "checkpoints", "state.json"
 _CHECKPOINT = re.compile(r"step-(\d{6,})")

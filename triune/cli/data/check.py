@@ -51,7 +51,7 @@ def check(
 
         from services.data.checking.rows import Depth
         from services.data.checking.run import Checked, check_files, plan
-        from shared.jobs.spec import read_job
+        from shared.jobs.document import read_job
         from shared.samples.files import inspect_files
         from triune.cli.data.tokens import counting
 

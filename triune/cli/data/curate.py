@@ -62,7 +62,7 @@ def curate(
         from services.data.curating.report import write_report
         from services.data.curating.selection import Thresholds, selected
         from services.data.curating.shards import write_shards
-        from shared.jobs.spec import read_job
+        from shared.jobs.document import read_job
         from shared.runtime.settings import read_settings
         from shared.samples.files import open_file, open_files
         from shared.samples.places import Place

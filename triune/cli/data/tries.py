@@ -11,8 +11,9 @@ import msgspec
 from services.data.curating.output import evaluated_rows
 from services.data.curating.passes import Passes, count_passes, read_passes, write_passes
 from shared.errors import TriuneError, UserError
+from shared.jobs.document import parse_job, write_toml
 from shared.jobs.flat import differences, flat
-from shared.jobs.spec import JobSpec, parse_job, write_toml
+from shared.jobs.spec import JobSpec
 from shared.runtime.settings import Settings
 from shared.samples.files import DataFile
 from triune.cli.client import Api

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.errors import UserError
+from shared.jobs.document import parse_job, parse_toml, write_toml
 from shared.jobs.flat import Flat, differences, flat
-from shared.jobs.spec import parse_job, parse_toml, write_toml
 from shared.runtime.settings import read_settings
 from triune.cli.client import Api
 from triune.cli.errors import exit_codes

@@ -8,7 +8,8 @@ import msgspec
 import typer
 from rich.console import Console
 
-from shared.jobs.spec import JobSpec, read_job, write_toml
+from shared.jobs.document import read_job, write_toml
+from shared.jobs.spec import JobSpec
 from shared.runtime.settings import read_settings
 from triune.cli.client import Api
 from triune.cli.errors import console, exit_codes
