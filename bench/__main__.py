@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from triune.local.deployment import SPINS
+
 COMMANDS = {
     "learner": ["bench/learner.py"],
     "memory": ["bench/memory.py"],
@@ -33,7 +35,7 @@ def main() -> int:
     if unknown:
         sys.stderr.write(f"no benchmark {unknown[0]!r}; there are {', '.join(COMMANDS)}\n")
         return 2
-    env = {**os.environ, "OMP_WAIT_POLICY": "passive", "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "GOMP_SPINCOUNT": SPINS, "PYTHONPATH": str(ROOT)}
     codes = [
         subprocess.run([sys.executable, *COMMANDS[name]], cwd=ROOT, env=env, check=False).returncode for name in names
     ]

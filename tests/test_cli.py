@@ -87,7 +87,7 @@ def test_the_demos_job_takes_the_options_of_the_command_line(tmp_path: Path) -> 
 
 def test_rollout_and_learner_share_the_cores_when_they_run_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 8)
-    assert compute_threads(0)["learner"] == 8
+    assert (compute_threads(0)["learner"], compute_threads(0)["rollout"]) == (8, 4), "in turns"
     assert compute_threads(1)["learner"] == compute_threads(1)["rollout"] == 4
 
 

@@ -3,8 +3,8 @@
 Prints a JSON line a case: by the clock, and by processor time (of all five services and their servers on our side),
 which a busy machine disturbs less. Both sides train all components of the same random model with one update a step; a
 completion runs to its limit of tokens on either side, and its reward is a number from its text. TRL is one process
-with a thread for each core; rollout and learner have as many each when they take turns, and share them with
-`max_staleness` 1, as `triune demo` does. The first step of either is not counted.
+with a thread for each core, which wait as torch has them wait; rollout and learner have as many as `triune demo` gives
+them. The first step of either is not counted.
 """
 
 import argparse
@@ -178,7 +178,7 @@ def theirs(python: Path, model: Path, pictures: Path, case: Case) -> dict[str, A
     command = [str(python), str(Path(__file__).with_name("theirs.py")), str(model), str(pictures)]
     made = subprocess.run(
         [*command, "--question", QUESTION, *options],
-        env={**os.environ, "PYTHONPATH": str(SITE), "OMP_WAIT_POLICY": "passive"},  # as the services have it
+        env={**os.environ, "PYTHONPATH": str(SITE)},
         stdout=subprocess.PIPE,
         check=True,
         timeout=LIMIT_S,

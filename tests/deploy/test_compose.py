@@ -34,7 +34,7 @@ from triune.demo.main import Options, demo_job
 from triune.local.process import free_port
 from triune.local.servers import MAX_PAYLOAD, RedisServer, find_binary
 
-NOT_OURS = {"HF_HOME", "OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM", "MPLCONFIGDIR"}
+NOT_OURS = {"HF_HOME", "GOMP_SPINCOUNT", "TOKENIZERS_PARALLELISM", "MPLCONFIGDIR"}
 """Variables of libraries; every other one must be known to shared/runtime/settings.py."""
 
 

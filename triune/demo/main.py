@@ -118,10 +118,15 @@ async def _run(settings: Settings, spec: JobSpec, folder: Path, options: Options
 
 
 def compute_threads(max_staleness: int) -> dict[str, int]:
-    """Threads of rollout and learner: all cores for each when they take turns, half each when they run side by side."""
+    """Threads of rollout and learner: all cores for a learner that takes turns with the rollout, half else.
+
+    A rollout has half of them anyhow: the small products of decoding gain little from more, and its groups are scored
+    and made ready for the learner meanwhile.
+    """
     cores = os.cpu_count() or 1
-    each = cores if max_staleness == 0 else max(1, cores // 2)
-    return {"rollout": each, "learner": each, "data": 1, "reward": 1, "monitor": 1}
+    half = max(1, cores // 2)
+    learner = cores if max_staleness == 0 else half
+    return {"rollout": half, "learner": learner, "data": 1, "reward": 1, "monitor": 1}
 
 
 def _follow(

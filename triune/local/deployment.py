@@ -15,6 +15,12 @@ from triune.local.servers import LocalServers, local_servers
 from triune.local.supervisor import QUICK_DEATHS, Command, Supervisor, serve_command
 
 READY_S = 120.0
+SPINS = "2000"
+"""GOMP_SPINCOUNT: how often a compute thread looks for the next operation before it sleeps, some 50 µs.
+
+Never (`OMP_WAIT_POLICY=passive`), and each small operation waits for a thread to wake; for milliseconds, which is the
+default, and a service that waits takes the cores from those that work.
+"""
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ async def deployed(
             "TRIUNE_API_PORT": str(port),
             "TRIUNE_API_HOST": "127.0.0.1",
             "TOKENIZERS_PARALLELISM": "false",
-            "OMP_WAIT_POLICY": "passive",  # a service that waits leaves its cores to the others
+            "GOMP_SPINCOUNT": SPINS,
         }
         logs = folder / "logs"
         extra = {name: {"OMP_NUM_THREADS": str(count)} for name, count in (threads or {}).items()}
