@@ -47,6 +47,7 @@ class HfEngine:
         self._banned[inputs.banned] = -torch.inf
         self._ends = torch.zeros(inputs.vocab_size, dtype=torch.bool, device=model.device)
         self._ends[inputs.ends] = True
+        self._tensors: dict[str, Tensor] = self.model.state_dict(keep_vars=True)
         self.version = -1
         self._asleep: list[tuple[torch.nn.Parameter, torch.Size]] = []
         self.self_check = float("nan")
@@ -114,7 +115,7 @@ class HfEngine:
     @torch.inference_mode()
     def _copy(self, at: WeightsAt) -> set[str]:
         """Copy the `changed` tensors and return their names."""
-        own = self.model.state_dict(keep_vars=True)
+        own = self._tensors
         with adapters.opened(at.files, at.changed) as tensors:
             for name, stored in tensors.items():
                 if name not in own or tuple(own[name].shape) != stored.shape:

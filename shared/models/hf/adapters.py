@@ -38,9 +38,11 @@ def opened(files: Sequence[Path], changed: Collection[str]) -> Iterator[dict[str
     """
     with contextlib.ExitStack() as stack:
         where: dict[str, Any] = {}
-        for path in files:
+        for path in reversed(files):
             file = stack.enter_context(safe_open(path, "pt"))
-            where |= dict.fromkeys(file.keys(), file)
+            where = dict.fromkeys(file.keys(), file) | where
+            if where.keys() >= set(changed) and not any(name.endswith(UP) for name in where):
+                break  # what is never trained need not be looked at; beneath adapters it is
         found = {}
         for name, file in where.items():
             parts = _parts(name, where)
