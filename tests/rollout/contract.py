@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from services.rollout.engine import Engine, Prepared, PreparedPrompt
-from services.rollout.prepare import prepare
+from services.rollout.engines.prepare import prepare
 from shared.blobs.weights import WeightsAt
 from shared.errors import BadSample, Corrupt
 from shared.messages import Completion, Prompt, unpack_floats, unpack_ints

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from services.rollout.sampling import Rules, choose
+from services.rollout.engines.sampling import Rules, choose
 from shared.errors import Corrupt
 
 

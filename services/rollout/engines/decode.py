@@ -15,7 +15,7 @@ from torch import Tensor
 from services.rollout.engine import PreparedPrompt
 from services.rollout.engines.feed import Feed
 from services.rollout.engines.kv import GrowingCache
-from services.rollout.sampling import Rules, choose
+from services.rollout.engines.sampling import Rules, choose
 from shared.models.hf.forward import has_windows
 
 _DEAD_SHARE = 0.125

@@ -18,7 +18,7 @@ from services.rollout.engines.decode import DecodeLoop, Sampled, Start
 from services.rollout.engines.features import FeatureCache
 from services.rollout.engines.feed import AllAtOnce, Feed
 from services.rollout.engines.kv import GrowingCache
-from services.rollout.prepare import prepare
+from services.rollout.engines.prepare import prepare
 from shared.blobs.weights import WeightsAt
 from shared.errors import Corrupt
 from shared.messages import Completion, Prompt, pack_floats, pack_ints

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from services.rollout.engine import Facts, Loaded, Prepared, PromptLimits, Traits, UpdateMode
+from services.rollout.engines.prepare import prepare
 from services.rollout.engines.vllm import launch
 from services.rollout.engines.vllm.beside import Beside
 from services.rollout.engines.vllm.selfcheck import check
-from services.rollout.prepare import prepare
 from shared.blobs.weights import WeightsAt
 from shared.errors import BadSample, Corrupt, Unavailable, UserError
 from shared.jobs.spec import JobSpec
