@@ -70,12 +70,13 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 def write_toml(spec: JobSpec) -> str:
     """`spec` with every key written out, as TOML that `parse_job` reads back to an equal job."""
-    return msgspec.toml.encode(_without_none(msgspec.to_builtins(spec))).decode()
+    return msgspec.toml.encode(without_none(msgspec.to_builtins(spec))).decode()
 
 
-def _without_none(value: Any) -> Any:
+def without_none(value: Any) -> Any:
+    """The document without keys that hold nothing, which TOML cannot write: they have their default."""
     if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
+        return {key: without_none(item) for key, item in value.items() if item is not None}
     return value
 
 

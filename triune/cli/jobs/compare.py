@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shared.errors import UserError
-from shared.jobs.document import parse_job, parse_toml, write_toml
+from shared.jobs.document import parse_job, parse_toml, without_none, write_toml
 from shared.jobs.flat import Flat, differences, flat
 from shared.runtime.settings import read_settings
 from triune.cli.client import Api
@@ -63,7 +63,7 @@ def clone(
         document = api.get(f"/v1/jobs/{job}")["spec"]
         for setting in settings or ():
             _set(document, setting)
-        text = write_toml(parse_job(_without_none(document)))
+        text = write_toml(parse_job(without_none(document)))
         if submit:
             created = api.submit(text)
             say_json(created) if as_json else out.print(f"{created['job_id']} is {created['state']}", soft_wrap=True)
@@ -89,9 +89,3 @@ def _set(document: dict[str, Any], setting: str) -> None:
         if not isinstance(document, dict):
             raise UserError(f"{key!r}: {table!r} is no table of the job file")
     document[name] = parsed
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    return value
