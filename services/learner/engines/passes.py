@@ -1,24 +1,22 @@
-"""The passes of one training step over its micro-batches, and what they measure: the same for every engine and rank.
+"""The passes of one training step over its micro-batches: the same for every engine and rank.
 
 An engine says through `Backend` how a micro-batch goes forward and backward and how its optimizer updates.
-Sums stay on the device until the step ends, so that no micro-batch waits for a number.
+No micro-batch waits for a number: what is measured stays on the device until the step ends (`measures`).
 """
 
-import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from services.learner.algorithms.objective import Distilled, acts_on_uniform, mismatch, needs_reference, objective
+from services.learner.algorithms.objective import Distilled, acts_on_uniform, needs_reference, objective
 from services.learner.algorithms.tokens import Tokens, Totals
 from services.learner.attention.batch import Packed, Part, Ready, mini_batches, pack
 from services.learner.engine import StepResult, StepWork
 from services.learner.engines.clock import Clock, seconds
+from services.learner.engines.measures import Measures, finite_means
 from services.learner.engines.share import Cost, MicroBatch, share
 from services.learner.engines.step_images import StepImages
 from services.learner.engines.team import Team
@@ -81,8 +79,7 @@ class Passes:
             feature_bytes=limit if again else 0,
             tower_bytes=limit if again or under_adapters else 0,
         )
-        self._sums: dict[str, Tensor] = {}
-        self._largest = torch.zeros((), dtype=torch.float64, device=model.device)
+        self._measures = Measures(model.device)
         self._clocks: list[Clock] = []
 
     def run(self, work: StepWork) -> StepResult:
@@ -97,9 +94,6 @@ class Passes:
 
     def _run(self, work: StepWork) -> StepResult:
         updates = self._plan(work)
-        zero = torch.zeros((), dtype=torch.float64, device=self.model.device)
-        sources = sorted({group.scored.prompt.source for group in work.groups})
-        self._sums = {name: zero for source in sources for name in (f"mismatch_k3/{source}", f"measured/{source}")}
         later = updates[1:] if self._has_old_pass else []
         old = self._old_log_probs([batch for update in later for batch in update.batches])
         measured = []
@@ -107,7 +101,8 @@ class Passes:
             self._accumulate(update, old, work.importance)
             with self._clock("optimizer"):
                 measured.append(self._backend.update(work.step, work.total_steps))
-        metrics = self._metrics(len(updates)) | _mean(measured)
+        sources = sorted({group.scored.prompt.source for group in work.groups})
+        metrics = self._measures.metrics(self._team, sources, len(updates)) | finite_means(measured)
         tokens = sum(update.totals.tokens for update in updates)
         skipped = int(sum(one["skipped"] for one in measured))
         made = len(updates) - skipped
@@ -162,7 +157,7 @@ class Passes:
                 loss = self._loss_of(packed, values, reference, old, update.totals, importance)
             with self._clock("backward"):
                 self._backend.backward(loss, is_last=index == len(update.batches) - 1)
-            self._add({"loss": loss})
+            self._measures.add({"loss": loss})
 
     def _packed(self, parts: Sequence[Part]) -> tuple[Packed, Images]:
         return pack(parts, image_token_id=self.model.inputs.image_token_id), self._images.of(parts)
@@ -214,7 +209,7 @@ class Passes:
             corrected=importance and not against_rollout,
             distilled=self._distilled(packed),
         )
-        self._add({name: share_of * value for name, value in (sums | self._apart(packed, recomputed, rollout)).items()})
+        self._measures.add_tokens(packed, sums, recomputed, rollout)
         return share_of * loss
 
     def _distilled(self, packed: Packed) -> Distilled | None:
@@ -223,39 +218,6 @@ class Passes:
         teacher = torch.from_numpy(packed.teacher_log_probs).to(self.model.device, non_blocking=True)
         return Distilled(teacher, self._spec.distillation.coefficient)
 
-    def _apart(self, packed: Packed, log_probs: Tensor, rollout: Tensor) -> dict[str, Tensor]:
-        """Sums of how far sampler and learner are apart, in all and by source."""
-        apart, share_of = mismatch(log_probs, rollout), 0.0 if packed.parts[0].is_filler else 1.0
-        self._largest = torch.maximum(self._largest, share_of * apart["mismatch_abs"].max().double())
-        counts = [sum(len(row.token_ids) for row in part.responses) for part in packed.parts]
-        sums = {name: values.sum() for name, values in apart.items()} | {"measured": torch.tensor(float(sum(counts)))}
-        of_part = [part.group.scored.prompt.source for part in packed.parts]
-        sources = sorted(set(of_part))
-        number = np.repeat([sources.index(source) for source in of_part], counts)
-        by_source = torch.zeros(len(sources), device=log_probs.device)
-        by_source.index_add_(0, torch.from_numpy(number).to(log_probs.device), apart["mismatch_k3"].float())
-        for source, k3, count in zip(sources, by_source, np.bincount(number), strict=True):
-            sums |= {f"mismatch_k3/{source}": k3, f"measured/{source}": torch.tensor(float(count))}
-        return sums
-
-    def _add(self, sums: Mapping[str, Tensor]) -> None:
-        for name, value in sums.items():
-            value = value.detach().to(self.model.device, torch.float64, non_blocking=True)
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-
-    def _metrics(self, updates: int) -> dict[str, float]:
-        """Means over the measured response tokens of all ranks, the mean loss of the updates, the largest mismatch."""
-        sums, maxima = self._team.reduce(self._sums, {"mismatch_max": self._largest})
-        measured, loss = sums.pop("measured", 0.0), sums.pop("loss", 0.0)
-        counts = {name: sums.pop(name) for name in list(sums) if name.startswith("measured/")}
-        counts["teacher_kl"] = sums.get("teacher_known", 0.0)
-        means = {
-            name: value / count
-            for name, value in sums.items()
-            if (count := counts.get(name.replace("mismatch_k3/", "measured/"), measured))
-        }
-        return means | maxima | {"loss": loss / max(1, updates), "measured_tokens": measured}
-
 
 def _keys(packed: Packed) -> list[Key]:
     return [(part.group.ordinal, row.index) for part in packed.parts for row in part.responses]
@@ -263,13 +225,3 @@ def _keys(packed: Packed) -> list[Key]:
 
 def _lengths(packed: Packed) -> list[int]:
     return [len(row.token_ids) for part in packed.parts for row in part.responses]
-
-
-def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Means by name over finite values; a name without any is left out (the norms of a skipped update)."""
-    values: defaultdict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        for name, value in row.items():
-            if math.isfinite(value):
-                values[name].append(value)
-    return {name: sum(found) / len(found) for name, found in values.items()}
