@@ -1,8 +1,9 @@
 """Generation beside training, with engines of known times in the real services: what of the ideal overlap is reached.
 
 `python bench/overlap.py [--rollout S --learner S --steps N]` prints JSON lines. A step's groups take the rollout engine
-`--rollout` seconds, one after the other, and its update the learner's `--learner`; both sleep. On-policy a step takes
-their sum at best, off-policy the larger one. The first steps, which fill the window, are left out.
+`--rollout` seconds, one after the other, and its update the learner's `--learner`; both sleep, as on devices of their
+own. On-policy a step takes their sum at best, off-policy the larger one; on-policy with `learner.overlap` the sum less
+what is computed beside generation, all but the last portion. The first steps, which fill the window, are left out.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ import pyarrow.parquet as pq
 
 import services.learner.app
 from bench.loop import REPLICAS, run_job
+from services.learner.attention.batch import Ready
 from services.learner.engine import StepResult, StepWork
+from services.learner.overlap import SHARE
 from services.rollout.engines.feed import Feed
 from services.rollout.engines.hf import HfEngine
 from shared.messages import Completion
@@ -45,8 +48,13 @@ class SleepingRollout(fakes.FakeRollout):
 
 
 class SleepingLearner(fakes.FakeLearner):
+    """A group takes its share of the step's seconds, whether its passes are made before the others have come or not."""
+
+    def begin(self, groups: Sequence[Ready], *, importance: bool) -> None:
+        time.sleep(float(os.environ["BENCH_LEARNER_S"]) * len(groups) / GROUPS)
+
     def step(self, work: StepWork) -> StepResult:
-        time.sleep(float(os.environ["BENCH_LEARNER_S"]))
+        time.sleep(float(os.environ["BENCH_LEARNER_S"]) * (1 - sum(map(len, work.portions)) / GROUPS))
         return super().step(work)
 
 
@@ -60,19 +68,19 @@ def serve(service: str) -> None:
     app(["serve", service], standalone_mode=True)
 
 
-def job(model: Path, data: Path, steps: int, max_staleness: int) -> dict[str, Any]:
+def job(model: Path, data: Path, steps: int, max_staleness: int, overlap: str) -> dict[str, Any]:
     return {
-        "name": f"overlap-{max_staleness}",
+        "name": f"overlap-{overlap}-{max_staleness}",
         "model": str(model),
         "total_steps": steps,
         "data": {"train": [str(data / "train")], "cot_prompts": False},
         "algorithm": {"prompts_per_step": GROUPS, "samples_per_prompt": 2, "max_staleness": max_staleness},
-        "learner": {"checkpoint_every": 0},
+        "learner": {"checkpoint_every": 0, "overlap": overlap},
     }
 
 
 async def measure(folder: Path, rollout_s: float, learner_s: float, steps: int) -> None:
-    """A line for each bound, with the share of its ideal that is reached."""
+    """A line for each way to overlap, with the share of its ideal that is reached."""
     model = make_tiny_vlm(folder / "model", ["How many?"] * 8)
     await asyncio.to_thread(make, folder / "data", train_per_task=60, held_out_per_task=1)
     command = [sys.executable, __file__, "serve"]
@@ -84,12 +92,13 @@ async def measure(folder: Path, rollout_s: float, learner_s: float, steps: int) 
         ) as system,
         httpx.AsyncClient(base_url=system.api_url, headers=system.headers, timeout=30.0) as client,
     ):  # fmt: skip
-        for eta in (0, 1):
-            report = await run_job(client, job(model, folder / "data", steps, eta))
+        ways = [(0, "off", rollout_s + learner_s), (0, "on", rollout_s + SHARE * learner_s)]
+        for eta, overlap, ideal in [*ways, (1, "off", max(rollout_s, learner_s))]:
+            report = await run_job(client, job(model, folder / "data", steps, eta, overlap))
             seconds = step_seconds(system.runs / report["job_id"])
-            ideal = max(rollout_s, learner_s) if eta else rollout_s + learner_s
             line = {
-                "bench": "overlap", "max_staleness": eta, "rollout_s": rollout_s, "learner_s": learner_s,
+                "bench": "overlap", "max_staleness": eta, "overlap": overlap,
+                "rollout_s": rollout_s, "learner_s": learner_s,
                 "step_s": round(seconds, 3), "of_ideal": round(ideal / seconds, 3),
             }  # fmt: skip
             sys.stdout.write(json.dumps(line) + "\n")

@@ -279,13 +279,24 @@ class WeightsPublished(Message, frozen=True, kw_only=True, tag="weights.v2"):
         return max(self.window_end, self.next_end)
 
 
+class Portion(msgspec.Struct, frozen=True):
+    """Groups of a step, by ordinal, that were computed while others of it were still generated.
+
+    Times are seconds since the epoch.
+    """
+
+    ordinals: list[int]
+    started_at: float
+    finished_at: float
+
+
 class StepDone(Message, frozen=True, kw_only=True, tag="step.v1"):
     """learner → monitor: training step `step` made version `step`; what it consumed and what it measured.
 
-    `trained` and `voided` are the ordinals that it consumed: a replay makes the step of these, and weighs its tokens as
-    `importance` says. `staleness` has one entry a trained group: version
-    trained on − oldest version that sampled any token of it. `metrics` by name; `advantages` by ordinal, one value a
-    completion (NaN: masked). `timing` in seconds.
+    `trained` and `voided` are the ordinals that it consumed: a replay makes the step of these, weighs its tokens as
+    `importance` says, and sums gradients portion by portion as `portions` has them. `staleness` has one entry a trained
+    group: version trained on − oldest version that sampled any token of it. `metrics` by name; `advantages` by ordinal,
+    one value a completion (NaN: masked). `timing` in seconds.
     """
 
     job: JobId
@@ -299,6 +310,7 @@ class StepDone(Message, frozen=True, kw_only=True, tag="step.v1"):
     timing: dict[str, float]
     finished_at: float = 0.0
     importance: bool = False
+    portions: list[Portion] = []
 
 
 class EngineOpened(Message, frozen=True, kw_only=True, tag="engine.v1"):

@@ -40,6 +40,7 @@ class Told:
     metrics: dict[str, float]
     advantages: dict[int, list[float | None]]
     importance: bool
+    portions: list[list[int]]
     digest: str | None
 
 
@@ -58,6 +59,7 @@ def read_told(folder: Path, spec: JobSpec, step: int) -> Told:
         steps[0]["metrics"],
         {row["ordinal"]: [completion["advantage"] for completion in row["completions"]] for row in rows},
         importance,
+        [portion["ordinals"] for portion in steps[0]["portions"]],
         digest,
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -36,12 +36,17 @@ class Ingest(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class StepWork:
-    """All that a training step is made from; `step` counts from 1, `importance` turns importance weights on."""
+    """All that a training step is made from; `step` counts from 1, `importance` turns importance weights on.
+
+    `portions`: ordinals of groups whose gradients are summed before those of the others, portion by portion, in this
+    order. The update is the same; its last bits follow the order of the sum.
+    """
 
     step: int
     total_steps: int
     importance: bool
     groups: Sequence[Ready]
+    portions: Sequence[Sequence[int]] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,19 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Let go of the model's memory; the engine is not used again."""
+        ...
+
+
+@runtime_checkable
+class Overlapping(Protocol):
+    """An engine that computes portions of a step while its other groups are still generated."""
+
+    def begin(self, groups: Sequence[Ready], *, importance: bool) -> None:
+        """Compute the next portion of the coming step.
+
+        A `step` whose work names the same portions goes on from there; another one drops them and makes its own. Raises
+        DoesNotFit.
+        """
         ...
 
 

@@ -61,7 +61,14 @@ class Replay:
     def __exit__(self, *_: object) -> None:
         self._undo.close()
 
-    def step(self, number: int, groups: Sequence[tuple[Scored, Sequence[bytes]]], *, importance: bool) -> Again:
+    def step(
+        self,
+        number: int,
+        groups: Sequence[tuple[Scored, Sequence[bytes]]],
+        *,
+        importance: bool,
+        portions: Sequence[Sequence[int]],
+    ) -> Again:
         """Make step `number` of groups with their images, by ordinal; raises BadSample, Diverged."""
         ready = []
         for scored, images in groups:
@@ -69,7 +76,7 @@ class Replay:
             ready.append(self._ingest.ready(scored, images))
         made = over_step(ready, self._spec.algorithm)
         total = value_at(self._spec, self._changes, "total_steps", number)
-        result = self._engine.step(StepWork(number, total, importance, made))
+        result = self._engine.step(StepWork(number, total, importance, made, portions))
         return Again(result.metrics, {group.ordinal: group.advantages.tolist() for group in made})
 
     def digest(self) -> str:

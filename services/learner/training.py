@@ -8,14 +8,13 @@ computed again and not announced again.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from typing import TypeVar
 
 from opentelemetry import trace
 
-from services.learner.algorithms.objective import can_differ
 from services.learner.algorithms.step import over_step
 from services.learner.attention.batch import Ready
 from services.learner.checkpoints.progress import Progress
@@ -26,6 +25,7 @@ from services.learner.ending import Ending
 from services.learner.engine import Engine, Ingest, StepResult, StepWork
 from services.learner.handlers import FILTER_CAP, Intake, read_evaluations, read_training
 from services.learner.metrics import LearnerMetrics
+from services.learner.overlap import Overlap
 from services.learner.publishing.versions import Versions
 from services.learner.steps.assembler import Assembler, Lost, Step
 from services.learner.steps.barren import give_up, longest_row
@@ -35,11 +35,10 @@ from shared.blobs.snapshot import Snapshot
 from shared.errors import Unavailable, one_error
 from shared.jobs.following import ActiveJob
 from shared.log.reading import read_events
-from shared.messages import StepDone
+from shared.messages import Portion, StepDone
 from shared.runtime.logging import get_logger
 from shared.runtime.moments import passing
 from shared.service import Ports, Status
-from shared.staleness import staleness
 
 Result = TypeVar("Result")
 
@@ -81,6 +80,7 @@ class Training:
             else None
         )
         self._course = Course(job, ports.jobs, self._intake, self.versions)
+        self._overlap = Overlap(job.spec, engine, assembler, self._course, self._in_compute)
         self._ending = Ending(job, ports, self._course, self._intake, self.versions, self._saving, status)
         self._passed_over: list[Lost] = []  # until the first step is made
         self._log = get_logger(job=job.id)
@@ -182,7 +182,8 @@ class Training:
                 return step
             await self._end_a_barren_job()
             await self._saving.answer(self._in_compute)
-            await self._intake.news(5.0)
+            if not await self._overlap.go_on():
+                await self._intake.news(5.0)
 
     async def _end_a_barren_job(self) -> None:
         """Raises NothingUsable when so many groups in a row are void that waiting for a good one burns the data."""
@@ -205,15 +206,19 @@ class Training:
         """
         versions, number = self.versions, self.versions.step + 1
         told = self._intake.assembler.script.get(number)
-        stale = [staleness(versions.step, ready.scored.oldest_version) for ready in step.groups.values()]
+        stale = self._course.staleness(step.groups)
         total = versions.value("total_steps")
-        importance = self._importance(step, stale) if told is None else told.importance
+        importance = self._course.importance(step.groups) if told is None else told.importance
+        portions = self._overlap.take(importance=importance) if told is None else told.portions
         groups = over_step(list(step.groups.values()), self._job.spec.algorithm)
-        work = StepWork(number, total, importance, groups)
+        work = StepWork(number, total, importance, groups, [portion.ordinals for portion in portions])
         if told is None:
             self._tasks.create_task(versions.look_ahead(self._intake.assembler.place_after(step)[0]))
         result, snapshot, timing = await self._update(work)
-        timing["wait_s"] = wait_s
+        overlap_s = sum(portion.finished_at - portion.started_at for portion in portions)
+        timing["wait_s"] = max(0.0, wait_s - overlap_s)
+        if portions:
+            timing["overlap_s"] = overlap_s
         versions.progress.step, announced = number, versions.announced
         is_told = asyncio.Event()
         if snapshot is not None:
@@ -221,7 +226,7 @@ class Training:
             versions.publish_beside(self._tasks, snapshot, is_told, is_new=is_new, then=self._saving.drop_old)
         if told is None:
             await self._intake.give_up(step.lost)
-            await self._ports.bus.announce(self._step_done(step, groups, stale, importance, result, timing))
+            await self._ports.bus.announce(self._step_done(step, work, portions, stale, result, timing))
             passing("step-told")
         self._pass(step)
         is_told.set()
@@ -246,22 +251,12 @@ class Training:
         timing = {"step_s": stepped - began, "store_s": time.monotonic() - stepped}
         return result, snapshot, timing | result.seconds
 
-    def _importance(self, step: Step[Ready], stale: list[int]) -> bool:
-        """Whether the sampler is corrected for: with `auto`, when it can be another policy than the learner's."""
-        setting = self._job.spec.algorithm.importance
-        if setting != "auto":
-            return setting == "on"
-        if can_differ(self._job.spec):
-            return True
-        is_mixed = any(stale) or min(step.groups) < self.versions.progress.stale_until
-        return is_mixed or self.versions.value("max_staleness") > 0
-
     def _step_done(
         self,
         step: Step[Ready],
-        groups: Sequence[Ready],
+        work: StepWork,
+        portions: list[Portion],
         stale: list[int],
-        importance: bool,
         result: StepResult,
         timing: dict[str, float],
     ) -> StepDone:
@@ -273,10 +268,11 @@ class Training:
             voided=list(step.lost),
             staleness=stale,
             metrics=result.metrics | self._early(step),
-            advantages={ready.ordinal: ready.advantages.tolist() for ready in groups},
+            advantages={ready.ordinal: ready.advantages.tolist() for ready in work.groups},
             timing=timing,
             finished_at=time.time(),
-            importance=importance,
+            importance=work.importance,
+            portions=portions,
         )
 
     def _early(self, step: Step[Ready]) -> dict[str, float]:

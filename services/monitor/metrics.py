@@ -26,7 +26,7 @@ _MEMBERS: Final = {
     "void/*": (*VOID_REASONS, "other"),
     "learner/grad_norm/*": ("vit", "connector", "llm"),
     "learner/lr/*": ("vit", "connector", "llm"),
-    "timing/*": ("wait_s", "step_s", "store_s"),
+    "timing/*": ("wait_s", "overlap_s", "step_s", "store_s"),
     "queue/*": ("prompts", "completions"),
 }
 """Members of a family that are emitted; of a family that is not named here, none are."""

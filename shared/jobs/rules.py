@@ -147,6 +147,36 @@ def _shared_device(spec: JobSpec) -> Iterator[str]:
         yield f"rollout.shares_device is true with rollout.tensor_parallel {spec.rollout.tensor_parallel}; expected 1"
 
 
+def not_overlapping(spec: JobSpec) -> list[str]:
+    """The keys whose values need a step's groups together, with what they are and what was expected."""
+    algorithm = spec.algorithm
+    found = []
+    if spec.learner.engine != "torch":
+        found.append(f"learner.engine {spec.learner.engine!r}; expected 'torch'")
+    if spec.rollout.shares_device:
+        found.append("rollout.shares_device true: one device cannot generate while it trains; expected false")
+    if algorithm.updates_per_step > 1:
+        found.append(f"algorithm.updates_per_step {algorithm.updates_per_step}; expected 1")
+    if algorithm.advantage == "reinforce_baseline":
+        found.append("algorithm.advantage 'reinforce_baseline', which is scaled over the step; expected another one")
+    if algorithm.order == "arrival":
+        found.append("algorithm.order 'arrival', which settles last what makes a step; expected 'seeded'")
+    return found
+
+
+@_reads(
+    "learner.overlap",
+    "learner.engine",
+    "rollout.shares_device",
+    "algorithm.updates_per_step",
+    "algorithm.advantage",
+    "algorithm.order",
+)
+def _overlap(spec: JobSpec) -> Iterator[str]:
+    if spec.learner.overlap == "on":
+        yield from (f"learner.overlap is 'on' with {why}" for why in not_overlapping(spec))
+
+
 @_reads("sampling.top_p", "algorithm.importance")
 def _nucleus(spec: JobSpec) -> Iterator[str]:
     importance = spec.algorithm.importance

@@ -255,6 +255,13 @@ class Learner(Section, frozen=True, kw_only=True):
     tokens_per_batch: Annotated[
         int, Meta(ge=1, le=10**9, description="token budget of one micro-batch; never changes the loss")
     ] = 16384
+    overlap: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="compute a step's first groups while its last ones are generated; two runs then differ by "
+            "rounding, and auto is: on a GPU, where they do anyway"
+        ),
+    ] = "auto"
     device_memory_gib: Annotated[
         float,
         Meta(ge=0.0, le=1e6, description="memory of one of the learner's devices, checked at submit; 0: not known"),

@@ -47,6 +47,7 @@ class Outcome:
             "broken": self.broken,
             "jobs": self.jobs,
             "max_staleness": self.schedule.max_staleness,
+            "overlap": self.schedule.overlap,
             "faults": [f"{fault.step}: {fault}" for fault in self.done],
             "published": self.published,
             "made twice": self.duplicates,

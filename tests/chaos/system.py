@@ -87,7 +87,7 @@ class System:
             },
             "sampling": {"max_new_tokens": 24},
             "optimizer": {"learning_rate": 1e-3},
-            "learner": {"checkpoint_every": 3},
+            "learner": {"checkpoint_every": 3, "overlap": "on" if schedule.overlap else "off"},
         }
 
     async def send(self, document: dict[str, Any]) -> str:

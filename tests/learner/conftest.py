@@ -152,8 +152,10 @@ class Learner:
     def ingest(self, group: Scored, image_bytes: Sequence[bytes]) -> Ready:
         return self._ingest.ready(group, image_bytes)
 
-    def step(self, groups: Sequence[Ready], number: int = 1, importance: bool = False) -> StepResult:
-        return self.engine.step(StepWork(number, 10, importance, groups))
+    def step(
+        self, groups: Sequence[Ready], number: int = 1, importance: bool = False, portions: Sequence[list[int]] = ()
+    ) -> StepResult:
+        return self.engine.step(StepWork(number, 10, importance, groups, portions))
 
     def weights(self, *scopes: Scope) -> dict[str, torch.Tensor]:
         """What is exported of these scopes; of none: of all."""

@@ -127,6 +127,7 @@ class World:
         checkpoint_every: int = 2,
         journal_bytes: int | None = None,
         shares_device: bool = False,
+        overlap: str = "auto",
         **algorithm: object,
     ) -> None:
         self.server = MemoryServer(max_bytes={} if journal_bytes is None else {"scored": journal_bytes})
@@ -149,7 +150,7 @@ class World:
                 "model": "none",
                 "total_steps": 6,
                 "data": {"train": ["x"], "held_out": ["x"]},
-                "learner": {"checkpoint_every": checkpoint_every},
+                "learner": {"checkpoint_every": checkpoint_every, "overlap": overlap},
                 "rollout": {"shares_device": shares_device},
                 "algorithm": {"prompts_per_step": 4, "samples_per_prompt": 2} | algorithm,
             }
@@ -211,18 +212,34 @@ class World:
         assert isinstance(weights, WeightsPublished)
         self._open |= set(range(self.published, weights.prompts_end))
         self.published = max(self.published, weights.prompts_end)
-        ordinals = sorted(self._open)
-        self._rng.shuffle(ordinals)
-        for ordinal in ordinals:
-            own = random.Random(f"{self._seed}/{ordinal}")
-            is_void, is_uniform = own.random() < self._voids, own.random() < self._uniform
-            if not is_void and ordinal >= weights.window_end:
-                continue
+        ordinals = self.arrange(sorted(self._open))
+        admitted = [ordinal for ordinal in ordinals if self._is_void(ordinal) or ordinal < weights.window_end]
+        for place, ordinal in enumerate(admitted):
+            await self.before(len(admitted) - place)
+            is_void, is_uniform = self._is_void(ordinal), self._is_uniform(ordinal)
             record = make_voided(ordinal, job=JOB) if is_void else self.spoil(scored(ordinal, weights.version))
             if is_uniform and isinstance(record, Scored):
                 record = msgspec.structs.replace(record, rewards=[record.rewards[0]] * len(record.rewards))
             await self.bus.publish("scored", JOB, "train", record, message_id(JOB, "train", None, ordinal))
             self._open.remove(ordinal)
+
+    def _is_void(self, ordinal: int) -> bool:
+        return self._draws(ordinal)[0] < self._voids
+
+    def _is_uniform(self, ordinal: int) -> bool:
+        return self._draws(ordinal)[1] < self._uniform
+
+    def _draws(self, ordinal: int) -> tuple[float, float]:
+        own = random.Random(f"{self._seed}/{ordinal}")
+        return own.random(), own.random()
+
+    def arrange(self, ordinals: list[int]) -> list[int]:
+        """The order in which they are published."""
+        self._rng.shuffle(ordinals)
+        return ordinals
+
+    async def before(self, left: int) -> None:
+        """Called before each group of a window is published, with how many are left."""
 
     async def _evaluate(self, evaluated: set[int]) -> None:
         for due in await self.events("eval-due"):

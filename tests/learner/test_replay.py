@@ -21,7 +21,7 @@ from shared.blobs.store import BlobStore
 from shared.blobs.weights import WeightsStore
 from shared.bus.port import JournalEntry
 from shared.jobs.document import write_toml
-from shared.messages import BlobRef, Event, StepDone, WeightsPublished
+from shared.messages import BlobRef, Event, Portion, StepDone, WeightsPublished
 from triune.cli import app
 
 STEPS, GROUPS = 3, 2
@@ -33,12 +33,18 @@ class Run:
     folder: Path
 
 
-@pytest.fixture(scope="module")
-def trained(make_engine, make_spec, make_group, tmp_path_factory) -> Run:
-    """Three steps of two groups, as learner and monitor leave them; a checkpoint behind the second."""
+@pytest.fixture(scope="module", params=["updates", "portions"])
+def trained(request, make_engine, make_spec, make_group, tmp_path_factory) -> Run:
+    """Three steps of two groups, as learner and monitor leave them; a checkpoint behind the second.
+
+    Of two updates each, or with the second group computed before the first one had come.
+    """
+    has_portions = request.param == "portions"
     runs = tmp_path_factory.mktemp("replay") / "runs"
     folder = runs / "job-1"
-    settings = {"algorithm": {"updates_per_step": 2, "prompts_per_step": GROUPS, "samples_per_prompt": 2}}
+    settings = {"algorithm": {"prompts_per_step": GROUPS, "samples_per_prompt": 2}}
+    if not has_portions:
+        settings["algorithm"]["updates_per_step"] = 2
     learner = make_engine(**settings)
     blobs = BlobStore((runs / "blobs").as_uri())
     exports = Exports(learner.engine, blobs, WeightsStore(blobs, runs / "weights"), 1)
@@ -53,11 +59,12 @@ def trained(make_engine, make_spec, make_group, tmp_path_factory) -> Run:
                 (folder / IMAGES / image.blob.digest).write_bytes(data)
         ready = [learner.ingest(*group) for group in made]
         importance = number == 2
-        result = learner.step(ready, number, importance)
+        portions = [Portion([first + 1], 0.5, 0.75)] if has_portions else []
+        result = learner.step(ready, number, importance, [portion.ordinals for portion in portions])
         done = StepDone(
             job="job-1", step=number, incarnation=0, trained=[first, first + 1], voided=[], staleness=[0, 0],
             metrics=result.metrics, advantages={one.ordinal: one.advantages.tolist() for one in ready},
-            timing={"step_s": 1.0}, finished_at=float(number), importance=importance,
+            timing={"step_s": 1.0}, finished_at=float(number), importance=importance, portions=portions,
         )  # fmt: skip
         snapshot = exports.snapshot()
         digest = exports.store(snapshot, number).digest

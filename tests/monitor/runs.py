@@ -11,6 +11,7 @@ from shared.messages import (
     ImageRef,
     Kind,
     Message,
+    Portion,
     Prompt,
     Reward,
     RewardSpec,
@@ -104,7 +105,9 @@ def void(
     )
 
 
-def step_done(step: int, trained: Sequence[int], voided: Sequence[int] = (), *, stale: int = 0) -> StepDone:
+def step_done(
+    step: int, trained: Sequence[int], voided: Sequence[int] = (), *, stale: int = 0, portions: Sequence[Portion] = ()
+) -> StepDone:
     """A step of groups of two completions that ended at second 100 · step and computed for 1 s."""
     return StepDone(
         job=JOB,
@@ -117,6 +120,7 @@ def step_done(step: int, trained: Sequence[int], voided: Sequence[int] = (), *, 
         advantages={ordinal: [1.0, float("nan")] for ordinal in trained},
         timing={"wait_s": 0.25, "step_s": 1.0, "store_s": 0.125},
         finished_at=100.0 * step,
+        portions=list(portions),
     )
 
 

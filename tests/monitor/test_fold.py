@@ -12,7 +12,7 @@ from services.monitor.history.store import Store
 from services.monitor.values.where import ALL, Where
 from shared.jobs.document import parse_job
 from shared.jobs.record import JobRecord
-from shared.messages import unpack_ints
+from shared.messages import Portion, unpack_ints
 from tests.monitor.runs import JOB, entries, eval_done, group, step_done, void
 
 
@@ -160,6 +160,18 @@ def test_a_store_that_kept_facts_of_waiting_groups_goes_on(store: Store) -> None
     again = Store(store.folder)
     Fold(again).apply(Batch(train=entries(group(1), first=2), events=[(step_done(1, [0, 1]), 1)]))
     assert read(again).points("groups", ALL) == [(1, 100.0, 2.0)]
+
+
+def test_a_store_that_knew_no_portions_goes_on(store: Store) -> None:
+    Fold(store).apply(Batch(train=entries(group(0)), events=[(step_done(1, [0]), 1)]))
+    store._db.execute("ALTER TABLE steps DROP COLUMN portions")
+    store._db.execute("PRAGMA user_version=3")
+    store.close()
+    again = Store(store.folder)
+    assert read(again).steps()[0]["portions"] == []
+    done = step_done(2, [1], portions=[Portion([1], 7.0, 8.0)])
+    Fold(again).apply(Batch(train=entries(group(1), first=2), events=[(done, 2)]))
+    assert [len(step["portions"]) for step in read(again).steps()] == [0, 1]
 
 
 def test_a_batch_that_fails_leaves_nothing_behind(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from services.monitor.history.fold import Fold
 from services.monitor.history.queries import Interval
 from services.monitor.history.store import Store
 from shared.bus.port import JournalEntry
-from shared.messages import Scored
+from shared.messages import Portion, Scored
 from tests.monitor import runs
 
 
@@ -57,6 +57,21 @@ def test_a_timeline_has_a_lane_for_each_kind_of_work_of_each_replica(folder: Pat
     assert lanes["learner", "update"].spans[0] == pytest.approx((198.875, 199.875))
     assert lanes["learner", "wait"].busy == pytest.approx(0.025)
     assert found.sentence == "generation is busy 40% of the time, more than anything else; the learner waits 2% of it"
+
+
+def test_between_its_portions_the_learner_waits(tmp_path: Path) -> None:
+    """It waited for 0.25 s in all, before, between and behind two portions of 2 s and 1 s."""
+    portions = [Portion([0], 95.675, 97.675), Portion([1], 97.775, 98.775)]
+    step = runs.step_done(1, [0, 1, 2], portions=portions)
+    step = msgspec.structs.replace(step, timing=step.timing | {"overlap_s": 3.0})
+    store = Store(tmp_path)
+    Fold(store).apply(Batch(train=runs.entries(*(at(k, 95.0, 98.0) for k in range(3))), events=[(step, 1)]))
+    lanes = {
+        lane.work: [(round(s, 3), round(e, 3)) for s, e in lane.spans] for lane in timeline(tmp_path, 10, None).lanes
+    }
+    assert lanes["update"] == [(95.675, 97.675), (97.775, 98.775), (98.875, 99.875)]
+    assert lanes["wait"] == [(95.625, 95.675), (97.675, 97.775), (98.775, 98.875)]
+    assert step_costs(tmp_path, 1, gpus=0, price=0)[0].update_s == 4.0
 
 
 def test_a_timeline_of_another_stretch_clips_what_reaches_into_it(folder: Path) -> None:

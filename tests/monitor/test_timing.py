@@ -10,7 +10,7 @@ from services.monitor.history.queries import Interval, reading
 from services.monitor.history.store import Store
 from shared.jobs.record import JobRecord
 from shared.jobs.spec import Data, JobSpec
-from shared.messages import BlobRef, EngineOpened, Event, WeightsLoaded, WeightsPublished, WeightsSync
+from shared.messages import BlobRef, EngineOpened, Event, Portion, WeightsLoaded, WeightsPublished, WeightsSync
 from tests.monitor.runs import JOB, entries, eval_done, group, step_done
 
 
@@ -39,6 +39,20 @@ def test_sums_and_shares_of_a_run_worked_by_hand(tmp_path: Path) -> None:
     assert shares["scoring"] == pytest.approx(1 / wall)
     assert shares["overhead"] == pytest.approx(1 - 6 / wall)
     assert shares["other"] == pytest.approx(1 - 7 / wall)
+
+
+def test_portions_are_work_and_beside_generation_they_count_once(tmp_path: Path) -> None:
+    # Group 86 is generated from 96 to 98; a portion is computed from 97 to 98.5, the rest from 98.875 to 99.875.
+    portions = [Portion([86], 97.0, 98.5)]
+    Fold(Store(tmp_path)).apply(Batch(entries(group(86)), events=[(step_done(1, [86], portions=portions), 1)]))
+    with reading(tmp_path) as reader:
+        assert reader is not None
+        shares = time_shares(reader)
+        assert [tuple(one) for one in reader.update_times()] == [(97.0, 98.5), (98.875, 99.875)]
+        assert reader.steps()[0]["portions"] == [{"ordinals": [86], "started_at": 97.0, "finished_at": 98.5}]
+    wall = 4.0
+    assert shares["work"] == pytest.approx(3.5 / wall)
+    assert shares["update"] == pytest.approx(2.5 / wall)
 
 
 def test_an_update_lies_before_its_version_is_stored_and_the_parts_of_the_wall_time_add_up_to_all_of_it(

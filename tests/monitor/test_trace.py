@@ -7,6 +7,7 @@ from services.monitor.history.batch import Batch
 from services.monitor.history.fold import Fold
 from services.monitor.history.store import Store
 from shared.errors import UserError
+from shared.messages import Portion
 from tests.monitor.runs import entries, group, step_done, void
 
 
@@ -32,6 +33,12 @@ def test_a_group_is_told_from_its_prompt_to_its_gradient(folder: Path) -> None:
     assert trace.stages[3].facts == {"step": 1, "staleness": 1, "advantages": [1.0, None]}
     lines = list(trace_lines(trace))
     assert "by rollout-a" in lines[2] and "step 1" in lines[4]
+
+
+def test_a_group_that_was_computed_before_the_last_one_had_come_is_trained_from_then_on(tmp_path: Path) -> None:
+    done = step_done(1, [0, 2], portions=[Portion([0], 97.0, 98.0)])
+    Fold(Store(tmp_path)).apply(Batch(train=entries(group(0), group(2)), events=[(done, 1)]))
+    assert [trace_group(tmp_path, ordinal).stages[3].start for ordinal in (0, 2)] == [97.0, 99.0]
 
 
 def test_a_void_group_says_why(folder: Path) -> None:

@@ -131,8 +131,11 @@ class DeepSpeedEngine:
         self._zero.set_gradient_accumulation_boundary(is_last)
         self._zero.backward(loss * self._ranks.world)
 
-    def update(self, step: int, total_steps: int) -> dict[str, float]:
-        """See `passes.Backend`. DeepSpeed skips an update whose gradient is not finite by itself, on all ranks."""
+    def update(self, step: int, total_steps: int, divisor: float) -> dict[str, float]:
+        """See `passes.Backend`; `divisor` is 1, since this engine begins no step before all of its groups are there.
+
+        DeepSpeed skips an update whose gradient is not finite by itself, on all ranks.
+        """
         metrics = norms_of(self._squares())
         metrics |= set_rates(self._zero.optimizer.param_groups, self._spec.optimizer, step, total_steps)
         self._zero.step()

@@ -44,6 +44,11 @@ class Measures:
             found |= {f"mismatch_k3/{source}": k3, f"measured/{source}": torch.tensor(float(count))}
         self.add({name: share_of * value for name, value in found.items()})
 
+    def divide_loss(self, divisor: float) -> None:
+        """The `loss` that was added so far is a sum to be divided."""
+        if divisor != 1.0 and "loss" in self._sums:
+            self._sums["loss"] = self._sums["loss"] / divisor
+
     def metrics(self, team: Team, sources: Iterable[str], updates: int) -> dict[str, float]:
         """Means over the measured response tokens of all ranks, the mean loss of the updates, the largest mismatch.
 

@@ -4,7 +4,8 @@ An engine says through `Backend` how a micro-batch goes forward and backward and
 No micro-batch waits for a number: what is measured stays on the device until the step ends (`measures`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from services.learner.algorithms.objective import Distilled, acts_on_uniform, needs_reference, objective
+from services.learner.algorithms.registry import find
 from services.learner.algorithms.tokens import Tokens, Totals
 from services.learner.attention.batch import Packed, Part, Ready, mini_batches, pack
 from services.learner.engine import StepResult, StepWork
@@ -41,17 +43,22 @@ class Backend(Protocol):
         """Add the gradient of `loss`; `is_last`: of the update."""
         ...
 
-    def update(self, step: int, total_steps: int) -> dict[str, float]:
-        """Apply the gradient; returns norms, rates and `skipped` (1: the gradient was not finite)."""
+    def update(self, step: int, total_steps: int, divisor: float) -> dict[str, float]:
+        """Apply the gradient over `divisor`; returns norms, rates and `skipped` (1: it was not finite)."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """One optimizer update: this rank's micro-batches, and of all ranks what the loss is an average of."""
+    """One optimizer update: this rank's micro-batches, and of all ranks what the loss is an average of.
+
+    `divisor`: 1; or, when gradients of portions were added before the totals were known, what their sum is divided by.
+    """
 
     batches: Sequence[MicroBatch]
     totals: Totals
+    num_tokens: int
+    divisor: float = 1.0
 
 
 class Passes:
@@ -81,6 +88,27 @@ class Passes:
         )
         self._measures = Measures(model.device)
         self._clocks: list[Clock] = []
+        self._portions: list[list[int]] = []
+        self._computed: set[int] = set()  # of the portions
+        self._importance = False
+        self._undivided = Totals(1, 1, spec.sampling.max_new_tokens)
+
+    def begin(self, groups: Sequence[Ready], *, importance: bool) -> None:
+        """Add the gradient of a portion of the step, undivided: what it is an average of is known with the last group.
+
+        On a CPU with half of the threads, since the rollout beside it needs the others.
+        """
+        self._portions.append([group.ordinal for group in groups])
+        self._importance = importance
+        computed = [group for group in groups if group.responses and self._is_computed(group)]
+        self._computed |= {group.ordinal for group in computed}
+        if computed:
+            with self._images.kept(), _half_of_the_threads(self.model.device):
+                self._accumulate(self._share(computed), self._undivided, {}, importance, is_rest=False)
+
+    def is_begun_of(self, work: StepWork) -> bool:
+        """Whether what was begun is how `work` begins."""
+        return self._portions == [list(portion) for portion in work.portions] and self._importance == work.importance
 
     def run(self, work: StepWork) -> StepResult:
         """All updates of the step; raises Diverged.
@@ -93,17 +121,21 @@ class Passes:
             return self._run(work)
 
     def _run(self, work: StepWork) -> StepResult:
+        groups = {group.ordinal: group for group in work.groups}
+        for portion in work.portions[len(self._portions) :]:
+            self.begin([groups[ordinal] for ordinal in portion], importance=work.importance)
         updates = self._plan(work)
         later = updates[1:] if self._has_old_pass else []
         old = self._old_log_probs([batch for update in later for batch in update.batches])
         measured = []
         for update in updates:
-            self._accumulate(update, old, work.importance)
+            self._accumulate(update.batches, update.totals, old, work.importance)
+            self._measures.divide_loss(update.divisor)
             with self._clock("optimizer"):
-                measured.append(self._backend.update(work.step, work.total_steps))
+                measured.append(self._backend.update(work.step, work.total_steps, update.divisor))
         sources = sorted({group.scored.prompt.source for group in work.groups})
         metrics = self._measures.metrics(self._team, sources, len(updates)) | finite_means(measured)
-        tokens = sum(update.totals.tokens for update in updates)
+        tokens = sum(update.num_tokens for update in updates)
         skipped = int(sum(one["skipped"] for one in measured))
         made = len(updates) - skipped
         metrics |= {"tokens": float(tokens), "skipped": float(skipped), "updates": float(made)}
@@ -116,16 +148,30 @@ class Passes:
 
     def _plan(self, work: StepWork) -> list[Update]:
         """What this rank computes in each update; every rank has equally many micro-batches."""
-        algorithm, team = self._spec.algorithm, self._team
-        cost = Cost.of(self.model.hf.config.get_text_config())
+        answered = [group for group in work.groups if group.responses]
         updates = []
-        for groups in mini_batches([group for group in work.groups if group.responses], algorithm.updates_per_step):
+        for groups in mini_batches(answered, self._settings.updates_per_step):
             computed = [group for group in groups if self._is_computed(group)] or groups[:1]
-            shares = share(computed, team.world, self._spec.learner.tokens_per_batch, cost)
+            rest = [group for group in computed if group.ordinal not in self._computed]
+            batches = self._share(rest) if rest else [[Part(groups[0], groups[0].responses[:1], is_filler=True)]]
             tokens = sum(group.num_response_tokens for group in groups)
             sequences = sum(len(group.responses) for group in groups)
-            updates.append(Update(shares[team.rank], Totals(tokens, sequences, self._spec.sampling.max_new_tokens)))
+            totals = Totals(tokens, sequences, self._spec.sampling.max_new_tokens)
+            if self._portions:
+                updates.append(Update(batches, self._undivided, tokens, self._divisor(totals)))
+            else:
+                updates.append(Update(batches, totals, tokens))
         return updates
+
+    def _divisor(self, totals: Totals) -> float:
+        """What a sum of undivided gradients is divided by to be the gradient of an average over `totals`."""
+        weights, length = find("aggregations", self._settings.aggregation), torch.ones(1, dtype=torch.int64)
+        return float(weights(length, self._undivided) / weights(length, totals))
+
+    def _share(self, groups: Sequence[Ready]) -> Sequence[MicroBatch]:
+        """This rank's micro-batches of them."""
+        cost = Cost.of(self.model.hf.config.get_text_config())
+        return share(groups, self._team.world, self._spec.learner.tokens_per_batch, cost)[self._team.rank]
 
     def _is_computed(self, group: Ready) -> bool:
         """A uniform group's advantages are 0: it is computed for another term of the loss, or to be measured."""
@@ -146,17 +192,25 @@ class Passes:
                 found |= zip(_keys(packed), values.log_probs.split(_lengths(packed)), strict=True)
         return found
 
-    def _accumulate(self, update: Update, old: Mapping[Key, Tensor], importance: bool) -> None:
-        """Add the gradient of one update's loss."""
-        for index, parts in enumerate(self._images.ahead(update.batches)):
+    def _accumulate(
+        self,
+        batches: Sequence[MicroBatch],
+        totals: Totals,
+        old: Mapping[Key, Tensor],
+        importance: bool,
+        *,
+        is_rest: bool = True,
+    ) -> None:
+        """Add the gradient of an update's micro-batches; `is_rest`: of all that were not added yet."""
+        for index, parts in enumerate(self._images.ahead(batches)):
             with self._clock("forward"):
                 packed, images = self._packed(parts)
             reference = self._reference(packed, images)
             with self._clock("forward"):
                 values = self._backend.token_values(packed, images, self._spec.sampling.temperature)
-                loss = self._loss_of(packed, values, reference, old, update.totals, importance)
+                loss = self._loss_of(packed, values, reference, old, totals, importance)
             with self._clock("backward"):
-                self._backend.backward(loss, is_last=index == len(update.batches) - 1)
+                self._backend.backward(loss, is_last=is_rest and index == len(batches) - 1)
             self._measures.add({"loss": loss})
 
     def _packed(self, parts: Sequence[Part]) -> tuple[Packed, Images]:
@@ -225,3 +279,14 @@ def _keys(packed: Packed) -> list[Key]:
 
 def _lengths(packed: Packed) -> list[int]:
     return [len(row.token_ids) for part in packed.parts for row in part.responses]
+
+
+@contextmanager
+def _half_of_the_threads(device: torch.device) -> Iterator[None]:
+    count = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, count // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(count)

@@ -3,7 +3,7 @@
 On the CPU equal inputs, equal state and an equal number of threads give equal bits. On a GPU it has never run.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from services.learner.algorithms.objective import needs_reference
-from services.learner.attention.batch import Packed
+from services.learner.attention.batch import Packed, Ready
 from services.learner.engine import DoesNotFit, Facts, Scope, StepResult, StepWork, TensorSink
 from services.learner.engines.passes import Passes
 from services.learner.engines.state import SavedState, write_state
@@ -27,7 +27,7 @@ EXPORT_NUMBERS = 4 * 1024 * 1024
 
 
 class TorchEngine:
-    """See `services.learner.engine.Engine`, which this implements, and `passes.Backend`, which it is to a step."""
+    """See `services.learner.engine`'s `Engine` and `Overlapping`, and `passes.Backend`, which it is to a step."""
 
     _spec: JobSpec
     model: VisionLanguageModel
@@ -37,6 +37,7 @@ class TorchEngine:
 
     def __init__(self, pixels: PixelCache) -> None:
         self._pixels = pixels
+        self._begun: Passes | None = None  # of the coming step
 
     def open(self, spec: JobSpec, checkpoint: Path | None) -> Facts:
         """Load the job's model on the GPU if there is one, else on the CPU; raises BadJob, Corrupt, DoesNotFit."""
@@ -53,8 +54,21 @@ class TorchEngine:
 
     def step(self, work: StepWork) -> StepResult:
         """The updates of one training step; raises Diverged, DoesNotFit."""
+        begun, self._begun = self._begun, None
+        if begun is not None and not begun.is_begun_of(work):
+            self._optimizer.clear()
+            begun = None
         with fits(self._spec):
-            return Passes(self.model, self._spec, self._pixels, self, Alone(), self._first).run(work)
+            return (begun or self._passes()).run(work)
+
+    def begin(self, groups: Sequence[Ready], *, importance: bool) -> None:
+        """See `Overlapping`."""
+        self._begun = self._begun or self._passes()
+        with fits(self._spec):
+            self._begun.begin(groups, importance=importance)
+
+    def _passes(self) -> Passes:
+        return Passes(self.model, self._spec, self._pixels, self, Alone(), self._first)
 
     def token_values(self, packed: Packed, images: Images, temperature: float) -> TokenValues:
         """See `passes.Backend`."""
@@ -64,9 +78,9 @@ class TorchEngine:
         """See `passes.Backend`."""
         loss.backward()
 
-    def update(self, step: int, total_steps: int) -> dict[str, float]:
+    def update(self, step: int, total_steps: int, divisor: float) -> dict[str, float]:
         """See `passes.Backend`."""
-        return self._optimizer.update(step, total_steps)
+        return self._optimizer.update(step, total_steps, divisor)
 
     def export(self, sink: TensorSink, *, scope: Scope) -> None:
         """See `VisionLanguageModel.exports`; no copy of a large tensor is made."""
@@ -99,6 +113,7 @@ class TorchEngine:
 
     def close(self) -> None:
         """Let go of model and optimizer."""
+        self._begun = None
         for name in ("model", "_optimizer", "_first"):
             self.__dict__.pop(name, None)
 

@@ -143,24 +143,24 @@ class ClippedAdamW:
 
     # ---------------------------------------------------------------- an update
 
-    def update(self, step: int, total_steps: int) -> dict[str, float]:
-        """Clip and apply the gradients, clear them, and return norms and rates; raises Diverged.
+    def update(self, step: int, total_steps: int, divisor: float = 1.0) -> dict[str, float]:
+        """Divide, clip and apply the gradients, clear them, and return norms and rates; raises Diverged.
 
         Metrics: `grad_norm` (before the clip), `grad_norm/<component>`, `layer_grad_norm/<layer>`, `lr` and
         `lr/<component>`, `skipped` (1 when the norm was not finite and nothing was applied).
         """
         gradients = {name: self._gradient(name) for name in self._parameters}
         sizes = torch.stack(torch._foreach_norm(list(gradients.values()))).double().tolist()
-        metrics = norms_of({name: size**2 for name, size in zip(gradients, sizes, strict=True)})
+        metrics = norms_of({name: (size / divisor) ** 2 for name, size in zip(gradients, sizes, strict=True)})
         for adam in (self._adam, *self._single.values()):
             metrics |= set_rates(adam.param_groups, self._settings, step, total_steps)
         applied = self._patience.see(metrics["grad_norm"])
         if applied:
-            shrink = self._settings.max_grad_norm / (metrics["grad_norm"] + 1e-6)
-            if shrink < 1.0:
-                torch._foreach_mul_(list(gradients.values()), shrink)
+            factor = min(1.0, self._settings.max_grad_norm / (metrics["grad_norm"] + 1e-6)) / divisor
+            if factor != 1.0:
+                torch._foreach_mul_(list(gradients.values()), factor)
             self._apply(gradients)
-        self._clear()
+        self.clear()
         return metrics | {"skipped": float(not applied)}
 
     def _gradient(self, name: str) -> Tensor:
@@ -187,7 +187,8 @@ class ClippedAdamW:
                 if master is not self._parameters[name]:
                     self._parameters[name].copy_(master)
 
-    def _clear(self) -> None:
+    def clear(self) -> None:
+        """Forget the gradients."""
         self._sums.clear()
         for tensor in (*self._parameters.values(), *self._masters.values()):
             tensor.grad = None

@@ -171,6 +171,17 @@ class Assembler(Generic[Group]):
         groups = {ordinal: self._ready[ordinal] for ordinal in told.trained}
         return Step(groups, lost)
 
+    def certain(self) -> dict[int, Group]:
+        """The groups that have arrived and that the next step takes, whatever else arrives."""
+        found: dict[int, Group] = {}
+        places, ordinal = self.prompts_per_step, self.cursor
+        while places and ordinal != self.end:
+            if ordinal in self._ready and ordinal not in self._uniform:
+                found[ordinal] = self._ready[ordinal]
+            places -= ordinal not in self._lost
+            ordinal += 1
+        return found
+
     def consume(self, step: Step[Group]) -> None:
         """Forget the groups of `step` and move the cursor to the first ordinal that is not consumed."""
         for ordinal in step.ordinals:

@@ -65,6 +65,10 @@ class ByArrival(Assembler[Group]):
             taken |= set(found)
         return taken
 
+    def certain(self) -> dict[int, Group]:
+        """None: a group that must be trained on may yet take the place of any."""
+        return {}
+
     def _has_all(self, lost: Mapping[int, Lost]) -> bool:
         """Whether every group of the order has come: its last step may be short."""
         return self.end is not None and all(

@@ -72,7 +72,12 @@ def _spans(reader: Reader, start: float, end: float) -> _Spans:
         began = published - timing.get("step_s", 0.0)
         add("learner", "learner", "publish", published, done)
         add("learner", "learner", "update", began, published)
-        add("learner", "learner", "wait", began - timing.get("wait_s", 0.0), began)
+        waits = began - timing.get("wait_s", 0.0) - timing.get("overlap_s", 0.0)
+        for portion in step["portions"]:
+            add("learner", "learner", "wait", waits, portion["started_at"])
+            add("learner", "learner", "update", portion["started_at"], portion["finished_at"])
+            waits = portion["finished_at"]
+        add("learner", "learner", "wait", waits, began)
     return found
 
 
@@ -166,7 +171,7 @@ def _cost(reader: Reader, step: dict[str, Any], wall: float | None, *, gpus: flo
         wall_s=wall,
         generation_s=_busy(generated.values()),
         scoring_s=_busy(scored.values()),
-        update_s=timing.get("step_s", 0.0),
+        update_s=timing.get("step_s", 0.0) + timing.get("overlap_s", 0.0),
         publish_s=timing.get("store_s", 0.0),
         wait_s=timing.get("wait_s", 0.0),
         gpu_hours=hours,

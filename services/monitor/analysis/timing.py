@@ -7,7 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from services.monitor.history.queries import Interval, Reader
 from services.monitor.history.totals import Total
 
-LEARNER_TIMES = {"learner_wait_s": "wait_s", "learner_step_s": "step_s", "weight_sync_s": "store_s"}
+LEARNER_TIMES = {
+    "learner_wait_s": ("wait_s",),
+    "learner_step_s": ("step_s", "overlap_s"),
+    "weight_sync_s": ("store_s",),
+}
 """Sums of the report and the times of a step (`StepDone.timing`) that they add up."""
 
 
@@ -38,7 +42,9 @@ class Union:
 def time_sums(reader: Reader) -> dict[str, float]:
     """The report's sums in seconds; `rollout_wait_s` is the mean over replicas of the time without a group in hand."""
     totals = reader.totals()
-    sums = {name: totals.get(f"timing/{key}", Total()).total for name, key in LEARNER_TIMES.items()}
+    sums = {
+        name: sum(totals.get(f"timing/{key}", Total()).total for key in keys) for name, keys in LEARNER_TIMES.items()
+    }
     idle = []
     for _, intervals in reader.generation_times_by_replica():
         busy = Union()

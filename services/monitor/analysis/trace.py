@@ -85,8 +85,9 @@ def _trained(folder: Path, row: dict[str, Any]) -> Stage | None:
     step = steps[0]
     advantages = [completion["advantage"] for completion in row["completions"]]
     facts = {"step": step["step"], "staleness": row["staleness"], "advantages": advantages}
-    seconds = step["timing"].get("step_s", 0.0)
-    return Stage(name="trained", start=step["finished_at"] - seconds, end=step["finished_at"], by="", facts=facts)
+    portions = [portion["started_at"] for portion in step["portions"] if row["ordinal"] in portion["ordinals"]]
+    start = min(portions, default=step["finished_at"] - step["timing"].get("step_s", 0.0))
+    return Stage(name="trained", start=start, end=step["finished_at"], by="", facts=facts)
 
 
 def trace_lines(trace: GroupTrace) -> Iterator[str]:

@@ -113,12 +113,9 @@ class Reader:
 
     # ---- steps and evaluations
     def steps(self, after: int = 0, limit: int = 1_000_000) -> list[dict[str, Any]]:
-        """Training steps past `after`, in order, with `metrics` and `timing` by name."""
+        """Training steps past `after`, in order: `metrics` and `timing` by name, `portions` as in `StepDone`."""
         query = "SELECT * FROM steps WHERE step > ? ORDER BY step LIMIT ?"
-        return [
-            dict(row) | {"metrics": json.loads(row["metrics"]), "timing": json.loads(row["timing"])}
-            for row in self._db.execute(query, (after, limit))
-        ]
+        return [_step(row) for row in self._db.execute(query, (after, limit))]
 
     def step_ends(self, count: int) -> list[float]:
         """When the newest `count` steps ended, in order."""
@@ -220,11 +217,16 @@ class Reader:
         return self._intervals("score_started_at", "score_finished_at", kind)
 
     def update_times(self) -> Iterator[Interval]:
-        """When the learner made its updates, in order of start: a step is told `store_s` after its update."""
+        """When the learner made its updates and portions of them, in order of start.
+
+        A step is told `store_s` after its update.
+        """
         query = (
             "SELECT told - step_s AS start, told AS end FROM (SELECT "
             "finished_at - COALESCE(json_extract(timing, '$.store_s'), 0) AS told, "
-            "COALESCE(json_extract(timing, '$.step_s'), 0) AS step_s FROM steps WHERE finished_at > 0) ORDER BY start"
+            "COALESCE(json_extract(timing, '$.step_s'), 0) AS step_s FROM steps WHERE finished_at > 0) "
+            "UNION ALL SELECT json_extract(value, '$.started_at'), json_extract(value, '$.finished_at') "
+            "FROM steps, json_each(steps.portions) WHERE steps.finished_at > 0 ORDER BY start"
         )
         return (Interval(*row) for row in self._db.execute(query))
 
@@ -263,9 +265,9 @@ class Reader:
         return [dict(row) for row in self._db.execute(query, (step,))]
 
     def steps_since(self, since: float) -> list[dict[str, Any]]:
-        """Steps that ended after `since`, in order, with their `timing`."""
-        query = "SELECT finished_at, timing FROM steps WHERE finished_at > ? ORDER BY step"
-        return [dict(row) | {"timing": json.loads(row["timing"])} for row in self._db.execute(query, (since,))]
+        """Steps that ended after `since`, as `steps` gives them."""
+        query = "SELECT * FROM steps WHERE finished_at > ? ORDER BY step"
+        return [_step(row) for row in self._db.execute(query, (since,))]
 
     def held_out_rewards(self, version: int) -> Rewards:
         """The mean reward of each held-out group at a version; groups without a verdict are left out."""
@@ -281,6 +283,10 @@ class Reader:
     def _intervals(self, start: str, end: str, kind: str) -> Iterator[Interval]:
         query = f"SELECT {start}, {end} FROM groups WHERE kind = ? AND {start} IS NOT NULL ORDER BY {start}"
         return (Interval(*row) for row in self._db.execute(query, (kind,)))
+
+
+def _step(row: sqlite3.Row) -> dict[str, Any]:
+    return dict(row) | {name: json.loads(row[name]) for name in ("metrics", "timing", "portions")}
 
 
 def _no_groups() -> dict[str, int]:

@@ -12,9 +12,9 @@ TRAIN_VERSION = -1
 ENGINE = "engine/"
 """What a fact's key begins with that holds what a replica computes with."""
 
-LAYOUT = 3
+LAYOUT = 4
 """1 had neither peaks nor totals: they follow from the rest, and are made when such a store is opened. 2 kept facts of
-waiting groups, which follow from their records."""
+waiting groups, which follow from their records. 3 knew no portions: its steps had none."""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta(key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -75,7 +75,7 @@ CREATE TABLE IF NOT EXISTS totals(
 
 CREATE TABLE IF NOT EXISTS steps(
     step INTEGER PRIMARY KEY, incarnation INTEGER, sequence INTEGER, finished_at REAL, groups INTEGER, void INTEGER,
-    metrics TEXT, timing TEXT);
+    metrics TEXT, timing TEXT, portions TEXT NOT NULL DEFAULT '[]');
 -- What a replay of a step needs besides its groups, and the digest of the weights that it made (NULL: not heard).
 CREATE TABLE IF NOT EXISTS announced(
     step INTEGER PRIMARY KEY, importance INTEGER NOT NULL DEFAULT 0, digest TEXT) WITHOUT ROWID;
@@ -127,6 +127,12 @@ def _bring_up(connection: sqlite3.Connection, earlier: int) -> None:
     if earlier < 2:
         totals.recount(connection)
         peaks.rewrite(connection)
-    if "facts" in {column[1] for column in connection.execute("PRAGMA table_info(waiting)")}:
+    if "facts" in _columns(connection, "waiting"):
         connection.execute("ALTER TABLE waiting DROP COLUMN facts")
+    if "portions" not in _columns(connection, "steps"):
+        connection.execute("ALTER TABLE steps ADD COLUMN portions TEXT NOT NULL DEFAULT '[]'")
     connection.execute("COMMIT")
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    return {column[1] for column in connection.execute(f"PRAGMA table_info({table})")}

@@ -11,6 +11,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
+
 from services.monitor.history import totals
 from services.monitor.history.groups import ADD_SCORED, Arrived, Key, key_of, scored_row
 from services.monitor.history.peaks import Peaks
@@ -227,8 +229,9 @@ class Store:
 
     def add_step(self, event: StepDone, sequence: int) -> None:
         row = (event.step, event.incarnation, sequence, event.finished_at, len(event.trained), len(event.voided))
-        documents = (_finite_json(event.metrics), _finite_json(event.timing))
-        self._db.execute("INSERT OR REPLACE INTO steps VALUES(?, ?, ?, ?, ?, ?, ?, ?)", row + documents)
+        portions = msgspec.json.encode(event.portions).decode()
+        documents = (_finite_json(event.metrics), _finite_json(event.timing), portions)
+        self._db.execute("INSERT OR REPLACE INTO steps VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", row + documents)
 
     def announce(self, step: int, **facts: object) -> None:
         """`importance` and `digest` of a step, as they were told."""

@@ -59,7 +59,7 @@ def _replayed(folder: Path, wanted: int | None, tolerance: float) -> Iterator[di
         for number in range(begin + 1, target + 1):
             told = read_told(folder, run.spec, number)
             groups = list(zip(told.groups, images.of(told.groups), strict=True))
-            made = again.step(number, groups, importance=told.importance)
+            made = again.step(number, groups, importance=told.importance, portions=told.portions)
             different: dict[str, Sequence[Any]] = dict(differences("", told.metrics, made.metrics, tolerance))
             for ordinal, advantages in told.advantages.items():
                 here = {str(index): value for index, value in enumerate(made.advantages.get(ordinal, []))}
