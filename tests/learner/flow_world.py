@@ -166,7 +166,8 @@ class World:
         return ActiveJob(record)
 
     def training(self, job: ActiveJob, engine: CountingEngine) -> Training:
-        return Training(job, self.ports, engine, engine, LearnerConfig(rewrite_s=0.0), self.status, LearnerMetrics())
+        config = LearnerConfig(rewrite_s=0.0, last_checkpoint_s=0.2)
+        return Training(job, self.ports, engine, engine, config, self.status, LearnerMetrics())
 
     async def learn(self, engine: CountingEngine, *, limit_s: float = 20.0) -> None:
         """A learner's life: until its work ends or dies."""

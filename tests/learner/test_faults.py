@@ -178,6 +178,15 @@ async def test_steps_and_versions_behind_a_checkpoint_are_purged_once_the_monito
 # ---------------------------------------------------------------- ends
 
 
+async def test_a_disk_that_is_full_for_a_moment_at_the_end_fails_no_job(tmp_path: Path) -> None:
+    world, engine = World(tmp_path, checkpoint_every=0), CountingEngine(full_disk=2)
+    await world.submit()
+    await world.learn(engine)
+    assert engine.saved_after == [6]
+    record = await world.jobs.get(JOB)
+    assert record is not None and record.state == "done"
+
+
 async def test_a_stop_that_fails_on_a_full_disk_and_is_resumed_ends_as_stopped(tmp_path: Path) -> None:
     world, engine = World(tmp_path), CountingEngine(full_disk=1000)
     await world.submit()

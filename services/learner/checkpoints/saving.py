@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,8 @@ from shared.runtime.logging import get_logger
 from shared.runtime.moments import passing
 from shared.service import Ports
 
+DISK = "the disk of checkpoints"
+
 
 class LastCheckpointMissing(TriuneError):
     """The job is trained, but its result is not on disk; resuming it tries again."""
@@ -33,6 +36,7 @@ class Saving:
     ) -> None:
         self._job, self._bus, self._engine, self._intake = job, ports.bus, engine, intake
         self._versions, self._config, self._progress = versions, config, versions.progress
+        self._retry = ports.retry
         self._replica = ports.settings.replica
         self._folder: Path = ports.settings.runs / job.id / "checkpoints"
         self._saved: Progress | None = None  # as the last checkpoint has it
@@ -93,7 +97,8 @@ class Saving:
         """The last checkpoint, unless the last step has one; nobody needs the versions' blobs any more."""
         if self._saved is None or self._saved.step != self._progress.step:
             try:
-                await self.write(in_compute)
+                write = partial(self.write, in_compute)
+                await self._retry.until_back(DISK, write, limit_s=self._config.last_checkpoint_s)
             except Unavailable as error:
                 raise LastCheckpointMissing(f"the last checkpoint could not be written: {error}") from error
         await self._versions.delete_before(self._progress.step + 1, set())
