@@ -115,5 +115,9 @@ class Overlapping(Protocol):
         ...
 
 
+class OverlappingEngine(Engine, Overlapping, Protocol):
+    """Both."""
+
+
 class DoesNotFit(TriuneError):
     """The device has not enough memory for the model or for a step of this job."""

@@ -151,8 +151,6 @@ def not_overlapping(spec: JobSpec) -> list[str]:
     """The keys whose values need a step's groups together, with what they are and what was expected."""
     algorithm = spec.algorithm
     found = []
-    if spec.learner.engine != "torch":
-        found.append(f"learner.engine {spec.learner.engine!r}; expected 'torch'")
     if spec.rollout.shares_device:
         found.append("rollout.shares_device true: one device cannot generate while it trains; expected false")
     if algorithm.updates_per_step > 1:
@@ -166,7 +164,6 @@ def not_overlapping(spec: JobSpec) -> list[str]:
 
 @_reads(
     "learner.overlap",
-    "learner.engine",
     "rollout.shares_device",
     "algorithm.updates_per_step",
     "algorithm.advantage",

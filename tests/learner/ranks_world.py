@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from services.learner.app import watch_ranks
-from services.learner.engine import SCOPES, DoesNotFit, Engine, StepWork
+from services.learner.engine import SCOPES, DoesNotFit, Engine, Overlapping, StepWork
 from services.learner.engines.crew import Crew, dismiss, follow
 from services.learner.engines.deepspeed import DeepSpeedEngine
 from services.learner.engines.process import run_rank
@@ -56,10 +56,10 @@ KINDS: dict[str, dict[str, dict[str, object]]] = {
 
 
 def spec_of(model: str, name: str, **learner: object) -> JobSpec:
-    """The job of `name`: `<kind>-<stage>-<dtype>[-<updates>]`."""
+    """The job of `name`: `<kind>-<stage>-<dtype>[-<updates>]`; `begun` for the updates: one, begun in portions."""
     kind, stage, dtype, *updates = name.split("-")
     tables = KINDS[kind]
-    common = {"updates_per_step": int(updates[0]) if updates else 1, "prompts_per_step": 6}
+    common = {"updates_per_step": int(updates[0]) if updates and updates[0] != "begun" else 1, "prompts_per_step": 6}
     placed = {"tokens_per_batch": 40, "engine": "deepspeed", "zero_stage": int(stage), "dtype": dtype}
     return parse_job(
         {
@@ -73,12 +73,18 @@ def spec_of(model: str, name: str, **learner: object) -> JobSpec:
     )
 
 
-def steps(engine: Engine, spec: JobSpec, numbers: range) -> list[dict[str, float]]:
+def steps(engine: Engine, spec: JobSpec, numbers: range, *, begun: bool = False) -> list[dict[str, float]]:
+    """Metrics of these steps. `begun`: two portions are computed first, which step 2 drops, since it weighs tokens."""
     ingest = GroupIngest(spec)
     metrics = []
     for number in numbers:
         groups = [ingest.ready(*scored_group(10 * number + index, **shape)) for index, shape in enumerate(SHAPES)]
-        metrics.append(engine.step(StepWork(number, 10, True, groups)).metrics)
+        portions = [[groups[3], groups[0]], [groups[4]]] if begun else []
+        for portion in portions:
+            assert isinstance(engine, Overlapping)
+            engine.begin(portion, importance=number != 2)
+        told = [[group.ordinal for group in portion] for portion in portions if number != 2]
+        metrics.append(engine.step(StepWork(number, 10, True, groups, told)).metrics)
     return metrics
 
 
@@ -110,11 +116,12 @@ def train(crew: Crew, model: str, out: Path, name: str) -> list[dict[str, float]
     """The job of `name`; its checkpoint is left in `out`/<name>."""
     spec = spec_of(model, name)
     crew.open(spec, None)
-    metrics = steps(crew, spec, range(1, 4))
+    begun = name.endswith("begun")
+    metrics = steps(crew, spec, range(1, 4), begun=begun)
     folder = out / name
     folder.mkdir()
     crew.save(folder)
-    metrics += steps(crew, spec, range(4, ALL + 1))
+    metrics += steps(crew, spec, range(4, ALL + 1), begun=begun)
     save_file(weights(crew), out / f"{name}.safetensors")
     crew.close()
     return metrics

@@ -301,7 +301,6 @@ async def test_portions_are_dropped_when_a_later_group_of_the_step_is_stale(tmp_
 @pytest.mark.parametrize(
     ("tables", "sentence"),
     [
-        ({"learner": {"overlap": "on", "engine": "deepspeed"}}, "learner.engine 'deepspeed'; expected 'torch'"),
         ({"learner": {"overlap": "on"}, "rollout": {"shares_device": True}}, "rollout.shares_device true"),
         ({"learner": {"overlap": "on"}, "algorithm": {"updates_per_step": 2}}, "algorithm.updates_per_step 2; exp"),
         ({"learner": {"overlap": "on"}, "algorithm": {"advantage": "reinforce_baseline"}}, "'reinforce_baseline'"),

@@ -19,6 +19,8 @@ from tests.learner.ranks_world import ALL, spec_of, steps, weights
 LIMIT_S = 540.0
 NAMES = ["frozen-1-float32", "frozen-2-float32", "frozen-3-float32", "trained-2-float32", "trained-3-float32"]
 NAMES += ["trained-2-float32-2", "loraKl-3-float32", "kl-2-float32", "frozen-2-bfloat16", "frozen-3-bfloat16"]
+NAMES += ["frozen-1-float32-begun", "trained-2-float32-begun", "loraKl-3-float32-begun", "frozen-3-bfloat16-begun"]
+NAMES += ["frozen-1-bfloat16-begun", "offload-2-float32-begun"]
 RESUMED = ["frozen-3-float32", "trained-2-float32", "frozen-2-bfloat16"]
 
 pytestmark = pytest.mark.timeout(1200)

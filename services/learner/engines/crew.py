@@ -2,7 +2,8 @@
 
 import contextlib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +11,8 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
-from services.learner.engine import Engine, Facts, Layout, Scope, StepResult, StepWork, TensorSink
+from services.learner.attention.batch import Ready
+from services.learner.engine import Facts, Layout, OverlappingEngine, Scope, StepResult, StepWork, TensorSink
 from services.learner.engines.ranks import Ranks, is_connection_lost
 from shared.errors import TriuneError
 from shared.jobs.spec import JobSpec
@@ -26,6 +28,11 @@ class Open(msgspec.Struct, tag="open"):
 
 class Step(msgspec.Struct, tag="step"):
     work: StepWork
+
+
+class Begin(msgspec.Struct, tag="begin"):
+    groups: list[Ready]
+    importance: bool
 
 
 class Export(msgspec.Struct, tag="export"):
@@ -44,7 +51,7 @@ class Leave(msgspec.Struct, tag="leave"):
     """The learner ends."""
 
 
-Command = Open | Step | Export | Save | Close | Leave
+Command = Open | Begin | Step | Export | Save | Close | Leave
 
 
 class Crew:
@@ -54,7 +61,7 @@ class Crew:
     the learner's process has to end.
     """
 
-    def __init__(self, ranks: Ranks, engine: Engine) -> None:
+    def __init__(self, ranks: Ranks, engine: OverlappingEngine) -> None:
         self._ranks, self._engine = ranks, engine
         self._is_open = False
 
@@ -63,6 +70,11 @@ class Crew:
         command = Open(spec, None if checkpoint is None else str(checkpoint))
         self._is_open = True
         return self._on_all(command, lambda: self._engine.open(spec, checkpoint)) | {"ranks": self._ranks.world}
+
+    def begin(self, groups: Sequence[Ready], *, importance: bool) -> None:
+        """See `Overlapping.begin`."""
+        work = partial(self._engine.begin, groups, importance=importance)
+        self._on_all(Begin(list(groups), importance), work)
 
     def step(self, work: StepWork) -> StepResult:
         """See `Engine.step`."""
@@ -100,7 +112,7 @@ class _Nowhere:
     def put(self, name: str, tensor: Tensor) -> None: ...
 
 
-def follow(ranks: Ranks, make_engine: Callable[[], Engine]) -> int:
+def follow(ranks: Ranks, make_engine: Callable[[], OverlappingEngine]) -> int:
     """Do what rank 0 commands until it ends; returns the process's exit code."""
     engine = make_engine()
     log = get_logger(rank=ranks.rank)
@@ -146,10 +158,12 @@ def together(ranks: Ranks, work: Callable[[], Result]) -> Result:
     return result
 
 
-def _obey(engine: Engine, command: Command) -> None:
+def _obey(engine: OverlappingEngine, command: Command) -> None:
     match command:
         case Open(spec=spec, checkpoint=checkpoint):
             engine.open(spec, None if checkpoint is None else Path(checkpoint))
+        case Begin(groups=groups, importance=importance):
+            engine.begin(groups, importance=importance)
         case Step(work=work):
             engine.step(work)
         case Export(scope=scope):

@@ -7,8 +7,9 @@ the mode in which gradients can be read at every stage; every read of a whole te
 """
 
 import importlib
+import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from services.learner.attention.batch import Packed
+from services.learner.attention.batch import Packed, Ready
 from services.learner.engine import Facts, Scope, StepResult, StepWork, TensorSink
 from services.learner.engines.passes import Passes
 from services.learner.engines.ranks import Ranks
 from services.learner.engines.state import SavedState, write_state
+from services.learner.engines.steps import Steps
 from services.learner.engines.torch import facts, fits, open_first, open_model, put
 from services.learner.engines.zero_state import STEP, ZeroState
 from services.learner.intake.ingest import GroupIngest
@@ -33,7 +35,7 @@ from shared.jobs.spec import JobSpec
 
 
 class DeepSpeedEngine:
-    """See `services.learner.engine.Engine`, which this implements on one rank, and `passes.Backend`."""
+    """See `services.learner.engine`'s `Engine` and `Overlapping`, here on one rank, and `passes.Backend`."""
 
     _spec: JobSpec
     model: VisionLanguageModel
@@ -43,6 +45,7 @@ class DeepSpeedEngine:
     def __init__(self, ranks: Ranks, pixels: PixelCache | None = None) -> None:
         """`pixels`: of the ingest in this process; a rank without one makes its own."""
         self._ranks, self._own = ranks, pixels
+        self._steps = Steps(self._passes)
 
     def open(self, spec: JobSpec, checkpoint: Path | None) -> Facts:
         """Load the job's model on every rank and share it out; raises BadJob, Corrupt, DoesNotFit."""
@@ -120,7 +123,15 @@ class DeepSpeedEngine:
     def step(self, work: StepWork) -> StepResult:
         """The updates of one training step; raises Diverged, DoesNotFit."""
         with fits(self._spec):
-            return Passes(self.model, self._spec, self._pixels, self, self._ranks, self._first).run(work)
+            return self._steps.step(work)
+
+    def begin(self, groups: Sequence[Ready], *, importance: bool) -> None:
+        """See `services.learner.engine.Overlapping`."""
+        with fits(self._spec):
+            self._steps.begin(groups, importance=importance)
+
+    def _passes(self) -> Passes:
+        return Passes(self.model, self._spec, self._pixels, self, self._ranks, self._first)
 
     def token_values(self, packed: Packed, images: Images, temperature: float) -> TokenValues:
         """See `passes.Backend`."""
@@ -132,13 +143,15 @@ class DeepSpeedEngine:
         self._zero.backward(loss * self._ranks.world)
 
     def update(self, step: int, total_steps: int, divisor: float) -> dict[str, float]:
-        """See `passes.Backend`; `divisor` is 1, since this engine begins no step before all of its groups are there.
+        """See `passes.Backend`. DeepSpeed skips an update whose gradient is not finite by itself, on all ranks.
 
-        DeepSpeed skips an update whose gradient is not finite by itself, on all ranks.
+        What it divides gradients by is its loss scale, which is 1 in every backward pass here.
         """
-        metrics = norms_of(self._squares())
+        metrics = norms_of({name: square / divisor**2 for name, square in self._squares().items()})
         metrics |= set_rates(self._zero.optimizer.param_groups, self._spec.optimizer, step, total_steps)
+        self._zero.optimizer.loss_scale = divisor
         self._zero.step()
+        self._zero.optimizer.loss_scale = 1.0
         error: Diverged | None = None
         try:
             applied = self._patience.see(metrics["grad_norm"])
@@ -146,6 +159,11 @@ class DeepSpeedEngine:
             error = found
         self._ranks.agree(error)
         return metrics | {"skipped": float(not applied)}
+
+    def drop(self, again: Callable[[], Tensor]) -> None:
+        """See `passes.Backend`; an update that DeepSpeed skips clears the gradients at every stage."""
+        self.backward(again() * math.nan, is_last=True)
+        self._zero.step()
 
     def _squares(self) -> dict[str, float]:
         """The squared norm of each parameter's whole gradient, one at a time in memory."""
@@ -212,7 +230,7 @@ class DeepSpeedEngine:
         """Let go of model and optimizer."""
         if "_zero" in self.__dict__:
             self._zero.destroy()
-        for name in ("_zero", "model", "_first"):
+        for name in ("_zero", "model", "_first", "_steps"):
             self.__dict__.pop(name, None)
 
 

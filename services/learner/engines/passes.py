@@ -4,7 +4,7 @@ An engine says through `Backend` how a micro-batch goes forward and backward and
 No micro-batch waits for a number: what is measured stays on the device until the step ends (`measures`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -45,6 +45,10 @@ class Backend(Protocol):
 
     def update(self, step: int, total_steps: int, divisor: float) -> dict[str, float]:
         """Apply the gradient over `divisor`; returns norms, rates and `skipped` (1: it was not finite)."""
+        ...
+
+    def drop(self, again: Callable[[], Tensor]) -> None:
+        """Let go of the gradient that was added; `again` makes a pass and gives a scalar of it, if one is needed."""
         ...
 
 
@@ -106,6 +110,15 @@ class Passes:
             with self._images.kept(), _half_of_the_threads(self.model.device):
                 self._accumulate(self._share(computed), self._undivided, {}, importance, is_rest=False)
 
+    def drop(self, group: Ready) -> None:
+        """Let go of what was begun; `group` is any of this job's."""
+
+        def again() -> Tensor:
+            packed, images = self._packed([_filler(group)])
+            return self._backend.token_values(packed, images, self._spec.sampling.temperature).log_probs.sum()
+
+        self._backend.drop(again)
+
     def is_begun_of(self, work: StepWork) -> bool:
         """Whether what was begun is how `work` begins."""
         return self._portions == [list(portion) for portion in work.portions] and self._importance == work.importance
@@ -153,7 +166,7 @@ class Passes:
         for groups in mini_batches(answered, self._settings.updates_per_step):
             computed = [group for group in groups if self._is_computed(group)] or groups[:1]
             rest = [group for group in computed if group.ordinal not in self._computed]
-            batches = self._share(rest) if rest else [[Part(groups[0], groups[0].responses[:1], is_filler=True)]]
+            batches = self._share(rest) if rest else [[_filler(groups[0])]]
             tokens = sum(group.num_response_tokens for group in groups)
             sequences = sum(len(group.responses) for group in groups)
             totals = Totals(tokens, sequences, self._spec.sampling.max_new_tokens)
@@ -271,6 +284,10 @@ class Passes:
             return None
         teacher = torch.from_numpy(packed.teacher_log_probs).to(self.model.device, non_blocking=True)
         return Distilled(teacher, self._spec.distillation.coefficient)
+
+
+def _filler(group: Ready) -> Part:
+    return Part(group, group.responses[:1], is_filler=True)
 
 
 def _keys(packed: Packed) -> list[Key]:

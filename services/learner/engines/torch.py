@@ -3,7 +3,7 @@
 On the CPU equal inputs, equal state and an equal number of threads give equal bits. On a GPU it has never run.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from services.learner.attention.batch import Packed, Ready
 from services.learner.engine import DoesNotFit, Facts, Scope, StepResult, StepWork, TensorSink
 from services.learner.engines.passes import Passes
 from services.learner.engines.state import SavedState, write_state
+from services.learner.engines.steps import Steps
 from services.learner.engines.team import Alone
 from services.learner.intake.pixels import PixelCache
 from services.learner.policy.model import Exported, Images, TokenValues, VisionLanguageModel
@@ -37,7 +38,7 @@ class TorchEngine:
 
     def __init__(self, pixels: PixelCache) -> None:
         self._pixels = pixels
-        self._begun: Passes | None = None  # of the coming step
+        self._steps = Steps(self._passes)
 
     def open(self, spec: JobSpec, checkpoint: Path | None) -> Facts:
         """Load the job's model on the GPU if there is one, else on the CPU; raises BadJob, Corrupt, DoesNotFit."""
@@ -54,18 +55,13 @@ class TorchEngine:
 
     def step(self, work: StepWork) -> StepResult:
         """The updates of one training step; raises Diverged, DoesNotFit."""
-        begun, self._begun = self._begun, None
-        if begun is not None and not begun.is_begun_of(work):
-            self._optimizer.clear()
-            begun = None
         with fits(self._spec):
-            return (begun or self._passes()).run(work)
+            return self._steps.step(work)
 
     def begin(self, groups: Sequence[Ready], *, importance: bool) -> None:
         """See `Overlapping`."""
-        self._begun = self._begun or self._passes()
         with fits(self._spec):
-            self._begun.begin(groups, importance=importance)
+            self._steps.begin(groups, importance=importance)
 
     def _passes(self) -> Passes:
         return Passes(self.model, self._spec, self._pixels, self, Alone(), self._first)
@@ -81,6 +77,10 @@ class TorchEngine:
     def update(self, step: int, total_steps: int, divisor: float) -> dict[str, float]:
         """See `passes.Backend`."""
         return self._optimizer.update(step, total_steps, divisor)
+
+    def drop(self, again: Callable[[], Tensor]) -> None:
+        """See `passes.Backend`."""
+        self._optimizer.clear()
 
     def export(self, sink: TensorSink, *, scope: Scope) -> None:
         """See `VisionLanguageModel.exports`; no copy of a large tensor is made."""
@@ -113,8 +113,7 @@ class TorchEngine:
 
     def close(self) -> None:
         """Let go of model and optimizer."""
-        self._begun = None
-        for name in ("model", "_optimizer", "_first"):
+        for name in ("model", "_optimizer", "_first", "_steps"):
             self.__dict__.pop(name, None)
 
 
