@@ -15,6 +15,6 @@ class LearnerConfig(msgspec.Struct, frozen=True, kw_only=True):
     rewrite_s: float = 10.0
     """How long after a checkpoint that could not be written the next one is tried."""
     last_checkpoint_s: float = 60.0
-    """How long the last checkpoint of a job is tried before the job fails, and can be resumed."""
+    """How long the last checkpoint is tried again, every `rewrite_s`, before the job fails (and can be resumed)."""
     device_limit_s: float = 600.0
     """How long the rollout replica may take, after its last group's deadline, to leave a device that it shares."""

@@ -1,8 +1,8 @@
 """When a checkpoint is written and what may be deleted after it."""
 
+import asyncio
 import math
 import time
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -97,11 +97,27 @@ class Saving:
         """The last checkpoint, unless the last step has one; nobody needs the versions' blobs any more."""
         if self._saved is None or self._saved.step != self._progress.step:
             try:
-                write = partial(self.write, in_compute)
-                await self._retry.until_back(DISK, write, limit_s=self._config.last_checkpoint_s)
+                await self._write_last(in_compute)
             except Unavailable as error:
                 raise LastCheckpointMissing(f"the last checkpoint could not be written: {error}") from error
         await self._versions.delete_before(self._progress.step + 1, set())
+
+    async def _write_last(self, in_compute: InCompute) -> None:
+        """`write`; waits for a disk that is full. Raises Unavailable `last_checkpoint_s` after the first failure."""
+        try:
+            await self.write(in_compute)
+            return
+        except Unavailable as error:
+            failure = error
+        with self._retry.waiting(DISK, self._config.last_checkpoint_s) as wait:
+            while True:
+                wait.pause(failure)
+                await asyncio.sleep(self._config.rewrite_s)
+                try:
+                    await self.write(in_compute)
+                    return
+                except Unavailable as error:
+                    failure = error
 
     @property
     def _is_wanted(self) -> bool:
