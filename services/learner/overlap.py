@@ -22,7 +22,7 @@ from shared.jobs.spec import JobSpec
 from shared.messages import Portion
 
 SHARE = 1 / 4
-"""The share of a step's groups that is worth passes of its own."""
+"""The share of a step's groups in a portion: a last group that comes meanwhile waits for no more than that."""
 
 
 class Overlap:
@@ -33,31 +33,41 @@ class Overlap:
     ) -> None:
         self._engine = engine if isinstance(engine, Overlapping) and overlaps(spec) else None
         self._assembler, self._course, self._in_compute = assembler, course, in_compute
-        self._least = math.ceil(SHARE * spec.algorithm.prompts_per_step)
+        self._size = math.ceil(SHARE * spec.algorithm.prompts_per_step)
         self._portions: list[Portion] = []
         self._importance = False
 
+    @property
+    def is_on(self) -> bool:
+        """Whether this job's steps are begun before all of their groups are there."""
+        return self._engine is not None
+
     async def go_on(self) -> bool:
-        """Compute a portion of what has arrived; False: that is too little yet."""
+        """Compute a portion of what has arrived; False: there is nothing to compute now."""
         engine = self._engine
         if engine is None or self._course.is_behind:
             return False
         begun, certain = {ordinal for one in self._portions for ordinal in one.ordinals}, self._assembler.certain()
-        fresh = {ordinal: ready for ordinal, ready in certain.items() if ordinal not in begun}
-        if len(fresh) < self._least:
+        fresh = [ready for ordinal, ready in certain.items() if ordinal not in begun][: self._size]
+        if len(fresh) < self._size:
             return False
-        importance, started_at = self._course.importance(certain), time.time()
+        importance, started_at, began = self._course.importance(certain), time.time(), time.monotonic()
         if begun and importance != self._importance:
             return False  # `take` drops them
-        await self._in_compute(lambda: engine.begin(list(fresh.values()), importance=importance))
-        self._portions.append(Portion(list(fresh), started_at, time.time()))
+        await self._in_compute(lambda: engine.begin(fresh, importance=importance))
+        finished_at = started_at + time.monotonic() - began
+        self._portions.append(Portion([ready.ordinal for ready in fresh], started_at, finished_at))
         self._importance = importance
         return True
 
-    def take(self, *, importance: bool) -> list[Portion]:
-        """The portions of the step that is made now; none where its tokens are to be weighed otherwise after all."""
+    def take(self, *, importance: bool) -> tuple[list[Portion], float]:
+        """The portions of the step that is made now, and the seconds that went into such.
+
+        No portions where the step's tokens are to be weighed otherwise after all.
+        """
         portions, self._portions = self._portions, []
-        return portions if importance == self._importance else []
+        spent_s = sum(portion.finished_at - portion.started_at for portion in portions)
+        return (portions if importance == self._importance else []), spent_s
 
 
 def overlaps(spec: JobSpec) -> bool:

@@ -209,15 +209,14 @@ class Training:
         stale = self._course.staleness(step.groups)
         total = versions.value("total_steps")
         importance = self._course.importance(step.groups) if told is None else told.importance
-        portions = self._overlap.take(importance=importance) if told is None else told.portions
+        portions, overlap_s = self._overlap.take(importance=importance) if told is None else (told.portions, 0.0)
         groups = over_step(list(step.groups.values()), self._job.spec.algorithm)
         work = StepWork(number, total, importance, groups, [portion.ordinals for portion in portions])
         if told is None:
             self._tasks.create_task(versions.look_ahead(self._intake.assembler.place_after(step)[0]))
         result, snapshot, timing = await self._update(work)
-        overlap_s = sum(portion.finished_at - portion.started_at for portion in portions)
-        timing["wait_s"] = max(0.0, wait_s - overlap_s)
-        if portions:
+        timing["wait_s"] = wait_s - overlap_s
+        if self._overlap.is_on:
             timing["overlap_s"] = overlap_s
         versions.progress.step, announced = number, versions.announced
         is_told = asyncio.Event()

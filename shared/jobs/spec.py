@@ -259,7 +259,7 @@ class Learner(Section, frozen=True, kw_only=True):
         Literal["auto", "on", "off"],
         Meta(
             description="compute a step's first groups while its last ones are generated; two runs then differ by "
-            "rounding, and auto is: on a GPU, where they do anyway"
+            "rounding; auto: on a GPU, where the other keys allow it"
         ),
     ] = "auto"
     device_memory_gib: Annotated[

@@ -1,9 +1,10 @@
 """A step that is begun before all of its groups are there: the same update, told so that it can be made again."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -17,8 +18,10 @@ from services.learner.steps.assembler import Assembler, Lost
 from services.learner.steps.by_arrival import ByArrival
 from shared.errors import BadJob
 from shared.jobs.document import parse_job
+from shared.jobs.record import Change
 from shared.messages import StepDone
-from tests.learner.flow_world import CountingEngine, World, scored
+from tests.fakes import eventually
+from tests.learner.flow_world import JOB, CountingEngine, World, scored
 
 ORDINALS = [0, 1, 2, 3, 4]
 SHAPES = [
@@ -219,6 +222,15 @@ def portions_of(step: StepDone) -> list[list[int]]:
     return [portion.ordinals for portion in step.portions]
 
 
+def weight_of(steps: Sequence[StepDone]) -> torch.Tensor:
+    """What an engine comes to that makes these steps as they were told."""
+    alone = Beginner()
+    for step in steps:
+        ready = [alone.ready(scored(ordinal, 0), []) for ordinal in step.trained]
+        alone.step(StepWork(step.step, 6, step.importance, ready, portions_of(step)))
+    return alone.weight
+
+
 async def test_what_has_come_is_computed_while_the_last_group_is_generated_and_told(tmp_path: Path) -> None:
     engine = Beginner()
     world = Waiting(tmp_path, engine)
@@ -246,11 +258,7 @@ async def test_a_learner_that_starts_again_sums_in_the_order_that_was_told(tmp_p
     steps = await world.steps()
     assert steps[: len(told)] == told
     assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
-    alone = Beginner()
-    for step in steps:
-        ready = [alone.ready(scored(ordinal, 0), []) for ordinal in step.trained]
-        alone.step(StepWork(step.step, 6, step.importance, ready, portions_of(step)))
-    assert torch.equal(again.weight, alone.weight)
+    assert torch.equal(again.weight, weight_of(steps))
 
 
 async def test_an_engine_that_cannot_begin_and_a_job_that_does_not_want_it_wait_for_the_whole_step(
@@ -269,9 +277,10 @@ class Dropping(Beginner):
     def __init__(self) -> None:
         super().__init__()
         self.dropped: list[int] = []
+        self.weighed: list[int] = []
 
     def begin(self, groups: Sequence[Ready], *, importance: bool) -> None:
-        assert not importance
+        self.weighed += [group.ordinal for group in groups if importance]
         super().begin(groups, importance=importance)
 
     def step(self, work: StepWork) -> StepResult:
@@ -292,7 +301,64 @@ async def test_portions_are_dropped_when_a_later_group_of_the_step_is_stale(tmp_
     await world.learn(engine)
     steps = await world.steps()
     assert [step.step for step in steps if step.importance] == engine.dropped == [3]
+    assert not engine.weighed
     assert [bool(step.portions) for step in steps] == [True, True, False, True, True, True]
+
+
+class Interrupted(Waiting):
+    """Something happens when the last group of step 3 is still generated and another one of it is computed."""
+
+    def __init__(self, runs: Path, engine: Beginner, happens: Callable[[World], Awaitable[None]]) -> None:
+        super().__init__(runs, engine, checkpoint_every=0)
+        self._happens = happens
+
+    async def before(self, left: int) -> None:
+        await super().before(left)
+        if left == 1 and self.published == 12:
+            await self._happens(self)
+
+
+async def test_portions_are_dropped_when_the_bound_is_raised_between_them(tmp_path: Path) -> None:
+    """From then on the sampler can be older than the learner, and every token is weighed."""
+
+    async def raised(world: World) -> None:
+        change = Change(key="max_staleness", value=1, requested_at=0.0)
+        await world.jobs.update(JOB, lambda old: msgspec.structs.replace(old, changes=[change]))
+
+        async def is_fixed() -> bool:
+            changes = world.learners.record.changes
+            return bool(changes) and changes[0].since == 3
+
+        await eventually(is_fixed)
+
+    engine = Dropping()
+    world = Interrupted(tmp_path, engine, raised)
+    await world.submit()
+    await world.learn(engine)
+    steps = await world.steps()
+    assert [step.importance for step in steps] == [False, False, True, True, True, True]
+    assert engine.dropped == [3]
+    assert all(ordinal >= 12 for ordinal in engine.weighed)
+
+
+async def test_a_checkpoint_between_portions_has_nothing_of_them(tmp_path: Path) -> None:
+    engine = Beginner(die_before_step=3)
+
+    async def is_saved() -> bool:
+        return bool(engine.saved_after)
+
+    async def wanted(world: World) -> None:
+        if not engine.saved_after:
+            await world.jobs.update(JOB, lambda old: msgspec.structs.replace(old, checkpoint_wanted=1))
+            await eventually(is_saved)
+
+    world = Interrupted(tmp_path, engine, wanted)
+    await world.submit()
+    await world.learn(engine)
+    assert engine.saved_after == [2]
+    world.engine = again = Beginner()
+    await world.learn(again)
+    assert torch.equal(again.weight, weight_of(await world.steps()))
 
 
 # ---------------------------------------------------------------- the job file

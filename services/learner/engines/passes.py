@@ -44,7 +44,7 @@ class Backend(Protocol):
         ...
 
     def update(self, step: int, total_steps: int, divisor: float) -> dict[str, float]:
-        """Apply the gradient over `divisor`; returns norms, rates and `skipped` (1: it was not finite)."""
+        """Apply the gradient over `divisor`; returns norms, rates and `skipped` (1: the gradient was not finite)."""
         ...
 
     def drop(self, again: Callable[[], Tensor]) -> None:
@@ -54,9 +54,9 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """One optimizer update: this rank's micro-batches, and of all ranks what the loss is an average of.
+    """One optimizer update: this rank's micro-batches, what weighs their tokens, response tokens of all ranks.
 
-    `divisor`: 1; or, when gradients of portions were added before the totals were known, what their sum is divided by.
+    The gradient is divided by `divisor`: 1, unless portions were added before the totals were known.
     """
 
     batches: Sequence[MicroBatch]
@@ -100,7 +100,8 @@ class Passes:
     def begin(self, groups: Sequence[Ready], *, importance: bool) -> None:
         """Add the gradient of a portion of the step, undivided: what it is an average of is known with the last group.
 
-        On a CPU with half of the threads, since the rollout beside it needs the others.
+        On a CPU with half of the threads: the rollout beside it needs the others. Made again, it takes as many, since
+        the bits follow their number.
         """
         self._portions.append([group.ordinal for group in groups])
         self._importance = importance
@@ -135,7 +136,7 @@ class Passes:
 
     def _run(self, work: StepWork) -> StepResult:
         groups = {group.ordinal: group for group in work.groups}
-        for portion in work.portions[len(self._portions) :]:
+        for portion in work.portions if not self._portions else ():
             self.begin([groups[ordinal] for ordinal in portion], importance=work.importance)
         updates = self._plan(work)
         later = updates[1:] if self._has_old_pass else []
@@ -214,7 +215,7 @@ class Passes:
         *,
         is_rest: bool = True,
     ) -> None:
-        """Add the gradient of an update's micro-batches; `is_rest`: of all that were not added yet."""
+        """Add the gradient of micro-batches; `is_rest`: they are the update's last ones."""
         for index, parts in enumerate(self._images.ahead(batches)):
             with self._clock("forward"):
                 packed, images = self._packed(parts)
@@ -300,9 +301,11 @@ def _lengths(packed: Packed) -> list[int]:
 
 @contextmanager
 def _half_of_the_threads(device: torch.device) -> Iterator[None]:
+    if device.type != "cpu":
+        yield
+        return
     count = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(max(1, count // 2))
+    torch.set_num_threads(max(1, count // 2))
     try:
         yield
     finally:

@@ -172,7 +172,10 @@ class Assembler(Generic[Group]):
         return Step(groups, lost)
 
     def certain(self) -> dict[int, Group]:
-        """The groups that have arrived and that the next step takes, whatever else arrives."""
+        """The groups that have arrived and that the next step takes, whatever else arrives.
+
+        The order's end is told behind the last group that is below it.
+        """
         found: dict[int, Group] = {}
         places, ordinal = self.prompts_per_step, self.cursor
         while places and ordinal != self.end:

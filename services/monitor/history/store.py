@@ -231,7 +231,8 @@ class Store:
         row = (event.step, event.incarnation, sequence, event.finished_at, len(event.trained), len(event.voided))
         portions = msgspec.json.encode(event.portions).decode()
         documents = (_finite_json(event.metrics), _finite_json(event.timing), portions)
-        self._db.execute("INSERT OR REPLACE INTO steps VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", row + documents)
+        names = "step, incarnation, sequence, finished_at, groups, void, metrics, timing, portions"
+        self._db.execute(f"INSERT OR REPLACE INTO steps({names}) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)", row + documents)
 
     def announce(self, step: int, **facts: object) -> None:
         """`importance` and `digest` of a step, as they were told."""
