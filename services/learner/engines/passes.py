@@ -6,20 +6,19 @@ No micro-batch waits for a number: what is measured stays on the device until th
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from services.learner.algorithms.objective import Distilled, acts_on_uniform, needs_reference, objective
-from services.learner.algorithms.registry import find
+from services.learner.algorithms.objective import Distilled, needs_reference, objective
 from services.learner.algorithms.tokens import Tokens, Totals
-from services.learner.attention.batch import Packed, Part, Ready, mini_batches, pack
+from services.learner.attention.batch import Packed, Part, Ready, pack
 from services.learner.engine import StepResult, StepWork
 from services.learner.engines.clock import Clock, seconds
 from services.learner.engines.measures import Measures, finite_means
-from services.learner.engines.share import Cost, MicroBatch, share
+from services.learner.engines.plan import Plan, filler
+from services.learner.engines.share import Cost, MicroBatch
 from services.learner.engines.step_images import StepImages
 from services.learner.engines.team import Team
 from services.learner.intake.pixels import PixelCache
@@ -52,19 +51,6 @@ class Backend(Protocol):
         ...
 
 
-@dataclass(frozen=True, eq=False)
-class Update:
-    """One optimizer update: this rank's micro-batches, what weighs their tokens, response tokens of all ranks.
-
-    The gradient is divided by `divisor`: 1, unless portions were added before the totals were known.
-    """
-
-    batches: Sequence[MicroBatch]
-    totals: Totals
-    num_tokens: int
-    divisor: float = 1.0
-
-
 class Passes:
     """One training step on one rank."""
 
@@ -92,33 +78,35 @@ class Passes:
         )
         self._measures = Measures(model.device)
         self._clocks: list[Clock] = []
+        self._plan = Plan(spec, Cost.of(model.hf.config.get_text_config()), team)
         self._portions: list[list[int]] = []
-        self._computed: set[int] = set()  # of the portions
+        self._computed: dict[int, Ready] = {}  # of the portions
         self._importance = False
-        self._undivided = Totals(1, 1, spec.sampling.max_new_tokens)
 
     def begin(self, groups: Sequence[Ready], *, importance: bool) -> None:
-        """Add the gradient of a portion of the step, undivided: what it is an average of is known with the last group.
+        """Add the gradient of a portion of the step.
 
         On a CPU with half of the threads: the rollout beside it needs the others. Made again, it takes as many, since
         the bits follow their number.
         """
         self._portions.append([group.ordinal for group in groups])
         self._importance = importance
-        computed = [group for group in groups if group.responses and self._is_computed(group)]
-        self._computed |= {group.ordinal for group in computed}
+        computed = self._plan.portion(groups)
+        self._computed |= computed
         if computed:
+            batches = self._plan.share(list(computed.values()))
             with self._images.kept(), _half_of_the_threads(self.model.device):
-                self._accumulate(self._share(computed), self._undivided, {}, importance, is_rest=False)
+                self._accumulate(batches, self._plan.undivided, {}, importance, is_rest=False)
 
-    def drop(self, group: Ready) -> None:
-        """Let go of what was begun; `group` is any of this job's."""
+    def drop(self) -> None:
+        """Let go of what was begun."""
 
         def again() -> Tensor:
-            packed, images = self._packed([_filler(group)])
+            packed, images = self._packed([filler(next(iter(self._computed.values())))])
             return self._backend.token_values(packed, images, self._spec.sampling.temperature).log_probs.sum()
 
-        self._backend.drop(again)
+        if self._computed:
+            self._backend.drop(again)
 
     def is_begun_of(self, work: StepWork) -> bool:
         """Whether what was begun is how `work` begins."""
@@ -138,7 +126,7 @@ class Passes:
         groups = {group.ordinal: group for group in work.groups}
         for portion in work.portions if not self._portions else ():
             self.begin([groups[ordinal] for ordinal in portion], importance=work.importance)
-        updates = self._plan(work)
+        updates = self._plan.updates(work.groups, self._computed, has_portions=bool(self._portions))
         later = updates[1:] if self._has_old_pass else []
         old = self._old_log_probs([batch for update in later for batch in update.batches])
         measured = []
@@ -159,37 +147,6 @@ class Passes:
     def _clock(self, name: str) -> "Clock":
         self._clocks.append(Clock(name, self.model.device))
         return self._clocks[-1]
-
-    def _plan(self, work: StepWork) -> list[Update]:
-        """What this rank computes in each update; every rank has equally many micro-batches."""
-        answered = [group for group in work.groups if group.responses]
-        updates = []
-        for groups in mini_batches(answered, self._settings.updates_per_step):
-            computed = [group for group in groups if self._is_computed(group)] or groups[:1]
-            rest = [group for group in computed if group.ordinal not in self._computed]
-            batches = self._share(rest) if rest else [[_filler(groups[0])]]
-            tokens = sum(group.num_response_tokens for group in groups)
-            sequences = sum(len(group.responses) for group in groups)
-            totals = Totals(tokens, sequences, self._spec.sampling.max_new_tokens)
-            if self._portions:
-                updates.append(Update(batches, self._undivided, tokens, self._divisor(totals)))
-            else:
-                updates.append(Update(batches, totals, tokens))
-        return updates
-
-    def _divisor(self, totals: Totals) -> float:
-        """What a sum of undivided gradients is divided by to be the gradient of an average over `totals`."""
-        weights, length = find("aggregations", self._settings.aggregation), torch.ones(1, dtype=torch.int64)
-        return float(weights(length, self._undivided) / weights(length, totals))
-
-    def _share(self, groups: Sequence[Ready]) -> Sequence[MicroBatch]:
-        """This rank's micro-batches of them."""
-        cost = Cost.of(self.model.hf.config.get_text_config())
-        return share(groups, self._team.world, self._spec.learner.tokens_per_batch, cost)[self._team.rank]
-
-    def _is_computed(self, group: Ready) -> bool:
-        """A uniform group's advantages are 0: it is computed for another term of the loss, or to be measured."""
-        return not group.uniform or acts_on_uniform(self._spec) or self._spec.learner.measure_uniform
 
     @property
     def _has_old_pass(self) -> bool:
@@ -285,10 +242,6 @@ class Passes:
             return None
         teacher = torch.from_numpy(packed.teacher_log_probs).to(self.model.device, non_blocking=True)
         return Distilled(teacher, self._spec.distillation.coefficient)
-
-
-def _filler(group: Ready) -> Part:
-    return Part(group, group.responses[:1], is_filler=True)
 
 
 def _keys(packed: Packed) -> list[Key]:

@@ -23,6 +23,6 @@ class Steps:
         """See `services.learner.engine.Engine`; what was begun of another step is dropped."""
         begun, self._begun = self._begun, None
         if begun is not None and not begun.is_begun_of(work):
-            begun.drop(work.groups[0])
+            begun.drop()
             begun = None
         return (begun or self._make()).run(work)
