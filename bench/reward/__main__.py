@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 BATCH = 64
 ROUNDS = 3
 WARM_S = 1.5
+WARM_BATCHES = 32
 _SHAPE = "V-Triune's shape"
 _OUR_VERIFIERS = "its shape with our verifiers"
 _SERVE = "import sys; from triune.cli.reward import app; sys.argv = ['reward', *sys.argv[1:]]; app()"
@@ -119,8 +120,8 @@ async def _replicas(batches: Sequence[bytes], seconds: float) -> None:
             for ports, servers in crews.values():
                 for number, server in enumerate(servers):
                     keep_to(server, cores[number % len(cores)])
-                await load(ports, batches[-32:], servers, connections=4 * len(servers), seconds=WARM_S)
-            for turn, mine in enumerate(_turns(batches[:-32])):
+                await load(ports, batches[-WARM_BATCHES:], servers, connections=4 * len(servers), seconds=WARM_S)
+            for turn, mine in enumerate(_turns(batches[:-WARM_BATCHES])):
                 for count, (ports, servers) in crews.items():
                     took = await load(ports, mine, servers, connections=4 * count, seconds=seconds / ROUNDS)
                     free = took.free_s / took.seconds
@@ -188,6 +189,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="of load for each measurement")
     parser.add_argument("--samples", type=int, default=40_000, help="distinct samples")
     given = parser.parse_args()
+    least = (WARM_BATCHES + ROUNDS) * BATCH
+    if given.samples < least:
+        parser.error(f"--samples is {given.samples}; expected {least} at least: a batch a turn, and those that warm up")
     asyncio.run(_run(given.seconds, given.samples))
 
 
