@@ -3,7 +3,7 @@
 import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import blake3
 import numpy as np
@@ -46,6 +46,15 @@ WORDS = [f"w{index}" for index in range(30)]
 VOCABULARY = {word: index for index, word in enumerate(SPECIAL + WORDS)}
 ROWS = 48  # of the embedding: 36 tokens and 12 rows of padding
 IMAGE = VOCABULARY["<|image_pad|>"]
+
+SHAPES: list[dict[str, Any]] = [
+    {"lengths": [3, 9, 1, 5], "rewards": [1.0, 0.0, 0.5, 0.2]},
+    {"sizes": [(112, 56)], "text": 9, "lengths": [2, 14], "rewards": [0.0, 1.0]},
+    {"lengths": [4, 4], "rewards": [0.5, 0.5]},
+    {"sizes": [], "lengths": [6, 3], "rewards": [1.0, None]},
+    {"text": 1, "lengths": [2, 8, 3], "rewards": [1.0, 0.0, None]},
+]
+"""Groups of a step: of several images and none, uniform, with completions that have no verdict; 58 tokens together."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% if message.content is string %}{{ message.content }}{% else %}"

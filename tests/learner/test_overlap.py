@@ -21,20 +21,12 @@ from shared.jobs.document import parse_job
 from shared.jobs.record import Change
 from shared.messages import StepDone
 from tests.fakes import eventually
+from tests.learner.conftest import SHAPES
 from tests.learner.flow_world import JOB, CountingEngine, World, scored
-
-ORDINALS = [0, 1, 2, 3, 4]
-SHAPES = [
-    {"lengths": [3, 9, 1, 5], "rewards": [1.0, 0.0, 0.5, 0.2]},
-    {"sizes": [(112, 56)], "text": 9, "lengths": [2, 14], "rewards": [0.0, 1.0]},
-    {"lengths": [4, 4], "rewards": [0.5, 0.5]},
-    {"sizes": [], "lengths": [6, 3], "rewards": [1.0, None]},
-    {"text": 1, "lengths": [2, 8, 3], "rewards": [1.0, 0.0, None]},
-]
 
 
 def groups_of(learner, make_group) -> list[Ready]:
-    return [learner.ingest(*make_group(ordinal, **SHAPES[ordinal])) for ordinal in ORDINALS]
+    return [learner.ingest(*make_group(ordinal, **shape)) for ordinal, shape in enumerate(SHAPES)]
 
 
 def make(learner, groups: Sequence[Ready], *portions: list[int], importance: bool = False, number: int = 1):

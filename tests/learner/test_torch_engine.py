@@ -14,14 +14,7 @@ from services.learner.policy.model import Images
 from services.learner.policy.optimizer import Diverged
 from shared.errors import BadJob, Corrupt
 from shared.jobs.document import parse_job
-
-SHAPES = [
-    {"lengths": [3, 9, 1, 5], "rewards": [1.0, 0.0, 0.5, 0.2]},
-    {"sizes": [(112, 56)], "text": 9, "lengths": [2, 14], "rewards": [0.0, 1.0]},
-    {"lengths": [4, 4], "rewards": [0.5, 0.5]},
-    {"sizes": [], "lengths": [6, 3], "rewards": [1.0, None]},
-    {"text": 1, "lengths": [2, 8, 3], "rewards": [1.0, 0.0, None]},
-]
+from tests.learner.conftest import SHAPES
 
 
 def ready_groups(engine, make_group, first=0):
