@@ -1,10 +1,29 @@
 """One JSON line an event on standard error: constant text, facts as fields."""
 
+import contextlib
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
+
+
+class LossyText:
+    """`text`, but nothing is raised where it takes nothing more: no service dies for a log that lies on a full disk.
+
+    What it has begun of a line it goes on with once there is room; lines in between are lost.
+    """
+
+    def __init__(self, text: TextIO) -> None:
+        self._text = text
+
+    def write(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            self._text.write(line)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._text.flush()
 
 
 def set_up_logging(service: str, replica: str, level: int = logging.INFO) -> None:
@@ -18,7 +37,7 @@ def set_up_logging(service: str, replica: str, level: int = logging.INFO) -> Non
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(file=cast(TextIO, LossyText(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(service=service, replica=replica)

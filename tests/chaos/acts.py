@@ -7,7 +7,8 @@ import random
 import signal
 
 from tests.chaos.schedule import MOMENTS, Fault
-from tests.chaos.system import System, is_small, wait_until
+from tests.chaos.system import System, wait_until
+from tests.disks import filled, is_small
 
 MOMENT_S = 3.0
 """A moment that was not passed for so long is not waited for: the process that should pass it has nothing to do."""
@@ -90,18 +91,11 @@ async def empty_redis(system: System) -> bool:
 
 
 async def fill_disk(system: System, seconds: float) -> bool:
-    """No byte is free where blobs and run folders lie, for so long."""
+    """No byte is free where blobs, run folders, logs and what NATS keeps lie, for so long."""
     if not is_small(system.disk):
         return False
-    ballast = system.disk / "ballast"
-    block = b"\0" * (1 << 20)
-    try:
-        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(block)
+    with filled(system.disk):
         await asyncio.sleep(seconds)
-    finally:
-        ballast.unlink(missing_ok=True)
     return True
 
 

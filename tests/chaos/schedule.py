@@ -95,7 +95,7 @@ def _fault(rng: random.Random, step: int, quick: bool) -> Fault:
         case "redis-emptied":
             return Fault(step, kind, "redis")
         case "disk-full":
-            return Fault(step, kind, "blobs and runs", 4.0)
+            return Fault(step, kind, "all that is stored", freeze_s)
         case "blob":
             return Fault(step, kind, rng.choice(("deleted", "corrupted")))
     return Fault(step, kind, rng.choice(("data", "learner", "monitor")), rng.choice((-30.0, 30.0)))

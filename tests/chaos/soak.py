@@ -42,7 +42,7 @@ class Readings:
     async def look(self, system: System) -> None:
         for service in REPLICAS:
             self.memory.setdefault(service, []).append(sum(map(_resident, system.deployment.supervisor.pids(service))))
-        stored = [system.base / "local" / "nats", system.blobs]
+        stored = [system.disk / "local" / "nats", system.blobs]
         self.disk.append(sum(path.stat().st_size for folder in stored for path in folder.rglob("*") if path.is_file()))
         self.journal.append((await system.bus.stream_state("scored")).messages)
 

@@ -5,10 +5,9 @@ import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,12 @@ from shared.samples.schema import RATIO_NAMES, SCHEMA
 from tests.chaos.schedule import Schedule
 from tests.chaos.serve import FAKES, SKEW
 from tests.chaos.verifier import POISON
+from tests.disks import small_disk
 from triune.demo.tiny_vlm import make_tiny_vlm
 from triune.local.deployment import Deployment, deployed
 
 ROOT = Path(__file__).parents[2]
-DISK_BYTES = 512 << 20
+DISK_BYTES = 768 << 20
 REPLICAS = {"data": 1, "rollout": 2, "reward": 1, "learner": 1, "monitor": 1}
 PROMPTS_PER_STEP, SAMPLES_PER_PROMPT, HELD_OUT = 4, 2, 3
 SOURCES = ("red", "blue")
@@ -160,10 +160,10 @@ async def running(base: Path, *, fakes: bool = False, replicas: Mapping[str, int
         SKEW: str(base / "skews"),
         FAKES: "1" if fakes else "",
     }
-    with _disk(base / "disk") as disk:
+    with small_disk(base / "disk", DISK_BYTES) as disk:
         async with deployed(
             disk / "runs",
-            base / "local",
+            disk / "local",
             replicas=replicas,
             threads=dict.fromkeys(replicas, 1),
             env=env,
@@ -180,30 +180,12 @@ async def running(base: Path, *, fakes: bool = False, replicas: Mapping[str, int
                 await system.close()
 
 
-@contextlib.contextmanager
-def _disk(folder: Path) -> Iterator[Path]:
-    """A small file system of its own for blobs and run folders; a plain folder where mounting is not allowed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    try:
-        yield folder
-    finally:
-        if mounted:
-            subprocess.run(["umount", "--lazy", str(folder)], check=False)
-
-
 async def wait_until(condition: Callable[[], bool], limit_s: float) -> bool:
     """Whether `condition()` came to hold within `limit_s`."""
     until = time.monotonic() + limit_s
     while not (holds := condition()) and time.monotonic() < until:  # noqa: ASYNC110 - files and events ring no bell
         await asyncio.sleep(0.02)
     return holds
-
-
-def is_small(disk: Path) -> bool:
-    """Whether the disk is one of its own, which may be filled."""
-    return os.path.ismount(disk)
 
 
 def _make_model_and_data(base: Path) -> None:

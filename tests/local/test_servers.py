@@ -1,5 +1,6 @@
 """Real servers as child processes."""
 
+import asyncio
 import os
 import signal
 import socket
@@ -10,8 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from shared.bus.nats.bus import NatsBus
 from shared.errors import Unavailable, UserError
-from tests.fakes import wait_gone
+from tests.disks import filled, is_small, small_disk
+from tests.fakes import make_id, make_prompt, wait_gone
 from triune.local import servers
 from triune.local.process import free_port
 from triune.local.secret import local_secret
@@ -118,6 +121,68 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(servers, "MIN_FREE_BYTES", 1 << 62)
     with pytest.raises(Unavailable, match=f"nats-server cannot start: {tmp_path} has .* MB free"):
         NatsServer(tmp_path).start()
+
+
+async def test_a_disk_is_as_large_as_what_is_on_it_and_not_as_what_the_streams_may_hold(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2 * servers.MIN_FREE_BYTES) as disk, local_servers(disk) as both:
+        bus = await NatsBus.connect(both.nats.url)
+        assert (await bus.stream_state("scored")).max_bytes == 2 << 30
+        await bus.close()
+
+
+async def test_a_server_whose_disk_was_full_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 2 * servers.MIN_FREE_BYTES) as disk, local_servers(disk) as both:
+        if not is_small(disk):
+            pytest.skip("needs the right to mount")
+        bus = await NatsBus.connect(both.nats.url)
+
+        async def publish() -> None:
+            for ordinal in range(50):
+                await bus.publish("prompts", "j", "train", make_prompt(ordinal, job="j"), make_id("j", ordinal))
+
+        async with asyncio.timeout(60.0):
+            with filled(disk):
+                publishing, pid = asyncio.create_task(publish()), both.nats.pid
+                await asyncio.wait({publishing}, timeout=2.0)
+                assert not publishing.done()
+                both.heal()
+                assert both.nats.pid == pid, "nothing can be done while the disk is full"
+            while not publishing.done():
+                await asyncio.to_thread(both.heal)
+                both.revive()
+                await asyncio.wait({publishing}, timeout=0.2)
+        assert both.nats.pid != pid
+        assert (await bus.stream_state("prompts")).messages == 50
+        await bus.close()
+
+
+def test_a_server_that_dies_on_a_full_disk_is_started_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "REVIVE_PAUSE_S", 0.0)
+    with local_servers(tmp_path) as both:
+        both.nats.kill()
+        with monkeypatch.context() as patch:
+            patch.setattr(servers, "MIN_FREE_BYTES", 1 << 62)
+            for _ in range(10):
+                both.revive()
+            assert both.nats.pid is None
+        both.revive()
+        assert both.nats.pid is not None
+
+
+def test_a_server_that_is_frozen_or_away_is_not_stopped_for_its_health(tmp_path: Path) -> None:
+    with local_servers(tmp_path) as both:
+        pid = both.nats.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        both.heal()
+        os.kill(pid, signal.SIGCONT)
+        both.heal()
+        assert both.nats.pid == pid
+        both.nats.kill()
+        both.heal()
+        assert both.nats.pid is None
 
 
 def test_a_server_that_ends_at_its_start_is_quoted(tmp_path: Path) -> None:

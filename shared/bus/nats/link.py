@@ -36,7 +36,7 @@ _NO_STREAM = 10059
 _WRONG_LIMITS = 10058  # add_stream: the stream exists with another configuration
 _NO_ROOM = 10047  # the server's storage cannot hold the limits
 _WRONG_LAST_SEQUENCE = (10071, 10164)
-_FULL = 10077  # a stream that discards new messages has reached its limits
+_FULL = 10077  # a stream that discards new messages has reached its limits, or (2.12) the disk is full
 
 _SCHEMES = ("nats", "tls", "ws", "wss")
 
@@ -72,9 +72,11 @@ def is_wrong_sequence(error: Exception) -> bool:
     return isinstance(error, BadRequestError) and error.err_code in _WRONG_LAST_SEQUENCE
 
 
-def is_full(error: Exception) -> bool:
-    """Whether a publish was refused because its stream is full."""
-    return isinstance(error, ServiceUnavailableError) and error.err_code == _FULL
+def _room(error: Exception, what: str) -> str | None:
+    """The room that a publish waits for; None when it is not refused for want of it. (A disk has the same code.)"""
+    if not isinstance(error, ServiceUnavailableError) or error.err_code != _FULL:
+        return None
+    return "room on the disk of NATS" if "no space left" in str(error) else f"room in a full stream ({what})"
 
 
 def _text(error: Exception) -> str:
@@ -167,7 +169,7 @@ class Link:
                     refused.__cause__ = error
                     if self.client.is_closed:
                         raise refused from error
-                    pause_s = wait.pause(refused, f"room in a full stream ({what})" if is_full(error) else None)
+                    pause_s = wait.pause(refused, _room(error, what))
                 await asyncio.sleep(pause_s)
 
     def _reraise(self, what: str, error: Exception) -> None:
