@@ -1,6 +1,7 @@
 """Real servers as child processes."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -167,8 +168,16 @@ def test_a_server_that_dies_on_a_full_disk_is_started_once_there_is_room(
             for _ in range(10):
                 both.revive()
             assert both.nats.pid is None
+        with monkeypatch.context() as patch:  # it fills up between the look at it and the start
+            patch.setattr(servers, "write_private", _no_space)
+            both.revive()
+            assert both.nats.pid is None
         both.revive()
         assert both.nats.pid is not None
+
+
+def _no_space(path: Path, text: str) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
 
 def test_a_server_that_is_frozen_or_away_is_not_stopped_for_its_health(tmp_path: Path) -> None:

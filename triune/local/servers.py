@@ -121,7 +121,10 @@ class LocalServer:
         if self._quick_deaths >= QUICK_DEATHS:
             raise Unavailable(f"{self.name} died {self._quick_deaths} times right after its start: {self._said()}")
         get_logger().warning("a server died and is started again", name=self.name)
-        self._spawn()
+        try:
+            self._spawn()
+        except OSError as error:  # the disk is full since we looked
+            get_logger().warning("a server could not be started", name=self.name, error=str(error))
 
     def _wait_ready(self, process: "subprocess.Popen[bytes]") -> None:
         until = time.monotonic() + READY_S
