@@ -16,10 +16,10 @@ from services.learner.engine import StepResult, StepWork
 from services.learner.overlap import overlaps
 from services.learner.steps.assembler import Assembler, Lost
 from services.learner.steps.by_arrival import ByArrival
-from shared.errors import BadJob
+from shared.errors import BadJob, Corrupt
 from shared.jobs.document import parse_job
 from shared.jobs.record import Change
-from shared.messages import StepDone
+from shared.messages import Portion, StepDone
 from tests.fakes import eventually
 from tests.learner.conftest import SHAPES
 from tests.learner.flow_world import JOB, CountingEngine, World, scored
@@ -79,16 +79,25 @@ def test_begun_before_or_made_at_once_the_bits_are_the_same(make_engine, make_gr
     assert equal(begun, replayed)
 
 
-def test_the_bits_are_the_same_with_many_threads(make_engine, make_group):
-    """Portions are computed with half of them, before their step or in it."""
-    torch.set_num_threads(2)
+def test_portions_are_computed_with_half_of_the_threads_before_their_step_or_in_it(make_engine, make_group):
+    """The bits follow the number of threads, which a step that is made again must therefore repeat."""
+    torch.set_num_threads(4)
     try:
         begun, replayed = make_engine(), make_engine()
+        threads = {}
+        for learner in (begun, replayed):
+            counts = threads[id(learner)] = []
+            learner.model.hf.lm_head.register_forward_pre_hook(
+                lambda *_, counts=counts: counts.append(torch.get_num_threads())
+            )
         groups = groups_of(begun, make_group)
         begun.engine.begin(groups[:3], importance=False)
+        assert set(threads[id(begun)]) == {2}
         make(begun, groups, [0, 1, 2])
-        assert torch.get_num_threads() == 2
         make(replayed, groups_of(replayed, make_group), [0, 1, 2])
+        assert sorted(set(threads[id(begun)])) == [2, 4]
+        assert threads[id(replayed)] == threads[id(begun)]
+        assert torch.get_num_threads() == 4
         assert equal(begun, replayed)
     finally:
         torch.set_num_threads(1)
@@ -168,6 +177,33 @@ def test_by_arrival_nothing_is_certain_before_the_step_is() -> None:
     assembler.is_new(0, 1)
     assembler.add(0, 0)
     assert assembler.certain() == {}
+
+
+@pytest.mark.parametrize("ordinals", [[0, 3], [1, 1]])
+def test_told_portions_with_groups_that_the_step_has_not_or_has_once_are_corrupt(ordinals: list[int]) -> None:
+    script: dict[int, StepDone] = {}
+    assembler: Assembler[int] = Assembler(Progress(), 2, script=script)
+    portions = [Portion([0], 0.0, 0.0), Portion([1], 0.0, 0.0)]
+    told = StepDone(
+        job="j",
+        step=1,
+        incarnation=0,
+        trained=[0, 1],
+        voided=[],
+        staleness=[0, 0],
+        metrics={},
+        advantages={},
+        timing={},
+        portions=portions,
+    )
+    for ordinal in (0, 1):
+        assembler.is_new(ordinal, ordinal + 1)
+        assembler.add(ordinal, ordinal)
+    script[1] = told
+    assert assembler.next_step() is not None
+    script[1] = msgspec.structs.replace(told, portions=[*portions, Portion(ordinals, 0.0, 0.0)])
+    with pytest.raises(Corrupt, match=r"step 1 tells portions with groups .*, expected each once and trained on"):
+        assembler.next_step()
 
 
 # ---------------------------------------------------------------- the flow

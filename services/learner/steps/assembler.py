@@ -7,6 +7,7 @@ their order alone, never from when they arrived; and a step that was told before
 of.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
@@ -135,7 +136,7 @@ class Assembler(Generic[Group]):
     def next_step(self) -> Step[Group] | None:
         """The next step when all its groups have arrived, else None. At the order's end it may be short or empty.
 
-        Raises Corrupt when a group that it was told to be made of is lost.
+        Raises Corrupt when a group that it was told to be made of is lost, or when what was told contradicts itself.
         """
         told = self.script.get(self.progress.step + 1)
         return self._assemble() if told is None else self._as_told(told)
@@ -158,6 +159,9 @@ class Assembler(Generic[Group]):
         return Step(groups, lost) if ordinal > self.cursor else None
 
     def _as_told(self, told: StepDone) -> Step[Group] | None:
+        begun = Counter(ordinal for portion in told.portions for ordinal in portion.ordinals)
+        if wrong := sorted(begun - Counter(told.trained)):
+            raise Corrupt(f"step {told.step} tells portions with groups {wrong}, expected each once and trained on")
         for ordinal in told.trained:
             if ordinal in self._lost:
                 raise Corrupt(
