@@ -53,7 +53,7 @@ def trained(model_folder, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(model_folder) -> Any:
-    """The torch engine's metrics and weights for the same job."""
+    """The torch engine's metrics and weights for the same job, its steps begun where those of the ranks are."""
     found: dict[Any, tuple[list[dict[str, float]], dict[str, torch.Tensor]]] = {}
 
     def train(name: str):
@@ -63,7 +63,8 @@ def alone(model_folder) -> Any:
             spec = spec_of(str(model_folder), name, engine="torch", zero_stage=2, offload_parameters=False)
             engine = TorchEngine(GroupIngest(spec).pixels)
             engine.open(spec, None)
-            found[key] = steps(engine, spec, range(1, ALL + 1)), weights(engine)
+            begun = name.endswith("begun")
+            found[key] = steps(engine, spec, range(1, ALL + 1), begun=begun), weights(engine)
         return found[key]
 
     return train
