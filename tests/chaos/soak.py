@@ -1,5 +1,7 @@
 """`python -m tests.chaos.soak --groups 20000`: a long job through engines that compute nothing, as one JSON line.
 
+`--real`: through the engines themselves, with a tiny random model, which takes much longer for as many groups.
+
 Memory of every service (the mean of the last third of the time against that of the first, the start-up left out), what
 the servers and the blob store keep on disk, records in the journal; and in the middle a learner that sleeps: then data
 stops at the window's end, and nothing is dropped. Exit code 1 when a limit is broken.
@@ -25,7 +27,8 @@ from tests.chaos.schedule import Schedule
 from tests.chaos.system import System, running, wait_until
 
 REPLICAS = {"data": 1, "rollout": 1, "reward": 1, "learner": 1, "monitor": 1}
-PROMPTS_PER_STEP, CHECKPOINT_EVERY, MAX_STALENESS = 50, 10, 1
+PROMPTS_PER_STEP, REAL_PROMPTS_PER_STEP = 50, 8
+CHECKPOINT_EVERY, MAX_STALENESS = 10, 1
 STALL_S, LOOK_S = 20.0, 2.0
 MEMORY_GROWTH, START_UP = 0.05, 0.1
 """What a service may grow by, and the share of the time that counts as start-up."""
@@ -50,19 +53,21 @@ class Readings:
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--groups", type=int, default=20_000)
+    parser.add_argument("--real", action="store_true", help="with the engines that compute")
     arguments = parser.parse_args()
+    batch = REAL_PROMPTS_PER_STEP if arguments.real else PROMPTS_PER_STEP
     with tempfile.TemporaryDirectory(prefix="soak-") as scratch:
-        async with running(Path(scratch), fakes=True, replicas=REPLICAS) as system:
-            line = await soak(system, arguments.groups)
+        async with running(Path(scratch), fakes=not arguments.real, replicas=REPLICAS) as system:
+            line = await soak(system, arguments.groups, batch)
     sys.stdout.write(json.dumps(line) + "\n")
     return int(bool(line["broken"]))
 
 
-async def soak(system: System, groups: int) -> dict[str, object]:
-    """Run the job; its figures, with a sentence for each limit that it broke."""
-    steps = groups // PROMPTS_PER_STEP
+async def soak(system: System, groups: int, batch: int) -> dict[str, object]:
+    """Run a job of `batch` groups a step; its figures, with a sentence for each limit that it broke."""
+    steps = groups // batch
     document = system.document(Schedule(0, 1, MAX_STALENESS, poison=False, steps=steps, faults=()))
-    document["algorithm"]["prompts_per_step"] = PROMPTS_PER_STEP
+    document["algorithm"]["prompts_per_step"] = batch
     document["learner"]["checkpoint_every"] = CHECKPOINT_EVERY
     began, readings = time.monotonic(), Readings()
     job = await system.send(document)
@@ -79,7 +84,7 @@ async def soak(system: System, groups: int) -> dict[str, object]:
     broken += [f"{name} grew by {share:.1%}" for name, share in growth.items() if share > MEMORY_GROWTH]
     # Three intervals of checkpoints (kept for a replay, waiting for a purge, filling), the window, and what
     # the monitor may not have acked when a checkpoint purges.
-    kept = (3 * CHECKPOINT_EVERY + MAX_STALENESS + 2) * PROMPTS_PER_STEP + MonitorConfig().batch_records
+    kept = (3 * CHECKPOINT_EVERY + MAX_STALENESS + 2) * batch + MonitorConfig().batch_records
     if max(readings.journal) > kept:
         broken.append(f"the journal held {max(readings.journal)} records, expected at most {kept}")
     if report["groups"] != {"published": groups, "trained": groups, "void": 0, "duplicates": 0}:
