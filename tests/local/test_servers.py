@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -16,8 +17,8 @@ from shared.bus.nats.bus import NatsBus
 from shared.errors import Unavailable, UserError
 from tests.disks import filled, is_small, small_disk
 from tests.fakes import make_id, make_prompt, wait_gone
-from triune.local import servers
-from triune.local.process import free_port
+from triune.local import room, servers
+from triune.local.process import bound_log, free_port
 from triune.local.secret import local_secret
 from triune.local.servers import NatsServer, find_binary, local_servers
 
@@ -80,6 +81,42 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path) -> None:
         local_secret(path)
 
 
+def test_a_secret_that_is_there_is_read_and_one_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        if not is_small(disk):
+            pytest.skip("needs the right to mount")
+        secret = local_secret(disk / "there")
+        with filled(disk):
+            assert local_secret(disk / "there") == secret
+            with pytest.raises(OSError, match="No space left"):
+                local_secret(disk / "new")
+        assert [path.name for path in disk.iterdir()] == ["there"]
+
+
+def test_a_log_that_has_become_long_goes_on_empty_beside_what_it_held(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", "import sys\nfor line in sys.stdin: sys.stderr.write(line); sys.stderr.flush()"]
+    with log.open("ab") as output, subprocess.Popen(command, stdin=subprocess.PIPE, stderr=output) as writer:
+        assert writer.stdin is not None
+
+        def write(line: bytes) -> None:
+            before = log.stat().st_size
+            writer.stdin.write(line)
+            writer.stdin.flush()
+            until = time.monotonic() + 30.0
+            while log.stat().st_size < before + len(line):
+                assert time.monotonic() < until
+
+        write(b"one\n")
+        bound_log(log, 4)
+        assert not (tmp_path / "log.1").exists()
+        write(b"two\n")
+        bound_log(log, 4)
+        write(b"three\n")
+        writer.stdin.close()
+    assert (log.read_text(), (tmp_path / "log.1").read_text()) == ("three\n", "one\ntwo\n")
+
+
 def test_a_killed_server_starts_again_on_its_port(tmp_path: Path) -> None:
     with local_servers(tmp_path) as both:
         port = both.nats.port
@@ -118,21 +155,24 @@ def test_a_missing_package_is_one_sentence() -> None:
         find_binary("no-such-server", "no-such-package")
 
 
-def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "MIN_FREE_BYTES", 1 << 62)
-    with pytest.raises(Unavailable, match=f"nats-server cannot start: {tmp_path} has .* MB free"):
+@pytest.mark.parametrize("lacking", ["MIN_FREE_BYTES", "MIN_FREE_FILES"])
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str) -> None:
+    monkeypatch.setattr(room, lacking, 1 << 62)
+    with pytest.raises(
+        Unavailable, match=f"nats-server cannot start: {tmp_path} has .* MB and .* files free, expected"
+    ):
         NatsServer(tmp_path).start()
 
 
 async def test_a_disk_is_as_large_as_what_is_on_it_and_not_as_what_the_streams_may_hold(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 2 * servers.MIN_FREE_BYTES) as disk, local_servers(disk) as both:
+    with small_disk(tmp_path / "disk", 2 * room.MIN_FREE_BYTES) as disk, local_servers(disk) as both:
         bus = await NatsBus.connect(both.nats.url)
         assert (await bus.stream_state("scored")).max_bytes == 2 << 30
         await bus.close()
 
 
 async def test_a_server_whose_disk_was_full_goes_on_once_there_is_room(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", 2 * servers.MIN_FREE_BYTES) as disk, local_servers(disk) as both:
+    with small_disk(tmp_path / "disk", 2 * room.MIN_FREE_BYTES) as disk, local_servers(disk) as both:
         if not is_small(disk):
             pytest.skip("needs the right to mount")
         bus = await NatsBus.connect(both.nats.url)
@@ -164,13 +204,14 @@ def test_a_server_that_dies_on_a_full_disk_is_started_once_there_is_room(
     with local_servers(tmp_path) as both:
         both.nats.kill()
         with monkeypatch.context() as patch:
-            patch.setattr(servers, "MIN_FREE_BYTES", 1 << 62)
+            patch.setattr(room, "MIN_FREE_BYTES", 1 << 62)
             for _ in range(10):
                 both.revive()
             assert both.nats.pid is None
         with monkeypatch.context() as patch:  # it fills up between the look at it and the start
             patch.setattr(servers, "write_private", _no_space)
-            both.revive()
+            for _ in range(10):
+                both.revive()
             assert both.nats.pid is None
         both.revive()
         assert both.nats.pid is not None

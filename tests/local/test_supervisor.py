@@ -1,6 +1,7 @@
 """The supervisor, with small scripts in place of the services."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 
 from shared.errors import Unavailable, UserError
 from tests.fakes import eventually, runs, wait_gone
+from triune.local import supervisor as module
 from triune.local.servers import local_servers
-from triune.local.supervisor import ServiceDied, Supervisor
+from triune.local.supervisor import QUICK_DEATHS, ServiceDied, Supervisor
 
 READY = """
 import http.server, os, signal, sys
@@ -87,6 +89,34 @@ async def test_killed_servers_are_started_again(tmp_path: Path) -> None:
                 return None not in (both.nats.pid, both.redis.pid) and both.nats.pid != old[0]
 
             await eventually(both_live_again)
+
+
+async def test_a_service_that_cannot_be_started_now_is_started_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = 0
+
+    def fork_fails(*_: object) -> None:
+        nonlocal refused
+        refused += 1
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    async def is_refused() -> bool:
+        return refused > QUICK_DEATHS
+
+    async def runs_again() -> bool:
+        return s.pids("reward") not in ([], pids)
+
+    monkeypatch.setattr(module, "_PAUSES_S", (0.05,))
+    async with supervisor(tmp_path, {"reward": 1}) as s:
+        await s.wait_ready(LIMIT_S)
+        pids = s.pids("reward")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "spawn", fork_fails)
+            os.kill(pids[0], signal.SIGKILL)
+            await eventually(is_refused)
+        await eventually(runs_again)
+        await s.wait_ready(LIMIT_S)
 
 
 async def test_a_killed_service_takes_its_own_children_along(tmp_path: Path) -> None:

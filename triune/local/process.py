@@ -3,6 +3,7 @@
 import ctypes
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from shared.errors import Unavailable
 
+LOG_BYTES = 64 << 20
+"""What a log may hold; as much is kept of what it held before."""
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -56,6 +59,13 @@ def last_lines(log: Path, count: int = 5, limit: int = 8192) -> str:
         file.seek(max(0, log.stat().st_size - limit))
         lines = file.read().decode(errors="replace").splitlines()
     return " | ".join(line.strip() for line in lines[-count:])
+
+
+def bound_log(log: Path, most: int = LOG_BYTES) -> None:
+    """Move what a log of more than `most` bytes holds to `<log>.1`, while it is written; raises OSError."""
+    if log.exists() and log.stat().st_size > most:
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+        os.truncate(log, 0)  # whoever writes it appends
 
 
 PORTS = range(20_000, 32_000)

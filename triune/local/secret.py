@@ -12,17 +12,22 @@ _BYTES = 24
 
 def local_secret(path: Path) -> str:
     """The secret in `path`, drawn when there is none; raises UserError when others may read the file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        write_private(temporary, secrets.token_urlsafe(_BYTES))
-        try:
-            os.link(temporary, path)  # whole or not at all, and never over another's
-        finally:
-            temporary.unlink()
+    if not path.exists():
+        _draw(path)
     if path.stat().st_mode & 0o077:
         raise UserError(f"{path} holds a secret and can be read by others, expected mode 600")
     return path.read_text()
+
+
+def _draw(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    try:
+        write_private(temporary, secrets.token_urlsafe(_BYTES))
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)  # whole or not at all, and never over another's
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_private(path: Path, text: str) -> None:

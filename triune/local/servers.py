@@ -24,6 +24,7 @@ from typing import Any
 from shared.errors import Unavailable, UserError
 from shared.runtime.logging import get_logger
 from triune.local.process import end_group, free_port, last_lines, port_is_free, spawn
+from triune.local.room import has_room, room
 from triune.local.secret import local_secret, write_private
 
 READY_S = 20.0
@@ -35,8 +36,6 @@ MAX_PAYLOAD = "8MB"
 MAX_STORE = "8GB"
 """What the streams' limits may add up to. Without it, it is what the disk has free when the server starts."""
 USER, HEALTH_USER = "triune", "health"
-MIN_FREE_BYTES = 256 * 1024 * 1024
-"""No server is started on a disk with less room."""
 
 
 class LocalServer:
@@ -78,8 +77,8 @@ class LocalServer:
         if self.pid is not None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        if not self._has_room():
-            raise Unavailable(f"{self.name} cannot start: {self._room()}")
+        if not has_room(self.folder):
+            raise Unavailable(f"{self.name} cannot start: {room(self.folder)}")
         if not port_is_free(self.port):
             if self._wanted_port:
                 raise UserError(f"{self.name} cannot start: port {self.port} on 127.0.0.1 is in use, expected it free")
@@ -95,18 +94,11 @@ class LocalServer:
         self._process = spawn(self._command(), self.log)
         return self._process
 
-    def _has_room(self) -> bool:
-        return shutil.disk_usage(self.folder).free >= MIN_FREE_BYTES
-
-    def _room(self) -> str:
-        free = shutil.disk_usage(self.folder).free
-        return f"{self.folder} has {free >> 20} MB free, expected {MIN_FREE_BYTES >> 20} MB"
-
     def _waits_for_room(self) -> bool:
         """Whether its disk is full, which is said once."""
-        lacked, self._lacks_room = self._lacks_room, not self._has_room()
+        lacked, self._lacks_room = self._lacks_room, not has_room(self.folder)
         if self._lacks_room and not lacked:
-            get_logger().warning("a server waits for room on its disk", name=self.name, reason=self._room())
+            get_logger().warning("a server waits for room on its disk", name=self.name, reason=room(self.folder))
         return self._lacks_room
 
     def revive(self) -> None:
@@ -117,14 +109,17 @@ class LocalServer:
         lived_s = time.monotonic() - self._started_at
         if self.pid is not None or lived_s < REVIVE_PAUSE_S or self._waits_for_room():
             return
-        self._quick_deaths = self._quick_deaths + 1 if lived_s < QUICK_S else 0
-        if self._quick_deaths >= QUICK_DEATHS:
-            raise Unavailable(f"{self.name} died {self._quick_deaths} times right after its start: {self._said()}")
-        get_logger().warning("a server died and is started again", name=self.name)
+        if self._process is not None:
+            self._quick_deaths = self._quick_deaths + 1 if lived_s < QUICK_S else 0
+            if self._quick_deaths >= QUICK_DEATHS:
+                raise Unavailable(f"{self.name} died {self._quick_deaths} times right after its start: {self._said()}")
+            get_logger().warning("a server died and is started again", name=self.name)
         try:
             self._spawn()
-        except OSError as error:  # the disk is full since we looked
-            get_logger().warning("a server could not be started", name=self.name, error=str(error))
+        except OSError as error:  # no process can be started now, or the disk is full since we looked
+            if self._process is not None:
+                get_logger().warning("a server cannot be started yet", name=self.name, error=str(error))
+            self._process = None
 
     def _wait_ready(self, process: "subprocess.Popen[bytes]") -> None:
         until = time.monotonic() + READY_S

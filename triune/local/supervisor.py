@@ -17,7 +17,7 @@ import httpx
 
 from shared.errors import FAULT, TriuneError, Unavailable, UserError
 from shared.runtime.logging import get_logger
-from triune.local.process import end_group, free_port, last_lines, spawn
+from triune.local.process import bound_log, end_group, free_port, last_lines, spawn
 from triune.local.servers import LocalServers
 
 QUICK_S = 30.0
@@ -28,7 +28,7 @@ STOP_S = 15.0
 """From SIGTERM to SIGKILL; a service gives itself 10 s."""
 _PAUSES_S = (0.1, 0.5, 1.0, 2.0, 5.0)
 _LOOK_S = 0.05
-_HEAL_S = 2.0
+_TEND_S = 2.0
 _BAD_INPUT = 2
 _LAST = ("monitor",)
 """Stopped after all others, so that it sees the end of the run."""
@@ -117,7 +117,7 @@ class Supervisor:
         except BaseException:
             await self._stop(self._children)
             raise
-        self._keepers = [asyncio.create_task(keep) for keep in (self._keep_running(), self._heal_servers())]
+        self._keepers = [asyncio.create_task(keep) for keep in (self._keep_running(), self._tend())]
         return self
 
     async def __aexit__(
@@ -172,14 +172,32 @@ class Supervisor:
                 if child.process is not None and _has_ended(child.process):
                     self._on_death(child, child.process)
                 if child.process is None and time.monotonic() >= child.start_at:
-                    self._start(child)
+                    self._start_again(child)
             await asyncio.sleep(_LOOK_S)
 
-    async def _heal_servers(self) -> None:
+    def _start_again(self, child: _Child) -> None:
+        try:
+            self._start(child)
+        except OSError as error:  # no memory or no file handle for a process now
+            get_logger().warning("a service cannot be started yet", name=child.name, error=str(error))
+            child.start_at = time.monotonic() + _PAUSES_S[-1]
+
+    async def _tend(self) -> None:
+        """What takes its time, every two seconds: servers that a full disk has stopped, logs that have become long."""
         while True:
-            await asyncio.sleep(_HEAL_S)
-            if self._servers is not None:
-                await asyncio.to_thread(self._servers.heal)
+            await asyncio.sleep(_TEND_S)
+            try:
+                await asyncio.to_thread(self._heal)
+            except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # no thread, no room, no end of a stop
+                get_logger().warning("tending failed and is tried again", error=str(error))
+
+    def _heal(self) -> None:
+        logs = [child.log for child in self._children]
+        if self._servers is not None:
+            self._servers.heal()
+            logs += [self._servers.nats.log, self._servers.redis.log]
+        for log in logs:
+            bound_log(log)
 
     def _on_death(self, child: _Child, process: "subprocess.Popen[bytes]") -> None:
         """Remove what the dead process left, and say when to start the next; raises when there is no next."""

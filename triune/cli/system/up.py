@@ -20,7 +20,10 @@ def up(
     rollout: Annotated[int, typer.Option(min=1, help="rollout replicas")] = 1,
     learner_ranks: Annotated[int, typer.Option(min=1, help="learner processes, for learner.engine = deepspeed")] = 1,
 ) -> None:
-    """Start NATS, Redis and the five services on this machine, with the API on 127.0.0.1:8000; Ctrl-C stops them."""
+    """Start NATS, Redis and the five services on this machine, with the API on 127.0.0.1:8000; Ctrl-C stops them.
+
+    A terminal that is closed stops them, too: for weeks, use `nohup triune up &`, tmux or containers.
+    """
     with exit_codes():
         asyncio.run(_up({"data": 1, "rollout": rollout, "reward": reward, "learner": 1, "monitor": 1}, learner_ranks))
 
@@ -29,8 +32,9 @@ async def _up(replicas: dict[str, int], learner_ranks: int) -> None:
     settings = read_settings()
     folder = settings.runs / ".local"
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # `nohup triune up` outlives its terminal
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
     command = serve_command if learner_ranks == 1 else ranked_command(learner_ranks)
     async with deployed(
         settings.runs, folder, replicas=replicas, api_port=settings.api_port, command=command
