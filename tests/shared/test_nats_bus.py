@@ -6,6 +6,7 @@ import shutil
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import nats
 import pytest
@@ -270,6 +271,81 @@ async def test_a_large_body_rides_as_a_claim_check(bus: NatsBus, client: nats.NA
     assert not raw.data
     (delivery,) = await (await bus.work("completions", "j", "train")).fetch(1, LIMIT_S)
     assert delivery.message == large
+
+
+def bodies(tmp_path: Path) -> int:
+    return BlobStore((tmp_path / "blobs").as_uri()).usage().blobs
+
+
+async def test_a_large_body_goes_with_the_ack_of_its_work(bus: NatsBus, tmp_path: Path) -> None:
+    for ordinal in (0, 1):
+        large = make_completed(ordinal, job="j", tokens=MAX_BODY_BYTES // 8)
+        await bus.publish("completions", "j", "train", large, make_id("j", ordinal))
+    first, second = await (await bus.work("completions", "j", "train")).fetch(2, LIMIT_S)
+    assert bodies(tmp_path) == 2
+    await first.ack()
+    assert bodies(tmp_path) == 1
+    await second.hand_back()
+    assert bodies(tmp_path) == 1
+    assert await bus.stored("completions", "j", "train") == 1
+
+
+async def test_a_large_body_stays_where_its_ack_is_not_confirmed(
+    bus: NatsBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bus.publish(
+        "completions", "j", "train", make_completed(0, job="j", tokens=MAX_BODY_BYTES // 8), make_id("j", 0)
+    )
+    (delivery,) = await (await bus.work("completions", "j", "train")).fetch(1, LIMIT_S)
+
+    async def lost(*_: object, **__: object) -> None:
+        raise nats.errors.TimeoutError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bus._link.client, "request", lost)
+        await delivery.ack()
+    assert bodies(tmp_path) == 1
+
+
+async def test_a_message_whose_body_went_because_another_has_finished_it_is_nobodys(
+    bus: NatsBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its second delivery was under way when the first one was acknowledged: no void, no dead letter."""
+    await bus.publish(
+        "completions", "j", "train", make_completed(0, job="j", tokens=MAX_BODY_BYTES // 8), make_id("j", 0)
+    )
+    queue = await bus.work("completions", "j", "train")
+    (first,) = await queue.fetch(1, LIMIT_S)
+    await first.hand_back()
+    unseal = work.unseal
+
+    async def unseal_late(raw: Any, *more: Any) -> object:
+        await bus._link.client.request(raw.reply, b"+ACK")
+        for path in (tmp_path / "blobs").glob("??/*"):
+            path.unlink()
+        return await unseal(raw, *more)
+
+    monkeypatch.setattr(work, "unseal", unseal_late)
+    assert list(await queue.fetch(1, 2.0)) == []
+    assert await bus.stored("scored", "j", "train") == 0
+    assert await bus.dead_letters("j", 10) == []
+
+
+async def test_large_bodies_of_the_journal_go_with_its_purge(bus: NatsBus, tmp_path: Path) -> None:
+    for ordinal in range(4):
+        large = make_scored(ordinal, job="j", tokens=MAX_BODY_BYTES // 8)
+        await bus.publish("scored", "j", "train", large, make_id("j", ordinal))
+    await bus.publish("scored", "j", "train", make_scored(4, job="j"), make_id("j", 4))
+    await bus.publish("scored", "k", "train", make_scored(0, job="k", tokens=MAX_BODY_BYTES // 8), make_id("k", 0))
+    reader = await bus.read_journal("j", "train")
+    entries = await reader.fetch(5, LIMIT_S)
+    assert bodies(tmp_path) == 5
+    await bus.purge("scored", "j", "train", below=entries[2].sequence)
+    assert bodies(tmp_path) == 3
+    (again,) = await (await bus.read_journal("j", "train", start=entries[2].sequence)).fetch(1, LIMIT_S)
+    assert again == entries[2], "what is left can be read"
+    await bus.purge("scored", "j", "train")
+    assert bodies(tmp_path) == 1, "the other job's"
 
 
 async def test_a_large_body_that_is_gone_makes_its_group_void(bus: NatsBus, tmp_path: Path) -> None:

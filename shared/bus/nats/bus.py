@@ -12,6 +12,7 @@ from nats.js import api
 from nats.js.errors import BadRequestError, NotFoundError
 
 from shared.blobs.port import Blobs
+from shared.bus.nats.claims import drop_bodies
 from shared.bus.nats.link import ANSWER_S, BUCKET, LOST, Link, is_wrong_sequence
 from shared.bus.nats.log import NatsJournalReader, OrderedReader, floor_key, purged_key, read_number, subject_of
 from shared.bus.nats.pull import Puller, sequences
@@ -228,6 +229,8 @@ class NatsBus:
         subject = f"{stream}.{job}.{name}"
         if stream in LOG_STREAMS:
             await self._note_purge(stream, job, name, below)
+        if stream == "scored" and job in self._link.claimed and self._blobs is not None:
+            await drop_bodies(self._link, stream, subject, below, self._blobs.of(job))
         await self._link.call(
             f"purge {subject}", lambda: self._link.streams.purge_stream(stream, seq=below, subject=subject)
         )

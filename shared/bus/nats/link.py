@@ -94,6 +94,8 @@ class Link:
         """How often the connection came back: what was asked for in an earlier epoch may be forgotten."""
         self.bells: WeakSet[asyncio.Event] = WeakSet()
         """Set whenever the epoch changes."""
+        self.claimed: set[str] = set()
+        """Jobs of whose log a body lies in the blob store, as far as was read here."""
         self._state: Literal["opening", "open", "closing"] = "opening"
         self._log = get_logger(nats=place)
 

@@ -13,7 +13,7 @@ from nats.js.errors import NotFoundError
 from shared.blobs.port import Blobs
 from shared.bus.nats.link import ANSWER_S, BUCKET, LOST, Link
 from shared.bus.nats.pull import Puller, sequences
-from shared.bus.nats.wire import Unreadable, trace_of, unseal_with_body, void_of
+from shared.bus.nats.wire import Unreadable, claim_of, trace_of, unseal_with_body, void_of
 from shared.bus.port import JournalEntry
 from shared.errors import Corrupt, Unavailable
 from shared.messages import AnyMessage
@@ -37,8 +37,18 @@ class OrderedReader:
     the server), reading goes on with a new consumer at the first message that did not arrive.
     """
 
-    def __init__(self, link: Link, stream: str, subject: str, start: int, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        link: Link,
+        stream: str,
+        subject: str,
+        start: int,
+        names: Sequence[str] = (),
+        *,
+        headers_only: bool = False,
+    ) -> None:
         self._link, self._stream, self._subject, self._names = link, stream, subject, frozenset(names)
+        self._headers_only = headers_only
         self.next = start
         self._name = ""
         self._puller: Puller | None = None
@@ -100,6 +110,7 @@ class OrderedReader:
             opt_start_seq=self.next,
             ack_policy=api.AckPolicy.NONE,
             filter_subject=self._subject,
+            headers_only=self._headers_only,
             inactive_threshold=_FORGET_S,
             mem_storage=False,
         )
@@ -209,6 +220,8 @@ class NatsJournalReader:
 
     async def _record(self, raw: Any, sequence: int) -> tuple[AnyMessage | None, bytes]:
         """The record with its bytes; in place of one that cannot be read its void, None when it is no group's."""
+        if claim_of(raw) is not None:
+            self._link.claimed.add(self._job)
         try:
             return await unseal_with_body(raw, self._blobs, self._link.retry)
         except Unreadable as error:

@@ -79,19 +79,21 @@ async def unseal_with_body(message: Any, blobs: Blobs | None, retry: Retry) -> t
     return found, body
 
 
-def is_claim_check(message: Any) -> bool:
-    """Whether the message's body lies in the blob store."""
-    return BODY_HEADER in (message.headers or {})
+def claim_of(message: Any) -> BlobRef | None:
+    """Where the message's body lies in the blob store; None when it has it with it."""
+    check = (message.headers or {}).get(BODY_HEADER)
+    if check is None:
+        return None
+    digest, size = check.split("/")
+    return BlobRef(digest=digest, size=int(size))
 
 
 async def _body(message: Any, blobs: Blobs | None, retry: Retry) -> bytes:
-    check = (message.headers or {}).get(BODY_HEADER)
-    if check is None:
+    ref = claim_of(message)
+    if ref is None:
         return bytes(message.data)
     if blobs is None:
         raise Unavailable(f"the body of a message on {message.subject} is a blob, and there is no blob store")
-    digest, size = check.split("/")
-    ref = BlobRef(digest=digest, size=int(size))
     return await retry.until_back(BLOB_STORE, lambda: asyncio.to_thread(blobs.get, ref))
 
 

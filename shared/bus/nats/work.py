@@ -10,9 +10,10 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from shared.blobs.port import Blobs
+from shared.bus.nats.claims import ack_claimed, is_done
 from shared.bus.nats.link import ANSWER_S, BUCKET, LOST, Link
 from shared.bus.nats.pull import Puller, sequences
-from shared.bus.nats.wire import Unreadable, is_claim_check, trace_of, unseal
+from shared.bus.nats.wire import Unreadable, claim_of, trace_of, unseal
 from shared.errors import Unavailable
 from shared.messages import AnyMessage
 from shared.runtime.logging import get_logger
@@ -26,13 +27,14 @@ _KEPT_SHARE = 0.6
 class NatsDelivery:
     """One message in hand (`shared.bus.port.Delivery`).
 
-    Its answers are sent and not waited for: one that is lost means a second delivery, which the ids make harmless.
+    Its answers are sent and not waited for: one that is lost means a second delivery, which the ids make harmless. Only
+    where the body lies in the blob store is the ack confirmed: then the body goes, too.
     """
 
     message: AnyMessage
 
-    def __init__(self, link: Link, raw: Any, excused: int) -> None:
-        self._link, self.raw, self._excused = link, raw, excused
+    def __init__(self, link: Link, raw: Any, excused: int, blobs: Blobs | None) -> None:
+        self._link, self.raw, self._excused, self._blobs = link, raw, excused, blobs
         self._kept_at = time.monotonic()
         self.subject: str = raw.subject
         self.sequence, _, self.deliveries = sequences(raw)
@@ -51,7 +53,12 @@ class NatsDelivery:
 
     async def ack(self) -> None:
         self._kept_at = -math.inf
-        await answer(self._link, self.raw, b"+ACK")
+        ref = claim_of(self.raw)
+        if ref is None or self._blobs is None:
+            await answer(self._link, self.raw, b"+ACK")
+        else:
+            _, job, _ = self.subject.split(".")
+            await ack_claimed(self._link, self.raw, self._blobs.of(job), ref)
 
     async def keep(self) -> None:
         self._kept_at = time.monotonic()
@@ -138,13 +145,13 @@ class NatsWorkQueue:
                 return None
             found = await self._link.last(f"KV_{BUCKET}", excused_key(raw))
             excused = int(found.data) if found and found.data else 0
-        delivery = self._out[sequence] = NatsDelivery(self._link, raw, excused)
+        delivery = self._out[sequence] = NatsDelivery(self._link, raw, excused, self._blobs)
         return delivery
 
     async def _open_all(self, deliveries: list[NatsDelivery]) -> list[NatsDelivery]:
         """Those that can be read, kept alive while their bodies are fetched."""
         async with contextlib.AsyncExitStack() as stack:
-            if any(is_claim_check(delivery.raw) for delivery in deliveries):
+            if any(claim_of(delivery.raw) for delivery in deliveries):
                 for delivery in deliveries:
                     await stack.enter_async_context(kept_alive(delivery))
             opened = await asyncio.gather(*map(self._open, deliveries))
@@ -155,6 +162,8 @@ class NatsWorkQueue:
         try:
             delivery.message = await unseal(raw, self._blobs, self._link.retry)
         except Unreadable as error:
+            if claim_of(raw) and await is_done(self._link, raw):
+                return False  # its body went while we waited for it: another replica has finished it
             get_logger().error("a message was given up", subject=raw.subject, error=str(error))
             await self._give_up(raw, error)
             await answer(self._link, raw, b"+TERM")
