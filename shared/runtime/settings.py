@@ -96,12 +96,17 @@ class Settings:
 
     @property
     def _host_files(self) -> Path:
-        return self.cache or self.runs / ".local" / "cache"
+        return self.cache or local_folder(self.runs) / "cache"
+
+
+def local_folder(runs: Path) -> Path:
+    """Where the servers' data, the blobs and the logs of a deployment on this machine lie."""
+    return runs / ".local"
 
 
 def api_token_file(runs: Path) -> Path:
     """Where the token lies that `triune up` draws, for the commands beside it."""
-    return runs / ".local" / "api-token"
+    return local_folder(runs) / "api-token"
 
 
 def read_settings() -> Settings:
@@ -113,7 +118,7 @@ def read_settings() -> Settings:
         nats_url=env.get("NATS_URL", Settings.nats_url),
         nats_copies=_copies(env.get("TRIUNE_NATS_COPIES", "1")),
         redis_url=env.get("REDIS_URL", Settings.redis_url),
-        blobs=env.get("TRIUNE_BLOBS") or (runs / ".local" / "blobs").as_uri(),
+        blobs=env.get("TRIUNE_BLOBS") or (local_folder(runs) / "blobs").as_uri(),
         durable=is_durable(env),
         runs=runs,
         cache=Path(env["TRIUNE_CACHE"]).resolve() if env.get("TRIUNE_CACHE") else None,

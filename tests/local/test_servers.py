@@ -259,6 +259,16 @@ def test_a_server_that_dies_again_and_again_is_given_up(tmp_path: Path, monkeypa
             server.revive()
 
 
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder, sentence = (
+        tmp_path / "file" / "runs",
+        r"file/runs cannot be written \(Not a directory\); name another folder",
+    )
+    with pytest.raises(UserError, match=sentence), local_servers(folder):
+        pass
+
+
 def test_two_processes_do_not_share_one_store(tmp_path: Path) -> None:
     with (
         local_servers(tmp_path),

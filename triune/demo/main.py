@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from shared.errors import TriuneError
 from shared.jobs.document import parse_job, write_toml
 from shared.jobs.spec import JobSpec
-from shared.runtime.settings import Settings
+from shared.runtime.settings import Settings, local_folder
 from triune.cli.client import Api
 from triune.cli.jobs.watch import watch_job
 from triune.demo.dataset import HELD_OUT_PER_TASK, TRAIN_PER_TASK, make
@@ -50,7 +50,7 @@ class Interrupted(TriuneError):
 def run_demo(settings: Settings, options: Options) -> dict[str, Any]:
     """Run the demo; returns its report. Raises TriuneError; whatever happens, what was started is stopped."""
     signal.signal(signal.SIGTERM, _interrupt)  # until the loop has its own handlers
-    local = settings.runs / ".local"
+    local = local_folder(settings.runs)
     data, model = prepare(local / "demo", options.family)
     spec = demo_job(data, model, options)
     folder = Path(tempfile.mkdtemp(prefix="demo-", dir=local))

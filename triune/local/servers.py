@@ -7,10 +7,8 @@ the configuration that names it.
 """
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
-import os
 import shutil
 import signal
 import socket
@@ -23,6 +21,7 @@ from typing import Any
 
 from shared.errors import Unavailable, UserError
 from shared.runtime.logging import get_logger
+from triune.local.lock import locked
 from triune.local.process import end_group, free_port, last_lines, port_is_free, spawn
 from triune.local.room import has_room, room
 from triune.local.secret import local_secret, write_private
@@ -287,25 +286,8 @@ def local_servers(
     servers = LocalServers(
         NatsServer(folder / "nats", nats_port, durable=durable), RedisServer(folder / "redis", redis_port)
     )
-    with _locked(folder), contextlib.ExitStack() as stack:
+    with locked(folder), contextlib.ExitStack() as stack:
         for server in (servers.nats, servers.redis):
             stack.callback(server.stop)
             server.start()
         yield servers
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "servers.lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            raise UserError(
-                f"the servers in {folder} belong to process {lock.read().strip()}, expected them to be stopped"
-            ) from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield  # the kernel gives the lock back with the file, also when this process is killed

@@ -112,6 +112,7 @@ class Link:
         return link
 
     async def _connect(self, url: str, limit_s: float, options: dict[str, Any]) -> None:
+        self._log.info("connecting")
         try:
             async with asyncio.timeout(limit_s):
                 await self.client.connect(

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from shared.errors import UserError
-from shared.runtime.settings import read_settings
+from shared.runtime.settings import local_folder, read_settings
 from triune.cli.client import Api
 from triune.cli.errors import exit_codes
 from triune.cli.lines import say_json
@@ -31,7 +31,7 @@ def logs(
     with exit_codes():
         settings = read_settings()
         details = Api(settings).get(f"/v1/jobs/{job}")
-        folder = settings.runs / ".local" / "logs"
+        folder = local_folder(settings.runs) / "logs"
         files = sorted(folder.glob(f"{service or '*'}-*.log"))
         if not files:
             raise UserError(

@@ -10,12 +10,12 @@ from rich.console import Console
 
 from shared.jobs.document import read_job, write_toml
 from shared.jobs.spec import JobSpec
-from shared.runtime.settings import read_settings
 from triune.cli.client import Api
 from triune.cli.errors import console, exit_codes
 from triune.cli.jobs.arguments import Json
 from triune.cli.jobs.watch import follow
 from triune.cli.lines import say_json
+from triune.cli.starting import settings_once_up
 
 LIVE = ("queued", "running", "paused", "stopping")
 
@@ -29,11 +29,13 @@ def submit(
 ) -> None:
     """Submit a job; relative paths in it are taken from the job file's folder if they exist there.
 
+    While `triune up` is still starting on this machine, it waits for it.
+
     With --watch the exit code is 0 when the job is done, and 1 when it failed or was stopped.
     """
     with exit_codes():
         spec = read_job(file)
-        api = Api(read_settings())
+        api = Api(settings_once_up())
         text = write_toml(resolve_paths(spec, file.resolve().parent))
         for warning in api.validate(text)["warnings"]:
             console.print(f"note: {warning}", markup=False)

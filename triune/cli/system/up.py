@@ -1,13 +1,14 @@
 """`triune up`: the whole system on this machine, until Ctrl-C."""
 
 import asyncio
+import contextlib
 import signal
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from shared.runtime.settings import api_token_file, read_settings
+from shared.runtime.settings import api_token_file, local_folder, read_settings
 from triune.cli.errors import exit_codes
 from triune.local.deployment import Deployment, deployed
 from triune.local.supervisor import ranked_command, serve_command
@@ -29,24 +30,30 @@ def up(
 
 
 async def _up(replicas: dict[str, int], learner_ranks: int) -> None:
-    settings = read_settings()
-    folder = settings.runs / ".local"
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # `nohup triune up` outlives its terminal
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    is_nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # it outlives its terminal
+    for number in (signal.SIGINT, signal.SIGTERM, *(() if is_nohup else (signal.SIGHUP,))):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    running, stopping = asyncio.create_task(_run(replicas, learner_ranks)), asyncio.create_task(stop.wait())
+    await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not running.done():  # also while it is still starting
+        out.print("stopping")
+        running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+
+
+async def _run(replicas: dict[str, int], learner_ranks: int) -> None:
+    """Until it is cancelled, or a service cannot be kept running, which is raised."""
+    settings = read_settings()
+    out.print("starting NATS, Redis and the services")
     command = serve_command if learner_ranks == 1 else ranked_command(learner_ranks)
     async with deployed(
-        settings.runs, folder, replicas=replicas, api_port=settings.api_port, command=command
+        settings.runs, local_folder(settings.runs), replicas=replicas, api_port=settings.api_port, command=command
     ) as system:
         _greet(system)
-        watching = asyncio.create_task(system.supervisor.watch())
-        stopping = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (watching, stopping):
-            task.cancel()
-        if watching in done:
-            watching.result()
+        await system.supervisor.watch()
 
 
 def _greet(system: Deployment) -> None:
