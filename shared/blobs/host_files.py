@@ -1,9 +1,9 @@
 """Files of one host under a digest, made by one process and mapped by several.
 
-A file is complete or absent. Whoever uses one holds a shared lock on it, which ends with its process; only files that
-nobody uses are pruned, of which one is kept to be written over: pages that are there are written at half the price of
-new ones. Making files is serialised by one lock, so that what several replicas want is made once; and who has checked a
-file says so on the file itself, so that no other process reads it through for that.
+A file is complete or absent. Whoever makes or uses one holds a shared lock on it, which ends with its process; only
+files that nobody holds are pruned, of which one is kept to be written over: pages that are there are written at half
+the price of new ones. Making files is serialised by one lock, so that what several replicas want is made once; and who
+has checked a file says so on the file itself, so that no other process reads it through for that.
 """
 
 import contextlib
@@ -11,14 +11,14 @@ import fcntl
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import BlobMissing, Unavailable
 
 TEMPORARY_S = 3600.0
-"""A temporary file older than this was left by a killed process."""
+"""A temporary file older than this that nobody holds was left by a killed process; a younger one may be just begun."""
 _GLANCE_S = 0.02
 _LOCK, _SPARE = ".making", ".spare"
 _VOUCHED = "user.triune.vouched"
@@ -28,7 +28,7 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True)
 class HeldFile:
-    """A complete file that stays until `close`."""
+    """A file, complete or in the making, that stays until `close`."""
 
     path: Path
     handle: int
@@ -98,27 +98,31 @@ class HostFiles:
         os.close(handle)
         return None
 
-    def temporary(self) -> Path:
-        """A name for a file in the making."""
-        return self.folder / f".{uuid.uuid4().hex}"
-
-    def blank(self) -> Path:
+    def blank(self) -> HeldFile:
         """A file in the making that is to be written over: of any size and any bytes."""
-        path, spare = self.temporary(), self.folder / _SPARE
+        path, spare = self._temporary(), self.folder / _SPARE
         with contextlib.suppress(FileNotFoundError):
             os.utime(spare)  # before it has a name that is pruned when it is old
-            return spare.rename(path)
-        path.touch()
-        return path
+            spare.rename(path)
+        return _held(path, os.O_RDWR | os.O_CREAT)
+
+    def filled(self, fill: Callable[[Path], None]) -> HeldFile:
+        """A file in the making that `fill` makes under the new name that it is given."""
+        path = self._temporary()
+        with contextlib.ExitStack() as undo:
+            undo.callback(path.unlink, missing_ok=True)
+            fill(path)
+            made = _held(path, os.O_RDONLY)
+            undo.pop_all()
+        return made
 
     def take(self, made: Path, digest: str) -> HeldFile:
         """Bring `made` under its digest and hold it."""
         path = self._path(digest)
-        handle = os.open(made, os.O_RDONLY)
-        fcntl.flock(handle, fcntl.LOCK_SH)
+        held = _held(made, os.O_RDONLY)
         made.rename(path)
         made.unlink(missing_ok=True)  # two names of one file stay two names when one is renamed to the other
-        return HeldFile(path, handle)
+        return HeldFile(path, held.handle)
 
     def discard(self, digest: str) -> None:
         """Remove the name; who holds the file keeps it."""
@@ -148,21 +152,24 @@ class HostFiles:
             self._remove_unheld(path)
         for made_at, path in temporary:
             if path.name != _LOCK and made_at < time.time() - TEMPORARY_S:
-                path.unlink(missing_ok=True)
+                self._remove_unheld(path, reuse=False)
 
-    def _remove_unheld(self, path: Path) -> None:
-        """Where no blob is a second name of the file, it becomes the spare one."""
+    def _remove_unheld(self, path: Path, *, reuse: bool = True) -> None:
+        """With `reuse`, where no blob is a second name of the file, it becomes the spare one."""
         with contextlib.suppress(FileNotFoundError):
             handle = os.open(path, os.O_RDONLY)
             try:
                 if not _locked(handle):
                     return
-                if os.fstat(handle).st_nlink == 1:
+                if reuse and os.fstat(handle).st_nlink == 1:
                     path.rename(self.folder / _SPARE)
                 else:
                     path.unlink()
             finally:
                 os.close(handle)
+
+    def _temporary(self) -> Path:
+        return self.folder / f".{uuid.uuid4().hex}"
 
     def _path(self, digest: str) -> Path:
         return self.folder / f"{digest}.safetensors"
@@ -176,6 +183,12 @@ def read_into(handle: int, into: memoryview, offset: int, path: Path) -> None:
         if count == 0:
             raise BlobMissing(f"{path} ends at byte {offset + there}, expected {offset + len(into)} bytes at least")
         there += count
+
+
+def _held(path: Path, flags: int) -> HeldFile:
+    handle = os.open(path, flags, 0o666)
+    fcntl.flock(handle, fcntl.LOCK_SH)  # waits for a pruner at most, which is quick
+    return HeldFile(path, handle)
 
 
 def _locked(handle: int) -> bool:

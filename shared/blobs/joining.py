@@ -1,5 +1,6 @@
 """A host's way to a version: from a file that it has or from an anchor, by the fewest bytes, each tensor checked."""
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
@@ -11,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from shared.blobs.decoding import decode
-from shared.blobs.host_files import HeldFile, HostFiles, read_into
+from shared.blobs.host_files import HeldFile, HostFiles
 from shared.blobs.manifest import TensorEntry, WeightsManifest, file_header, in_file_order, tensors_digest
 from shared.blobs.pieces import Read, digests
 from shared.blobs.port import BlobReader, Blobs
@@ -170,30 +171,25 @@ class Joiner:
                 route.start.close()
 
     def _follow(self, route: Route, digest: str, entries: Sequence[TensorEntry]) -> HeldFile:
-        if route.deltas or isinstance(route.start, HeldFile):
-            path = self._files.blank()
-            make = partial(self._apply, route, entries, path)
+        if isinstance(route.start, BlobRef) and not route.deltas:
+            made = self._files.filled(partial(self._blobs.get_file, route.start))
+            make = partial(self._check, made.path, made.read, entries)
         else:
-            path = self._files.temporary()
-            make = partial(self._get, route.start, entries, path)
+            made = self._files.blank()
+            make = partial(self._apply, route, entries, made)
         try:
             make()
-            held = self._files.take(path, digest)
+            held = self._files.take(made.path, digest)
         except OSError as error:
-            raise Unavailable(f"weights cannot be written to {path}: {error}") from error
+            raise Unavailable(f"weights cannot be written to {made.path}: {error}") from error
         finally:
-            path.unlink(missing_ok=True)
+            made.path.unlink(missing_ok=True)
+            made.close()
         self.vouch(digest, held)
         return held
 
-    def _get(self, whole: BlobRef, entries: Sequence[TensorEntry], path: Path) -> None:
-        """Make the file of `entries` of the blob that holds them all; raises BlobMissing."""
-        self._blobs.get_file(whole, path)
-        with path.open("rb") as made:
-            self._check(path, lambda offset, into: read_into(made.fileno(), into, offset, path), entries)
-
-    def _apply(self, route: Route, entries: Sequence[TensorEntry], path: Path) -> None:
-        """Write the file of `entries`, the start's bits with the deltas of `route`; raises BlobMissing."""
+    def _apply(self, route: Route, entries: Sequence[TensorEntry], made: HeldFile) -> None:
+        """Write into `made` the file of `entries`, the start's bits with the deltas of `route`; raises BlobMissing."""
         specs = in_file_order([entry.spec for entry in entries])
         header, places = file_header(specs)
         with ExitStack() as clean:
@@ -210,14 +206,14 @@ class Joiner:
             else:
                 raise BlobMissing(f"the tensors in {route.start.path} do not lie as those of the next version")
             steps = [(reader(one.blobs[-1]), {entry.name: entry for entry in one.trained}) for one in route.deltas]
-            target, size = clean.enter_context(path.open("r+b")), len(header) + sum(spec.nbytes for spec in specs)
-            target.truncate(size)
-            reserve(target.fileno(), 0, size)
-            write_at(target.fileno(), header, 0)
+            size = len(header) + sum(spec.nbytes for spec in specs)
+            os.ftruncate(made.handle, size)
+            reserve(made.handle, 0, size)
+            write_at(made.handle, header, 0)
             found = decode(
-                specs, places, start, steps, lambda offset, bits: write_at(target.fileno(), bits, offset), self._pool
+                specs, places, start, steps, lambda offset, bits: write_at(made.handle, bits, offset), self._pool
             )
-        _compare(path, entries, found)
+        _compare(made.path, entries, found)
 
     def _blame(self, route: Route, error: BlobMissing) -> None:
         """Raise BlobMissing for the blob on the way that is torn, or Corrupt when all of them are sound."""

@@ -5,10 +5,10 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Protocol
 
 from shared.blobs.encoding import Encoding
+from shared.blobs.host_files import HeldFile
 from shared.blobs.manifest import PIECE, TensorSpec, file_header, in_file_order
 from shared.errors import Corrupt, Unavailable
 
@@ -37,9 +37,9 @@ class Snapshot:
 
     encoding: Encoding
 
-    def __init__(self, path: Path, encode: Callable[["Snapshot"], Encoding]) -> None:
-        """`path` is a file to be written over; `encode` is called once the tensors are named."""
-        self.path, self.specs = path, list[TensorSpec]()
+    def __init__(self, made: HeldFile, encode: Callable[["Snapshot"], Encoding]) -> None:
+        """`made` is a file to be written over, held until the end; `encode` is called once the tensors are named."""
+        self.path, self.specs = made.path, list[TensorSpec]()
         self.places: dict[str, int] = {}
         self.seconds = 0.0
         """How long the file took to be written: the stall of whoever exports."""
@@ -48,7 +48,7 @@ class Snapshot:
         self._written: dict[str, int] = {}
         self._moved, self._is_discarded = threading.Condition(), False
         self._started = time.monotonic()
-        self._file = path.open("r+b")
+        self._file = os.fdopen(made.handle, "r+b")
 
     def begin(self, specs: Sequence[TensorSpec]) -> None:
         self.specs = in_file_order(specs)
@@ -101,8 +101,8 @@ class Snapshot:
             self._moved.notify_all()
         if hasattr(self, "encoding"):
             self.encoding.discard()
-        self._file.close()
         self.path.unlink(missing_ok=True)
+        self._file.close()
 
     def _write(self, data: bytes | memoryview, place: int) -> None:
         try:

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -397,6 +398,58 @@ def _tear(rng: random.Random, path: Path) -> None:
     if data and rng.random() < 0.5:
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     path.write_bytes(data if rng.random() < 0.5 else data[: len(data) // 2])
+
+
+def age(folder: Path) -> None:
+    """As after an hour of which the folder's files know nothing, or with a clock set forward."""
+    for path in folder.iterdir():
+        os.utime(path, (past := time.time() - host_files.TEMPORARY_S - 1, past))
+
+
+def test_a_snapshot_that_could_not_be_published_for_an_hour_is_there_when_it_can(learner: Host, tmp_path: Path) -> None:
+    """Neither a replica of its host nor the learner itself, at its first version, takes it for a killed process'."""
+    first, second = drawn(0), moved(drawn(0), 1)
+    held = learner.publish(0, first)
+    frozen, made = learner.snapshot({"vit": np.arange(10, dtype=np.uint16)}), learner.snapshot(second, held.at)
+    age(learner.folder)
+    Host(tmp_path).store.materialise(held.at.ref).close()
+    learner.frozen = learner.store.publish_frozen(frozen)
+    published = learner.store.publish(made, version=1, frozen=learner.frozen, base=held.at, anchor=False)
+    for one in (frozen, made):
+        one.discard()
+    assert same(read(published.at), second | {"vit": np.arange(10, dtype=np.uint16)})
+
+
+@pytest.mark.parametrize("version", [0, 1], ids=["anchor", "delta"])
+def test_what_a_replica_makes_for_an_hour_is_pruned_by_no_other(
+    learner: Host, far: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int
+) -> None:
+    bits = [drawn(0), moved(drawn(0), 1)]
+    refs = [learner.publish(number, one).at.ref for number, one in enumerate(bits)]
+    other, write, read_through = Host(tmp_path, "far"), joining.write_at, joining.digests
+
+    def wait_then_write(*arguments: Any) -> None:
+        write(*arguments)
+        age(far.folder)
+        other.store._files.prune(0)
+
+    def wait_then_read(*arguments: Any) -> dict[str, str]:
+        age(far.folder)
+        other.store._files.prune(0)
+        return read_through(*arguments)
+
+    monkeypatch.setattr(joining, "write_at", wait_then_write)
+    monkeypatch.setattr(joining, "digests", wait_then_read)
+    assert same(read(far.store.materialise(refs[version])), bits[version])
+
+
+def test_what_a_killed_process_was_making_goes_once_it_is_old(learner: Host) -> None:
+    for name in (".old", ".young"):
+        (learner.folder / name).write_bytes(b"half")
+        if name == ".old":
+            age(learner.folder)
+    learner.publish(0, drawn(0))
+    assert [path.name for path in learner.folder.glob(".*") if path.name != ".making"] == [".young"]
 
 
 @pytest.mark.parametrize("is_foretold", [True, False])
