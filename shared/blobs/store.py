@@ -127,7 +127,9 @@ class BlobStore:
             raise self._torn(ref, size)
 
     def _torn(self, ref: BlobRef, size: int) -> BlobMissing:
-        self.delete(ref)  # else the next `put` would take it for a sound copy
+        """Remove it, else the next `put` would take it for a sound copy; its marks stay for that."""
+        with self._deleting(ref):
+            self._remove(self._path(ref))
         return BlobMissing(f"blob {ref.digest} in {self._place} is torn: {size} bytes, expected {ref.size}")
 
     @contextlib.contextmanager
@@ -154,12 +156,23 @@ class BlobStore:
             raise Unavailable(f"blob store {self._place} cannot be read: {_sentence(error)}") from error
 
     def delete(self, ref: BlobRef) -> None:
+        with self._deleting(ref):
+            if self._job is None or not self._is_of_others(ref.digest, self._job):
+                self._remove(self._path(ref))
+            if self._job is not None:  # last: a killed process leaves no blob without an owner
+                self._marked.discard(ref.digest)
+                self._remove(f"{self._root}/refs/{self._job}/{ref.digest}")
+
+    @contextlib.contextmanager
+    def _deleting(self, ref: BlobRef) -> Iterator[None]:
         try:
-            self._fs.delete_file(self._path(ref))
-        except FileNotFoundError:
-            return
+            yield
         except OSError as error:
             raise Unavailable(f"blob store {self._place} cannot delete {ref.digest}: {_sentence(error)}") from error
+
+    def _remove(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.delete_file(path)
 
     def forget(self, job: str) -> int:
         refs = f"{self._root}/refs"

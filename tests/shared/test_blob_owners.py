@@ -50,10 +50,37 @@ def test_a_blob_is_marked_before_it_is_there(store: BlobStore, tmp_path: Path, m
     assert store.forget("job") == 0
 
 
-def test_a_blob_that_its_user_has_deleted_is_forgotten_too(store: BlobStore) -> None:
+def test_a_blob_that_its_user_has_deleted_leaves_no_mark_and_is_marked_anew_when_it_is_put_again(
+    store: BlobStore, tmp_path: Path
+) -> None:
     mine = store.of("job")
-    mine.delete(mine.put(b"old weights"))
-    assert store.forget("job") == 0
+    for number in range(3):
+        mine.delete(ref := mine.put(f"weights {number}".encode()))
+        mine.delete(ref)
+    assert blobs_in(tmp_path) == 0 and not list((tmp_path / "refs" / "job").iterdir())
+    mine.put(b"weights 2")
+    assert store.forget("job") == 1
+
+
+def test_a_job_that_deletes_what_another_one_has_too_takes_its_own_mark_alone(store: BlobStore) -> None:
+    first, second = store.of("first"), store.of("second")
+    ref = first.put(b"the same frozen weights")
+    second.put(b"the same frozen weights")
+    first.delete(ref)
+    assert store.get(ref) == b"the same frozen weights"
+    assert store.forget("first") == 0
+    second.delete(ref)
+    assert not store.has(ref)
+
+
+def test_a_torn_blob_is_its_owners_still(store: BlobStore, tmp_path: Path) -> None:
+    mine = store.of("job")
+    ref = mine.put(b"weights")
+    (tmp_path / ref.digest[:2] / ref.digest).write_bytes(b"weigh")
+    with pytest.raises(BlobMissing, match="is torn"):
+        mine.get(ref)
+    mine.put(b"weights")
+    assert store.forget("job") == 1
 
 
 def test_a_job_that_begins_while_its_forerunner_is_forgotten_keeps_their_common_images(
