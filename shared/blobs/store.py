@@ -52,6 +52,8 @@ class BlobStore:
             raise UserError(
                 f"blob store {self._place!r} is no address that pyarrow.fs opens, expected file:///… or s3://…"
             ) from None  # the cause quotes the whole address, keys included
+        except OSError as error:  # it asks S3 for the bucket's region if the address names none
+            raise Unavailable(f"blob store {self._place} cannot be opened: {_sentence(error)}") from error
         self._is_local = isinstance(self._fs, arrow_fs.LocalFileSystem)
         self._durable = durable and self._is_local
         self._folders: set[str] = set()

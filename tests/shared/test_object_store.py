@@ -1,5 +1,7 @@
 """Data on an object store: a real S3 protocol, served by moto in this process."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,3 +70,21 @@ def test_a_store_that_is_away_is_unavailable_and_its_key_is_not_shown(server: Th
         with pytest.raises(Unavailable) as raised:
             read()
         assert "secret" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_store_whose_region_nobody_tells_is_waited_for() -> None:
+    """Without `?region=` its address alone asks S3, in a process of its own without a network."""
+    code = (
+        "from shared.blobs.store import BlobStore\n"
+        "from shared.errors import Unavailable\n"
+        "try:\n"
+        "    BlobStore('s3://key:secret@bucket/blobs')\n"
+        "except Unavailable as error:\n"
+        "    print(error)\n"
+    )
+    alone = ["unshare", "--user", "--map-root-user", "--net"]
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("a process without a network may not be started here")
+    ended = subprocess.run([*alone, sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.startswith("blob store s3://bucket/blobs cannot be opened: When resolving region")
+    assert "secret" not in ended.stdout and ended.stdout.count("\n") == 1
