@@ -26,6 +26,15 @@ _VOUCHED = "user.triune.vouched"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
+@contextlib.contextmanager
+def _or_unavailable() -> Iterator[None]:
+    """What the disk can't do now is waited for: no room, no inode, no quota, no handle, mounted for reading alone."""
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(f"files of weights cannot be kept on this host: {error}") from error
+
+
 @dataclass(frozen=True)
 class HeldFile:
     """A file, complete or in the making, that stays until `close`."""
@@ -73,31 +82,35 @@ class HeldFile:
         with contextlib.suppress(OSError):
             os.close(self.handle)
 
+    def discard(self) -> None:
+        """Close one that was in the making; it goes unless it has another name by now."""
+        remove_made(self.path)
+        self.close()
+
 
 class HostFiles:
-    """The folder; raises Unavailable when it cannot be written."""
+    """The folder; its methods raise Unavailable when it cannot be read or written."""
 
+    @_or_unavailable()
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise Unavailable(f"weights folder {folder} cannot be made: {error}") from error
+        folder.mkdir(parents=True, exist_ok=True)
 
+    @_or_unavailable()
     def open(self, digest: str) -> HeldFile | None:
         """The file of `digest`, held; None when it is absent."""
         path = self._path(digest)
         try:
-            handle = os.open(path, os.O_RDONLY)
+            held = _held(path, os.O_RDONLY)
         except FileNotFoundError:
             return None
-        fcntl.flock(handle, fcntl.LOCK_SH)  # waits for a pruner at most, which is quick
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), path.stat()):
-                return HeldFile(path, handle)
-        os.close(handle)
+            if os.path.samestat(os.fstat(held.handle), path.stat()):
+                return held
+        held.close()
         return None
 
+    @_or_unavailable()
     def blank(self) -> HeldFile:
         """A file in the making that is to be written over: of any size and any bytes."""
         path, spare = self._temporary(), self.folder / _SPARE
@@ -106,24 +119,30 @@ class HostFiles:
             spare.rename(path)
         return _held(path, os.O_RDWR | os.O_CREAT)
 
+    @_or_unavailable()
     def filled(self, fill: Callable[[Path], None]) -> HeldFile:
         """A file in the making that `fill` makes under the new name that it is given."""
         path = self._temporary()
         with contextlib.ExitStack() as undo:
-            undo.callback(path.unlink, missing_ok=True)
+            undo.callback(remove_made, path)
             fill(path)
             made = _held(path, os.O_RDONLY)
             undo.pop_all()
         return made
 
+    @_or_unavailable()
     def take(self, made: Path, digest: str) -> HeldFile:
         """Bring `made` under its digest and hold it."""
         path = self._path(digest)
-        held = _held(made, os.O_RDONLY)
-        made.rename(path)
-        made.unlink(missing_ok=True)  # two names of one file stay two names when one is renamed to the other
+        with contextlib.ExitStack() as undo:
+            held = _held(made, os.O_RDONLY)
+            undo.callback(held.close)
+            made.rename(path)
+            undo.pop_all()
+        remove_made(made)  # two names of one file stay two names when one is renamed to the other
         return HeldFile(path, held.handle)
 
+    @_or_unavailable()
     def discard(self, digest: str) -> None:
         """Remove the name; who holds the file keeps it."""
         self._path(digest).unlink(missing_ok=True)
@@ -132,22 +151,30 @@ class HostFiles:
     def making(self, limit_s: float) -> Iterator[None]:
         """Alone on this host; raises Unavailable when others are at it for longer than `limit_s`."""
         until = time.monotonic() + limit_s
-        handle = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        with _or_unavailable():
+            handle = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            while not _locked(handle):
-                if time.monotonic() >= until:
-                    raise Unavailable(f"another process has been writing weights to {self.folder} for {limit_s:g} s")
-                time.sleep(_GLANCE_S)
+            with _or_unavailable():
+                while not _locked(handle):
+                    if time.monotonic() >= until:
+                        raise Unavailable(
+                            f"another process has been writing weights to {self.folder} for {limit_s:g} s"
+                        )
+                    time.sleep(_GLANCE_S)
             yield
         finally:
             os.close(handle)
 
     def prune(self, keep: int) -> None:
-        """Remove what nobody holds, but for the newest `keep` files, and what killed processes have left."""
+        """Remove what nobody holds, but for the newest `keep` files, and what killed processes have left.
+
+        What can't be removed now goes at a later call.
+        """
         whole, temporary = list[tuple[float, Path]](), list[tuple[float, Path]]()
-        for path in self.folder.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # another process prunes, too
-                (temporary if path.name.startswith(".") else whole).append((path.stat().st_mtime, path))
+        with contextlib.suppress(OSError):
+            for path in self.folder.iterdir():
+                with contextlib.suppress(OSError):  # another process prunes, too
+                    (temporary if path.name.startswith(".") else whole).append((path.stat().st_mtime, path))
         for _, path in sorted(whole, reverse=True)[keep:]:
             self._remove_unheld(path)
         for made_at, path in temporary:
@@ -156,7 +183,7 @@ class HostFiles:
 
     def _remove_unheld(self, path: Path, *, reuse: bool = True) -> None:
         """With `reuse`, where no blob is a second name of the file, it becomes the spare one."""
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             handle = os.open(path, os.O_RDONLY)
             try:
                 if not _locked(handle):
@@ -179,16 +206,28 @@ def read_into(handle: int, into: memoryview, offset: int, path: Path) -> None:
     """Fill `into` from `offset` of an open file; raises BlobMissing when it ends before."""
     there = 0
     while there < len(into):
-        count = os.preadv(handle, [into[there:]], offset + there)
+        try:
+            count = os.preadv(handle, [into[there:]], offset + there)
+        except OSError as error:
+            raise Unavailable(f"weights cannot be read from {path}: {error}") from error
         if count == 0:
             raise BlobMissing(f"{path} ends at byte {offset + there}, expected {offset + len(into)} bytes at least")
         there += count
 
 
+def remove_made(path: Path) -> None:
+    """Remove a name of a file in the making, if it is there; one that can't be removed now is pruned once it is old."""
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
 def _held(path: Path, flags: int) -> HeldFile:
-    handle = os.open(path, flags, 0o666)
-    fcntl.flock(handle, fcntl.LOCK_SH)  # waits for a pruner at most, which is quick
-    return HeldFile(path, handle)
+    held = HeldFile(path, os.open(path, flags, 0o666))
+    with contextlib.ExitStack() as undo:
+        undo.callback(held.close)
+        fcntl.flock(held.handle, fcntl.LOCK_SH)  # waits for a pruner at most, which is quick
+        undo.pop_all()
+    return held
 
 
 def _locked(handle: int) -> bool:

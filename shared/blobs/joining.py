@@ -183,8 +183,7 @@ class Joiner:
         except OSError as error:
             raise Unavailable(f"weights cannot be written to {made.path}: {error}") from error
         finally:
-            made.path.unlink(missing_ok=True)
-            made.close()
+            made.discard()
         self.vouch(digest, held)
         return held
 

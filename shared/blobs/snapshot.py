@@ -1,14 +1,15 @@
 """What a training engine exports into: a safetensors file of its host that keeps one version's bits."""
 
+import contextlib
 import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from shared.blobs.encoding import Encoding
-from shared.blobs.host_files import HeldFile
+from shared.blobs.host_files import HeldFile, remove_made
 from shared.blobs.manifest import PIECE, TensorSpec, file_header, in_file_order
 from shared.errors import Corrupt, Unavailable
 
@@ -55,7 +56,8 @@ class Snapshot:
         header, self.places = file_header(self.specs)
         self._sizes = {spec.name: spec.nbytes for spec in self.specs}
         self._written = dict.fromkeys(self.places, 0)
-        self._file.truncate(len(header) + self.nbytes)
+        with self._writing():
+            self._file.truncate(len(header) + self.nbytes)
         self._write(header, 0)
         self.encoding = self._encode(self)
 
@@ -101,13 +103,18 @@ class Snapshot:
             self._moved.notify_all()
         if hasattr(self, "encoding"):
             self.encoding.discard()
-        self.path.unlink(missing_ok=True)
+        remove_made(self.path)
         self._file.close()
 
     def _write(self, data: bytes | memoryview, place: int) -> None:
-        try:
+        with self._writing():
             reserve(self._file.fileno(), place, len(data))
             write_at(self._file.fileno(), data, place)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise Unavailable(f"weights cannot be written to {self.path}: {error}") from error
 

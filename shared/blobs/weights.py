@@ -212,8 +212,13 @@ class WeightsStore:
 
     def _at(self, ref: BlobRef, manifest: WeightsManifest, snapshot: Snapshot) -> WeightsAt:
         """The snapshot as this host's file of `manifest`."""
-        fixed = (self._joiner.part(ref, manifest.frozen)[0],) if manifest.frozen else ()
-        return WeightsAt(ref, manifest, (*fixed, self._keep(snapshot, manifest.trained)))
+        with ExitStack() as undo:
+            fixed = (self._joiner.part(ref, manifest.frozen)[0],) if manifest.frozen else ()
+            for file in fixed:
+                undo.callback(file.close)
+            trained = self._keep(snapshot, manifest.trained)  # last: nothing may fail once it is taken
+            undo.pop_all()
+        return WeightsAt(ref, manifest, (*fixed, trained))
 
     def _keep(self, snapshot: Snapshot, entries: tuple[TensorEntry, ...]) -> HeldFile:
         digest = tensors_digest(entries)

@@ -129,6 +129,17 @@ def test_a_file_limit_met_while_the_engine_writes_its_weights_is_one_sentence(tm
     assert names(tmp_path) == []
 
 
+def test_a_file_limit_met_at_the_tokenizer_is_an_error_of_the_disk(tmp_path, make_engine):
+    model = make_engine().engine.model
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, before[1]))  # config.json is smaller, tokenizer.json is not
+    try:
+        with pytest.raises(OSError, match=r"File too large.*at the tokenizer"):
+            model.save(tmp_path, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_the_engines_checkpoint_is_a_folder_that_hugging_face_loads(tmp_path, make_engine):
     folder = save(make_engine(), tmp_path, state(3), keep=1)
     assert AutoModelForImageTextToText.from_pretrained(folder / "model").num_parameters() > 0

@@ -17,12 +17,14 @@ from hypothesis import strategies as st
 
 from shared.blobs import host_files, joining, pieces
 from shared.blobs import manifest as manifests
+from shared.blobs.host_files import HostFiles
 from shared.blobs.manifest import PIECE, TensorEntry, TensorSpec, tensors_digest
 from shared.blobs.snapshot import Snapshot
 from shared.blobs.store import BlobStore
 from shared.blobs.weights import Frozen, Published, WeightsAt, WeightsStore
 from shared.errors import BlobMissing, Corrupt, TriuneError, Unavailable
 from shared.messages import BlobRef
+from tests.disks import crowded, is_small, small_disk, without_handles
 
 Tensors = dict[str, np.ndarray]
 NAMES = {"float32": "F32", "float64": "F64", "uint16": "U16", "uint8": "U8"}
@@ -450,6 +452,39 @@ def test_what_a_killed_process_was_making_goes_once_it_is_old(learner: Host) -> 
             age(learner.folder)
     learner.publish(0, drawn(0))
     assert [path.name for path in learner.folder.glob(".*") if path.name != ".making"] == [".young"]
+
+
+def test_a_disk_that_takes_no_file_more_is_waited_for(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 32 << 20, inodes=60) as disk:
+        if not is_small(disk):
+            pytest.skip("no file system may be mounted here")
+        learner, far = Host(disk), Host(disk, "far")
+        ref = learner.publish(0, drawn(0)).at.ref
+        with crowded(disk):
+            for make in (learner.store.snapshot, lambda: far.store.materialise(ref), lambda: Host(disk, "new")):
+                with pytest.raises(Unavailable, match="No space left"):
+                    make()
+        assert same(read(far.store.materialise(ref)), drawn(0))
+        assert not learner.publish(1, moved(drawn(0), 1)).is_anchor
+
+
+def test_a_process_that_may_open_no_file_more_waits_and_has_lost_none(tmp_path: Path) -> None:
+    files = HostFiles(tmp_path)
+    made = files.blank()
+    files.take(files.blank().path, "there").close()
+
+    def make() -> None:
+        with files.making(1.0):
+            pass
+
+    with without_handles():
+        for call in (files.blank, lambda: files.open("there"), lambda: files.take(made.path, "new"), make):
+            with pytest.raises(Unavailable, match="Too many open files"):
+                call()
+        files.prune(0)
+    assert files.open("new") is None and files.open("there") is not None
+    files.take(made.path, "new")
+    make()
 
 
 @pytest.mark.parametrize("is_foretold", [True, False])

@@ -243,9 +243,17 @@ class VisionLanguageModel:
         ]
 
     def save(self, folder: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Write a folder that any Hugging Face loader reads: `tensors`, configurations, tokenizer, image processor."""
+        """Write a folder that any Hugging Face loader reads: `tensors`, configurations, tokenizer, image processor.
+
+        Raises OSError or SafetensorError when the disk is full or not writable.
+        """
         self.hf.save_pretrained(folder, state_dict=dict(tensors))
-        self.inputs.tokenizer.save_pretrained(folder)
+        try:
+            self.inputs.tokenizer.save_pretrained(folder)
+        except Exception as error:  # tokenizers has no class for what a disk can't do
+            if type(error) is not Exception:
+                raise
+            raise OSError(f"{error}, at the tokenizer in {folder}") from error
         self.inputs.parts.image_processor.save_pretrained(folder)
         copy_processor_files(self._source, folder)
 
