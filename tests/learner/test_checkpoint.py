@@ -63,14 +63,25 @@ def test_a_checkpoint_of_the_same_step_is_replaced(tmp_path):
     assert names(tmp_path) == ["step-000001"]
 
 
-def test_what_a_killed_writer_left_is_ignored_and_cleared_away(tmp_path):
+def leave_half(folder, step):
+    (folder / f".writing-step-{step:06d}" / "model").mkdir(parents=True)
+    (folder / f".writing-step-{step:06d}" / "model" / "half").write_text("")
+
+
+def test_what_a_killed_writer_left_goes_at_the_next_start_whatever_step_is_written_then(tmp_path):
     save(Notes(), tmp_path, state(1), keep=2)
-    (tmp_path / ".writing-step-000002").mkdir()
-    (tmp_path / ".writing-step-000002" / "half").write_text("")
+    leave_half(tmp_path, 2)
+    leave_half(tmp_path, 7)
     assert load_latest(tmp_path).state.step == 1
+    assert names(tmp_path) == ["step-000001"]
+
+
+def test_what_could_not_be_cleared_away_is_no_part_of_the_next_checkpoint(tmp_path):
+    save(Notes(), tmp_path, state(1), keep=2)
+    leave_half(tmp_path, 2)
     save(Notes(), tmp_path, state(2), keep=2)
     assert names(tmp_path) == ["step-000001", "step-000002"]
-    assert not (tmp_path / "step-000002" / "half").exists()
+    assert not (tmp_path / "step-000002" / "model" / "half").exists()
 
 
 def test_a_writer_killed_between_the_two_renames_leaves_the_old_checkpoint(tmp_path):

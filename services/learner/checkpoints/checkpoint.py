@@ -82,10 +82,13 @@ def save(engine: Saves, checkpoints: Path, state: Progress, *, keep: int) -> Pat
 def load_latest(checkpoints: Path) -> Checkpoint | None:
     """The newest checkpoint below `checkpoints`, its files checked against its manifest; None when there is none.
 
-    Temporary folders are ignored. Raises Corrupt when the newest one is torn: it is never skipped silently, since the
-    journal before it may be gone.
+    What killed writers have left, which is as large, goes: who loads is the only one that writes here, and has not
+    begun to (rank 0 of the learner that holds the lease). Raises Corrupt when the newest one is torn: it is never
+    skipped silently, since the journal before it may be gone.
     """
     _undo_replacement(checkpoints)
+    for unfinished in checkpoints.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     names = _steps(checkpoints)
     return load_at(checkpoints / names[-1]) if names else None
 
