@@ -25,10 +25,12 @@ class SpooledWriter:
     def __init__(self, folder: Path, place: str, take: Callable[[Path, BlobRef], None]) -> None:
         self._place, self._take = place, take
         self._hasher, self._size = blake3(), 0
-        with self._errors():
+        self._path = folder / uuid.uuid4().hex
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._path = folder / uuid.uuid4().hex
             self._file: BinaryIO = self._path.open("wb")
+        except OSError as error:
+            raise self._unavailable(error) from error
 
     def write(self, data: bytes | memoryview) -> None:
         with self._errors():
@@ -56,7 +58,10 @@ class SpooledWriter:
             yield
         except OSError as error:
             self.abort()
-            raise Unavailable(f"blob store {self._place} cannot take {self._size} bytes: {error}") from error
+            raise self._unavailable(error) from error
+
+    def _unavailable(self, error: OSError) -> Unavailable:
+        return Unavailable(f"blob store {self._place} cannot take {self._size} bytes: {error}")
 
 
 class AheadReader:

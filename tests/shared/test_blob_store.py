@@ -13,6 +13,7 @@ from blake3 import blake3
 from shared.blobs.store import TEMPORARY_S, BlobStore, BlobUsage
 from shared.errors import BlobMissing, Unavailable, UserError
 from shared.messages import BlobRef
+from tests.disks import without_handles
 
 DATA = b"three little pixels"
 
@@ -142,6 +143,11 @@ def test_a_disk_that_cannot_take_a_blob_is_one_sentence_and_leaves_nothing(store
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert folder.as_uri() in str(error.value)
     assert not any((folder / "tmp").iterdir())
+
+
+def test_a_blob_that_cannot_be_begun_is_waited_for(store: BlobStore) -> None:
+    with without_handles(), pytest.raises(Unavailable, match="Too many open files"):
+        store.writer()
 
 
 def test_an_address_that_is_none_is_a_users_error() -> None:
