@@ -115,7 +115,7 @@ async def connect(name: str, settings: Settings) -> AsyncIterator[Ports]:
     retry = Retry()
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(retry.close)
-        open_blobs = partial(BlobStore, settings.blobs, durable=settings.durable)
+        open_blobs = partial(BlobStore, settings.blobs, durable=settings.durable, spool=settings.spool)
         blobs = await retry.until_back(BLOB_STORE, lambda: asyncio.to_thread(open_blobs), limit_s=CONNECT_S)
         bus = await NatsBus.connect(
             settings.nats_url,

@@ -176,24 +176,10 @@ class HostFiles:
                 with contextlib.suppress(OSError):  # another process prunes, too
                     (temporary if path.name.startswith(".") else whole).append((path.stat().st_mtime, path))
         for _, path in sorted(whole, reverse=True)[keep:]:
-            self._remove_unheld(path)
+            remove_unheld(path, self.folder / _SPARE)
         for made_at, path in temporary:
             if path.name != _LOCK and made_at < time.time() - TEMPORARY_S:
-                self._remove_unheld(path, reuse=False)
-
-    def _remove_unheld(self, path: Path, *, reuse: bool = True) -> None:
-        """With `reuse`, where no blob is a second name of the file, it becomes the spare one."""
-        with contextlib.suppress(OSError):
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                if not _locked(handle):
-                    return
-                if reuse and os.fstat(handle).st_nlink == 1:
-                    path.rename(self.folder / _SPARE)
-                else:
-                    path.unlink()
-            finally:
-                os.close(handle)
+                remove_unheld(path)
 
     def _temporary(self) -> Path:
         return self.folder / f".{uuid.uuid4().hex}"
@@ -221,11 +207,31 @@ def remove_made(path: Path) -> None:
         path.unlink()
 
 
+def hold(handle: int) -> None:
+    """Tell `remove_unheld` that an open file is in use, until it is closed, in whatever way its process ends."""
+    fcntl.flock(handle, fcntl.LOCK_SH)  # waits for a pruner at most, which is quick
+
+
+def remove_unheld(path: Path, spare: Path | None = None) -> None:
+    """Remove a file that nobody holds, if it can be; where no blob is a second name of it, it becomes `spare`."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            if not _locked(handle):
+                return
+            if spare is not None and os.fstat(handle).st_nlink == 1:
+                path.rename(spare)
+            else:
+                path.unlink()
+        finally:
+            os.close(handle)
+
+
 def _held(path: Path, flags: int) -> HeldFile:
     held = HeldFile(path, os.open(path, flags, 0o666))
     with contextlib.ExitStack() as undo:
         undo.callback(held.close)
-        fcntl.flock(held.handle, fcntl.LOCK_SH)  # waits for a pruner at most, which is quick
+        hold(held.handle)
         undo.pop_all()
     return held
 

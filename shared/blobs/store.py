@@ -20,12 +20,14 @@ from blake3 import blake3
 from pyarrow import ArrowException
 from pyarrow import fs as arrow_fs
 
+from shared.blobs.host_files import remove_unheld
 from shared.blobs.streams import PIECE, AheadReader, SpooledWriter, copy_stream, link_or_copy
 from shared.errors import BlobMissing, Unavailable, UserError
 from shared.messages import BlobRef
 
 TEMPORARY_S = 3600.0
 """A temporary file older than this was left by a killed writer."""
+_SPOOL = "triune-spool"
 _MANY_BYTES = 1 << 20
 """From this size on hashing uses several threads."""
 
@@ -41,10 +43,13 @@ class BlobUsage:
 class BlobStore:
     """`shared.blobs.port.Blobs`; with `durable` a blob is on disk, not only in the page cache, when `put` returns.
 
+    `spool`: a folder of this host, with room for large blobs, where they are written before an object store takes them;
+    None: below the system's temporary folder.
+
     Raises UserError for a URI that names no store, Unavailable when it cannot be reached.
     """
 
-    def __init__(self, uri: str, *, durable: bool = False) -> None:
+    def __init__(self, uri: str, *, durable: bool = False, spool: Path | None = None) -> None:
         self._place = _place(uri)
         try:
             self._fs, self._root = arrow_fs.FileSystem.from_uri(uri)
@@ -56,6 +61,7 @@ class BlobStore:
             raise Unavailable(f"blob store {self._place} cannot be opened: {_sentence(error)}") from error
         self._is_local = isinstance(self._fs, arrow_fs.LocalFileSystem)
         self._durable = durable and self._is_local
+        self._spool = Path(self._root) / "tmp" if self._is_local else spool or Path(tempfile.gettempdir()) / _SPOOL
         self._folders: set[str] = set()
         self._job: str | None = None
         self._marked: set[str] = set()
@@ -95,8 +101,7 @@ class BlobStore:
 
     def writer(self) -> SpooledWriter:
         self._check_there()
-        folder = Path(self._root) if self._is_local else Path(tempfile.gettempdir()) / "triune-blobs"
-        return SpooledWriter(folder / "tmp", self._place, self._take)
+        return SpooledWriter(self._spool, self._place, self._take)
 
     def reader(self, ref: BlobRef) -> AheadReader:
         with self._reading(ref):
@@ -299,7 +304,13 @@ class BlobStore:
             temporary.unlink(missing_ok=True)
 
     def _clean(self) -> None:
-        """Remove what writers that were killed long ago have left."""
+        """Remove what killed writers have left: from this host's spool at once, from what others write, too, by age.
+
+        A writer that has just begun and does not hold its file yet gets Unavailable at its end, and begins anew.
+        """
+        if not self._is_local and self._spool.is_dir():
+            for path in self._spool.iterdir():
+                remove_unheld(path)
         selector = arrow_fs.FileSelector(f"{self._root}/tmp", allow_not_found=True)
         for info in self._fs.get_file_info(selector):
             if info.mtime is not None and info.mtime.timestamp() < time.time() - TEMPORARY_S:

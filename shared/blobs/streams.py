@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 from blake3 import blake3
 
+from shared.blobs.host_files import hold
 from shared.errors import BlobMissing, Unavailable
 from shared.messages import BlobRef
 
@@ -19,7 +20,7 @@ PIECE = 8 * 1024 * 1024
 class SpooledWriter:
     """`shared.blobs.port.BlobWriter` over a local temporary file, which `take` brings under the digest at the end.
 
-    An object store is written only then: it has no name for what has no digest yet.
+    An object store is written only then: it has no name for what has no digest yet. The file is held meanwhile.
     """
 
     def __init__(self, folder: Path, place: str, take: Callable[[Path, BlobRef], None]) -> None:
@@ -29,6 +30,8 @@ class SpooledWriter:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO = self._path.open("wb")
+            with contextlib.suppress(OSError):  # a share may know no locks: what was left there is told by its age
+                hold(self._file.fileno())
         except OSError as error:
             raise self._unavailable(error) from error
 

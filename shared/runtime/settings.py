@@ -90,6 +90,11 @@ class Settings:
         return self._host_files / "images"
 
     @property
+    def spool(self) -> Path:
+        """Folder of this host for large blobs on their way to an object store."""
+        return self._host_files / "spool"
+
+    @property
     def crashes(self) -> Path:
         """Folder of what crashed processes of this host have left."""
         return self._host_files / "crashes"

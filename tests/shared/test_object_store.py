@@ -14,11 +14,14 @@ from services.data.reading.sample import read_row
 from services.data.reading.sources import index_sources
 from shared.blobs.store import BlobStore
 from shared.errors import BadData, Unavailable
+from shared.runtime.settings import Settings
 from shared.samples.files import inspect_files, open_file, open_files, read_group
 from shared.samples.places import ANYWHERE, Roots, find, parse_place
+from shared.service import connect
 from tests.data.rows import math_row, png, write
 from tests.object_store import serving, upload
 from tests.shared.test_formats import as_jsonl, as_tar
+from triune.local.servers import NatsServer, RedisServer
 
 
 @pytest.fixture
@@ -88,3 +91,41 @@ def test_a_store_whose_region_nobody_tells_is_waited_for() -> None:
     ended = subprocess.run([*alone, sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.startswith("blob store s3://bucket/blobs cannot be opened: When resolving region")
     assert "secret" not in ended.stdout and ended.stdout.count("\n") == 1
+
+
+LEAVE_HALF = """
+import os, sys
+from pathlib import Path
+from shared.blobs.store import BlobStore
+BlobStore(sys.argv[1], spool=Path(sys.argv[2])).writer()
+os._exit(9)
+"""
+
+
+def test_what_a_killed_writer_left_in_the_spool_goes_at_the_next_start_and_nothing_else(
+    bucket: str, tmp_path: Path
+) -> None:
+    spool, uri = tmp_path / "spool", bucket % "blobs"
+    writer = BlobStore(uri, spool=spool).writer()
+    writer.write(b"a delta")
+    (mine,) = spool.iterdir()
+    ended = subprocess.run([sys.executable, "-c", LEAVE_HALF, uri, str(spool)], timeout=60, check=False)
+    assert ended.returncode == 9 and len(list(spool.iterdir())) == 2
+    store = BlobStore(uri, spool=spool)
+    assert list(spool.iterdir()) == [mine]
+    assert store.get(writer.commit()) == b"a delta"
+    assert not list(spool.iterdir())
+
+
+@pytest.mark.nats
+@pytest.mark.redis
+async def test_a_service_writes_what_an_object_store_is_to_get_into_its_host_s_cache(
+    bucket: str, tmp_path: Path, nats_server: NatsServer, redis_server: RedisServer
+) -> None:
+    """Not into the temporary folder, which is memory in containers."""
+    servers = {"nats_url": nats_server.url, "redis_url": redis_server.url}
+    settings = Settings(**servers, blobs=bucket % "blobs", runs=tmp_path / "runs", cache=tmp_path / "cache")
+    async with connect("learner", settings) as ports:
+        writer = ports.blobs.of("job").writer()
+        assert len(list((tmp_path / "cache" / "spool").iterdir())) == 1
+        writer.abort()
