@@ -93,5 +93,5 @@ class Blobs(Protocol):
         ...
 
     def delete(self, ref: BlobRef) -> None:
-        """Remove a blob, unless it belongs to another job, too; absent is fine. The learner alone calls it."""
+        """Remove a blob, unless it belongs to another job, too; absent is fine. For its writer or last reader."""
         ...
