@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from services.monitor.handlers import Desk, JobReading
 from services.monitor.history.fold import FINAL
 from services.monitor.history.queries import reading
+from services.monitor.history.schema import using
 from shared.errors import Corrupt, Refused, TriuneError, Unavailable
 from shared.jobs.record import ACTIVE, ENDED, OVER, IllegalMove, JobRecord, UnknownJob, active_of, by_age
 from shared.log.purging import drop_log
@@ -35,6 +36,7 @@ class Control:
         self.errors: dict[str, str] = {}  # job -> why its streams cannot be read
         self._readings: dict[str, tuple[JobReading, asyncio.Task[None]]] = {}
         self._on_file: set[str] = set()
+        self._away: set[str] = set()  # whose folders cannot be used now, as the log says
         self._freed: set[str] = set()  # their blobs are deleted, or are being
         self._heard = asyncio.Event()
         self._log = get_logger()
@@ -77,12 +79,24 @@ class Control:
             self._heard.set()
 
     async def _look(self, group: asyncio.TaskGroup) -> None:
-        """Once: promote, start and end readings, forget what was abandoned."""
+        """Once: promote, and see to each job; one whose folder cannot be used holds up none of the others."""
         await self._promote(list(self.records.values()))
         for record in sorted(self.records.values(), key=by_age):
-            await self._attend(group, record)
-            self._free_blobs(group, record)
-            await self._forget_abandoned(record)
+            try:
+                await self._see_to(group, record)
+                self._away.discard(record.id)
+            except Unavailable as error:
+                if record.id not in self._away:
+                    self._away.add(record.id)
+                    self._log.warning("a job cannot be seen to now; tried again", job=record.id, error=str(error))
+            except Corrupt as error:
+                self._give_up(record.id, error)
+
+    async def _see_to(self, group: asyncio.TaskGroup, record: JobRecord) -> None:
+        """Start and end the reading of one job, forget it when it was abandoned."""
+        await self._attend(group, record)
+        self._free_blobs(group, record)
+        await self._forget_abandoned(record)
 
     async def _promote(self, listed: list[JobRecord]) -> None:
         waiting = next_to_start(listed)
@@ -102,8 +116,9 @@ class Control:
             return
         if record.state in ACTIVE:
             self._on_file.discard(job)
-        wanted = record.state in ACTIVE or (record.state in ENDED and not await self._is_on_file(record))
-        if wanted and job not in self.errors:
+        if job in self.errors:
+            return
+        if record.state in ACTIVE or (record.state in ENDED and not await self._is_on_file(record)):
             reading_ = JobReading(self._desk, record)
             task = group.create_task(self._read(reading_))
             task.add_done_callback(lambda _: self._on_read(job))
@@ -135,10 +150,13 @@ class Control:
         except Unavailable as error:
             self._log.warning("reading a job stopped and starts again", job=job.record.id, error=str(error))
         except Corrupt as error:
-            self.errors[job.record.id] = str(error)
-            self._log.error("a job can no longer be read", job=job.record.id, error=str(error))
+            self._give_up(job.record.id, error)
         except TriuneError as error:
             self._log.error("reading a job failed and starts again", job=job.record.id, error=str(error))
+
+    def _give_up(self, job: str, error: Corrupt) -> None:
+        self.errors[job] = str(error)
+        self._log.error("a job can no longer be read", job=job, error=str(error))
 
     async def _discard(self, job: str) -> None:
         """Remove what the bus still holds of a job that is on file; a failed one keeps it, to be resumed."""
@@ -179,5 +197,6 @@ class Control:
 
 
 def _final_state(desk: Desk, record: JobRecord) -> str | None:
-    with reading(desk.runs / record.id) as reader:
+    folder = desk.runs / record.id
+    with using(folder), reading(folder) as reader:
         return reader.meta(FINAL) if reader else None

@@ -6,7 +6,6 @@
 import asyncio
 import contextlib
 import math
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import msgspec
-import pyarrow as pa
 
 from services.monitor.analysis.report import FEW_GROUPS, build_report
 from services.monitor.config import MonitorConfig
@@ -28,13 +26,13 @@ from services.monitor.history.batch import Batch, Progress
 from services.monitor.history.files import read_report, write_report
 from services.monitor.history.fold import EVENTS, FINAL, Fold
 from services.monitor.history.queries import reading
+from services.monitor.history.schema import using
 from services.monitor.history.store import Store
 from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
 from services.monitor.values.where import ALL
 from shared.blobs.port import Blobs
 from shared.bus.port import Bus, JournalEntry, JournalReader
-from shared.errors import Corrupt, Unavailable
 from shared.jobs.record import ENDED, OVER, JobRecord, JobStore
 from shared.log.purging import MONITOR
 from shared.messages import Event
@@ -221,12 +219,8 @@ class JobReading:
             await self._in_thread(lambda: keep_images(self.folder, blobs, limit))
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        try:
+        with using(self.folder):
             return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (OSError, sqlite3.OperationalError) as error:
-            raise Unavailable(f"run folder {self.folder} cannot be used: {error}") from error
-        except (sqlite3.DatabaseError, pa.ArrowInvalid) as error:
-            raise Corrupt(f"the store in {self.folder} is damaged: {error}") from error
 
 
 @dataclass(frozen=True)

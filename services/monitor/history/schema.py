@@ -1,9 +1,14 @@
 """The tables of a job's store: SQLite in the run folder, one writer, any number of readers (write-ahead log)."""
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 from services.monitor.history import peaks, totals
+from shared.errors import Corrupt, Unavailable
 
 STORE_NAME = "monitor.sqlite"
 TRAIN_VERSION = -1
@@ -87,6 +92,17 @@ CREATE TABLE IF NOT EXISTS evaluations(
 def incarnation_key(version: int) -> str:
     """The fact that names the incarnation of an evaluated version's weights, where it is not the first one."""
     return f"evaluation/{version}/incarnation"
+
+
+@contextlib.contextmanager
+def using(folder: Path) -> Iterator[None]:
+    """What the disk, SQLite and Arrow raise inside, in our words: Unavailable, or Corrupt where `folder` is damaged."""
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        raise Unavailable(f"run folder {folder} cannot be used: {error}") from error
+    except (sqlite3.DatabaseError, pa.ArrowInvalid) as error:
+        raise Corrupt(f"the store in {folder} is damaged: {error}") from error
 
 
 def open_for_writing(folder: Path) -> sqlite3.Connection:
