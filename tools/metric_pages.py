@@ -257,6 +257,8 @@ def documentation() -> str:
         "",
         "`monitor.sinks` in a job file names them; each is an extra (`pip install .[NAME]`) and is fed step by step",
         "from the run's store, which remembers how far each got: a monitor that begins anew goes on there.",
+        "Nothing waits for a sink that is away or fails: it is tried again each minute, the end of a job waits 30 s",
+        "for it, and the log says of one that did not get all of the job which step was its last.",
         "",
         "| sink | writes to | tried with |",
         "|---|---|---|",

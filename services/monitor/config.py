@@ -14,6 +14,14 @@ class MonitorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """At least so long between two writings of report.json; an evaluation is written at once."""
     draw_s: float = 60.0
     """At least so long between two writings of curves.png and metrics.parquet; both are written at the end."""
+    feed_s: float = 5.0
+    """How often a job's sinks (TensorBoard and the like) are given what is new."""
+    feed_again_s: float = 60.0
+    """A sink that failed is tried again after so long."""
+    feed_last_s: float = 30.0
+    """The end of a job waits for its sinks for so long at most."""
+    feed_close_s: float = 3.0
+    """A monitor that stops waits for the sinks to be closed for so long at most."""
     promote_s: float = 0.5
     """How often the queue of jobs is looked at."""
     sample_s: float = 2.0

@@ -9,6 +9,7 @@ import contextlib
 import shutil
 from collections.abc import Iterable
 
+from services.monitor.exports.feeding import Feeds
 from services.monitor.handlers import Desk, JobReading
 from services.monitor.history.fold import FINAL
 from services.monitor.history.queries import reading
@@ -35,6 +36,7 @@ class Control:
         self.records: dict[str, JobRecord] = {}
         self.errors: dict[str, str] = {}  # job -> why its streams cannot be read
         self._readings: dict[str, tuple[JobReading, asyncio.Task[None]]] = {}
+        self._feeds: dict[str, Feeds] = {}  # they outlive a reading that starts again
         self._on_file: set[str] = set()
         self._away: set[str] = set()  # whose folders cannot be used now, as the log says
         self._freed: set[str] = set()  # their blobs are deleted, or are being
@@ -57,15 +59,18 @@ class Control:
 
     async def run(self) -> None:
         """Hear of every record and look at the jobs, for ever."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._hear())
-            while True:
-                with contextlib.suppress(Unavailable):
-                    await self._look(group)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._desk.config.promote_s):
-                        await self._heard.wait()
-                self._heard.clear()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._hear())
+                while True:
+                    with contextlib.suppress(Unavailable):
+                        await self._look(group)
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(self._desk.config.promote_s):
+                            await self._heard.wait()
+                    self._heard.clear()
+        finally:
+            await asyncio.gather(*map(self._leave_sinks, list(self._feeds)))
 
     async def _hear(self) -> None:
         async for job, record in self._desk.jobs.watch():
@@ -90,7 +95,7 @@ class Control:
                     self._away.add(record.id)
                     self._log.warning("a job cannot be seen to now; tried again", job=record.id, error=str(error))
             except Corrupt as error:
-                self._give_up(record.id, error)
+                await self._give_up(record.id, error)
 
     async def _see_to(self, group: asyncio.TaskGroup, record: JobRecord) -> None:
         """Start and end the reading of one job, forget it when it was abandoned."""
@@ -119,10 +124,21 @@ class Control:
         if job in self.errors:
             return
         if record.state in ACTIVE or (record.state in ENDED and not await self._is_on_file(record)):
-            reading_ = JobReading(self._desk, record)
+            reading_ = JobReading(self._desk, record, self._feeds_of(record))
             task = group.create_task(self._read(reading_))
             task.add_done_callback(lambda _: self._on_read(job))
             self._readings[job] = reading_, task
+
+    def _feeds_of(self, record: JobRecord) -> Feeds:
+        held = self._feeds.get(record.id)
+        if held is None or held.is_ending:
+            folder, names = self._desk.runs / record.id, record.spec.monitor.sinks
+            held = self._feeds[record.id] = Feeds(folder, record.id, names, self._desk.config)
+        return held
+
+    async def _leave_sinks(self, job: str) -> None:
+        if feeds := self._feeds.pop(job, None):
+            await feeds.leave(self._desk.config.feed_close_s)
 
     def _on_read(self, job: str) -> None:
         """The end of a job is told last: its last steps are read after it was recorded."""
@@ -143,6 +159,7 @@ class Control:
         """Read one job; an error ends this reading alone: the others and the API go on."""
         try:
             await job.run()
+            self._feeds.pop(job.record.id, None)
             if job.record.state in ("done", "stopped"):
                 await self._discard(job.record.id)
         except Refused:
@@ -150,13 +167,14 @@ class Control:
         except Unavailable as error:
             self._log.warning("reading a job stopped and starts again", job=job.record.id, error=str(error))
         except Corrupt as error:
-            self._give_up(job.record.id, error)
+            await self._give_up(job.record.id, error)
         except TriuneError as error:
             self._log.error("reading a job failed and starts again", job=job.record.id, error=str(error))
 
-    def _give_up(self, job: str, error: Corrupt) -> None:
+    async def _give_up(self, job: str, error: Corrupt) -> None:
         self.errors[job] = str(error)
         self._log.error("a job can no longer be read", job=job, error=str(error))
+        await self._leave_sinks(job)
 
     async def _discard(self, job: str) -> None:
         """Remove what the bus still holds of a job that is on file; a failed one keeps it, to be resumed."""

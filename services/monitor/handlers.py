@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -19,9 +18,9 @@ import msgspec
 from services.monitor.analysis.report import FEW_GROUPS, build_report
 from services.monitor.config import MonitorConfig
 from services.monitor.exports.curves import draw_curves
+from services.monitor.exports.feeding import Feeds
 from services.monitor.exports.images import keep_images
 from services.monitor.exports.points import write_metrics
-from services.monitor.exports.sinks import Sinks
 from services.monitor.history.batch import Batch, Progress
 from services.monitor.history.files import read_report, write_report
 from services.monitor.history.fold import EVENTS, FINAL, Fold
@@ -61,14 +60,13 @@ class Desk:
 class JobReading:
     """The reading of one job, from its first record until it has ended and everything is in the store."""
 
-    def __init__(self, desk: Desk, record: JobRecord) -> None:
-        self.desk, self.record = desk, record
+    def __init__(self, desk: Desk, record: JobRecord, feeds: Feeds) -> None:
+        self.desk, self.record, self._feeds = desk, record, feeds
         self.folder = desk.runs / record.id
         self._thread = ThreadPoolExecutor(1, f"store-{record.id}")  # the store's one thread
         self._log = get_logger(job=record.id)
         self._reported_at = self._draw_at = -math.inf
         self._store: Store | None = None
-        self._sinks: Sinks | None = None
 
     async def run(self) -> None:
         """Read until the job has ended and its log is in the store; raises Corrupt when the log has a gap."""
@@ -77,19 +75,18 @@ class JobReading:
             store = self._store = await asyncio.shield(opened)
             fold = Fold(store)
             await self._in_thread(fold.reopen)
-            self._sinks = await asyncio.to_thread(Sinks, self.folder, self.record.id, self.record.spec.monitor.sinks)
             async with self._readers(store) as readers:
                 await self._read_all(fold, readers)
             await self._in_thread(fold.write_rest)
-            await self._feed_sinks()
+            self._feeds.end()
             await self.write_files(final=True)
             await self._keep_images()
+            await self._feeds.ended(self.desk.config.feed_last_s)
+            await self._remember_fed()
             await self._in_thread(lambda: _mark_final(store, self.record))
             self._log.info("the job is on file", state=self.record.state)
         finally:
             self._store = None
-            if self._sinks is not None:
-                await asyncio.to_thread(self._sinks.close)
             await asyncio.shield(self._close(opened))
 
     async def _close(self, opened: "asyncio.Future[Store]") -> None:
@@ -186,19 +183,17 @@ class JobReading:
         if now - self._reported_at < self.desk.config.report_s and not progress.evaluations:
             return
         self._reported_at = now
-        await self._feed_sinks()
+        await self._remember_fed()
         draw = now >= self._draw_at
         await self.write_files(everything=draw)
         if draw:
             drawn_at = asyncio.get_running_loop().time()
             self._draw_at = drawn_at + max(self.desk.config.draw_s, DRAW_PAUSE * (drawn_at - now))
 
-    async def _feed_sinks(self) -> None:
-        sinks, store = self._sinks, self._store
-        if sinks is None or store is None:
-            return
-        while fed := await asyncio.to_thread(sinks.feed):
-            await self._in_thread(partial(_remember, store, fed))
+    async def _remember_fed(self) -> None:
+        store, fed = self._store, self._feeds.fed
+        if store is not None and fed:
+            await self._in_thread(lambda: _remember(store, fed))
 
     async def note(self, values: Mapping[str, float]) -> None:
         """Points of this moment, of all sources together: queue depths and the like."""

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from services.monitor.exports import sinks
-from services.monitor.exports.sinks import Sinks, missing_sinks
+from services.monitor.config import MonitorConfig
+from services.monitor.exports.feeding import Feeds
+from services.monitor.exports.sinks import missing_sinks
 from services.monitor.history.batch import Batch
 from services.monitor.history.fold import Fold
 from services.monitor.history.store import Store
 from services.monitor.values.catalog import describe, v_triune_name
 from services.monitor.values.where import ALL, Where
-from shared.errors import Unavailable
 from tests.monitor.runs import entries, eval_done, group, step_done
 
 
@@ -56,6 +56,14 @@ def filled(folder: Path) -> Store:
     return store
 
 
+async def feed(folder: Path, *names: str) -> dict[str, str]:
+    """Give the sinks all that is new, and close them; the facts that they leave."""
+    feeds = Feeds(folder, "demo", names, MonitorConfig())
+    feeds.end()
+    await feeds.ended(120.0)
+    return feeds.fed
+
+
 def remember(store: Store, facts: dict[str, str]) -> None:
     with store.transaction():
         for key, value in facts.items():
@@ -67,34 +75,13 @@ def test_a_sink_that_is_not_installed_is_named_at_submission() -> None:
     assert missing_sinks(["no_such_sink"])[0].endswith("pip install no_such_sink")
 
 
-def test_a_sink_that_does_not_start_closes_those_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    closed: list[str] = []
-
-    class Starts:
-        def __init__(self, folder: Path, job: str) -> None:
-            del folder
-
-        def close(self) -> None:
-            closed.append("the first")
-
-    def fails(folder: Path, job: str) -> None:
-        raise Unavailable("it does not answer")
-
-    monkeypatch.setattr(sinks, "_KINDS", {"first": Starts, "second": fails})
-    with pytest.raises(Unavailable):
-        Sinks(tmp_path, "job", ["first", "second"])
-    assert closed == ["the first"]
-
-
-def test_tensorboard_gets_every_step_once(tmp_path: Path) -> None:
+async def test_tensorboard_gets_every_step_once(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     store = filled(tmp_path)
-    sinks = Sinks(tmp_path, "demo", ["tensorboard"])
-    remember(store, sinks.feed())
-    assert sinks.feed() == {}  # nothing is new
-    sinks.close()
+    remember(store, await feed(tmp_path, "tensorboard"))
+    assert await feed(tmp_path, "tensorboard") == {}  # nothing is new
     events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"tensors": 0}).Reload()
     steps = [event.step for event in events.Tensors("rews_final_reward/sums")]
     assert steps == [1, 2]
@@ -112,18 +99,16 @@ def said_by(script: str, folder: Path, **variables: str) -> Any:
 
 
 MLFLOW = """
-import json, sys
+import asyncio, json, sys
 from pathlib import Path
-from services.monitor.exports.sinks import FED_STEP, Sinks
 from services.monitor.history.store import Store
+from tests.monitor.test_sinks import feed
 folder = Path(sys.argv[1])
 for known in ("0", "1"):  # the second monitor begins after one that was killed before it noted the last step
     store = Store(folder)
     with store.transaction():
-        store.set_meta(FED_STEP, known)
-    sinks = Sinks(folder, "demo", ["mlflow"])
-    sinks.feed()
-    sinks.close()
+        store.set_meta("sinks.mlflow.step", known)
+    asyncio.run(feed(folder, "mlflow"))
     store.close()
 import mlflow
 client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
@@ -145,12 +130,10 @@ def test_mlflow_has_one_run_a_job_with_every_step_also_when_a_monitor_begins_ane
 
 
 TRACKIO = """
-import json, sys
+import asyncio, json, sys
 from pathlib import Path
-from services.monitor.exports.sinks import Sinks
-sinks = Sinks(Path(sys.argv[1]), "demo", ["trackio"])
-sinks.feed()
-sinks.close()
+from tests.monitor.test_sinks import feed
+asyncio.run(feed(Path(sys.argv[1]), "trackio"))
 from trackio.sqlite_storage import SQLiteStorage
 print(json.dumps(SQLiteStorage.get_logs("triune", "demo")))
 """
@@ -166,11 +149,9 @@ def test_trackio_has_every_step_in_its_local_store(tmp_path: Path) -> None:
     assert [row["test_final_reward/sums"] for row in rows if row["step"] == 0] == [1.0]
 
 
-def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    store = filled(tmp_path)
-    sinks = Sinks(tmp_path, "demo", ["wandb"])
-    remember(store, sinks.feed())
-    sinks.close()
+    filled(tmp_path)
+    await feed(tmp_path, "wandb")
     assert list((tmp_path / "wandb").glob("offline-run-*-demo/run-demo.wandb"))

@@ -1,8 +1,9 @@
 """Other places for a run's series, under V-Triune's names: TensorBoard, Weights & Biases, MLflow and Trackio.
 
-A sink is fed from the store, step by step, and the store remembers how far it got; what is written again after a kill
-is the same value of the same step. The libraries are optional extras, loaded when a job asks for them. Each reads its
-own variables (`WANDB_API_KEY`, `WANDB_MODE=offline`, `MLFLOW_TRACKING_URI`, `TRACKIO_DIR`, `TRACKIO_SPACE_ID`).
+A sink is fed from the store, step by step (`feeding.py`); what is written again after a kill is the same value of the
+same step. It may raise anything, and take as long as it likes. The libraries are optional extras, loaded when a job
+asks for them. Each reads its own variables (`WANDB_API_KEY`, `WANDB_MODE=offline`, `MLFLOW_TRACKING_URI`,
+`TRACKIO_DIR`, `TRACKIO_SPACE_ID`).
 """
 
 import contextlib
@@ -11,18 +12,12 @@ import importlib.util
 import io
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from services.monitor.history.queries import reading
-from services.monitor.values.catalog import v_triune_name
-from services.monitor.values.where import Where
 from shared.errors import Unavailable
 
-FED_STEP, FED_VERSION = "sinks.step", "sinks.version"
-"""Facts in the store: the last training step and the last evaluated version that the sinks have."""
-STEPS_AT_ONCE = 200
 START_S = 30
 PROJECT = "triune"
 MLFLOW_AT_ONCE = 1000
@@ -151,7 +146,7 @@ class TrackioSink:
 
 PACKAGES: Mapping[str, Sequence[str]] = {"mlflow": ("mlflow", "sqlalchemy", "alembic")}
 """What a sink imports, where it is more than the package of its name."""
-_KINDS: Mapping[str, Any] = {
+KINDS: Mapping[str, Any] = {
     "tensorboard": TensorBoardSink,
     "wandb": WandbSink,
     "mlflow": MlflowSink,
@@ -169,51 +164,3 @@ def missing_sinks(names: Sequence[str]) -> list[str]:
 
 
 EXTRAS: Mapping[str, str] = {"mlflow": "mlflow-skinny sqlalchemy alembic"}
-
-
-class Sinks:
-    """The sinks of one job; with none of them, nothing happens."""
-
-    def __init__(self, folder: Path, job: str, names: Sequence[str]) -> None:
-        self._folder = folder
-        self._sinks: list[Sink] = []
-        with contextlib.ExitStack() as undo:
-            undo.callback(self.close)  # those that did start, where one does not
-            for name in names:
-                self._sinks.append(_KINDS[name](folder, job))
-            undo.pop_all()
-
-    def feed(self) -> dict[str, str]:
-        """Write what the store has and the sinks have not; returns the facts to remember in the store."""
-        fed: dict[str, str] = {}
-        if not self._sinks:
-            return fed
-        for fact, step, at, values in self._new():
-            for sink in self._sinks:
-                sink.write(step, at, values)
-            fed[fact] = str(step)
-        for sink in self._sinks:
-            sink.flush()
-        return fed
-
-    def _new(self) -> Iterator[tuple[str, int, float, dict[str, float]]]:
-        with reading(self._folder) as reader:
-            if reader is None:
-                return
-            for step in reader.steps(int(reader.meta(FED_STEP) or 0), STEPS_AT_ONCE):
-                points = reader.step_points(step["step"], evaluated=False)
-                yield FED_STEP, step["step"], step["finished_at"], _named(points)
-            last = int(reader.meta(FED_VERSION) or -1)
-            for done in reader.evaluations():
-                if done["version"] > last:
-                    points = reader.step_points(done["version"], evaluated=True)
-                    yield FED_VERSION, done["version"], done["finished_at"], _named(points)
-
-    def close(self) -> None:
-        for sink in self._sinks:
-            with contextlib.suppress(Unavailable):
-                sink.close()
-
-
-def _named(points: Sequence[tuple[str, Where, float]]) -> dict[str, float]:
-    return {v_triune_name(name, where): value for name, where, value in points}
