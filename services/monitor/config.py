@@ -26,6 +26,8 @@ class MonitorConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How often the queue of jobs is looked at."""
     sample_s: float = 2.0
     """How often queue depths and replicas are looked at."""
+    rest_s: float = 30.0
+    """A queue depth (and the like) that has not changed is noted again after so long."""
     silent_s: float = 5.0
     """A replica that was not heard of for so long is shown as silent."""
     forget_s: float = 300.0

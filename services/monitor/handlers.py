@@ -29,6 +29,7 @@ from services.monitor.history.schema import using
 from services.monitor.history.store import Store
 from services.monitor.live import Live
 from services.monitor.metrics import MonitorMetrics
+from services.monitor.values.resting import Resting
 from services.monitor.values.where import ALL
 from shared.blobs.port import Blobs
 from shared.bus.port import Bus, JournalEntry, JournalReader
@@ -66,6 +67,7 @@ class JobReading:
         self._thread = ThreadPoolExecutor(1, f"store-{record.id}")  # the store's one thread
         self._log = get_logger(job=record.id)
         self._reported_at = self._draw_at = -math.inf
+        self._resting = Resting(desk.config.rest_s)
         self._store: Store | None = None
 
     async def run(self) -> None:
@@ -196,10 +198,10 @@ class JobReading:
             await self._in_thread(lambda: _remember(store, fed))
 
     async def note(self, values: Mapping[str, float]) -> None:
-        """Points of this moment, of all sources together: queue depths and the like."""
-        store, now = self._store, time.time()
+        """Points of this moment, of all sources together: queue depths and the like, as far as they have changed."""
+        store = self._store
         if store is not None:
-            await self._in_thread(lambda: _note(store, now, values))
+            await self._in_thread(lambda: _note(store, values, self._resting))
 
     async def write_files(self, everything: bool = True, *, final: bool = False) -> None:
         """`report.json`; with `everything` also `metrics.parquet` and `curves.png`; `final`: all is in the store."""
@@ -276,9 +278,13 @@ def _remember(store: Store, facts: Mapping[str, str]) -> None:
             store.set_meta(key, value)
 
 
-def _note(store: Store, now: float, values: Mapping[str, float]) -> None:
-    with store.transaction():
-        store.add_points(store.last_step(), now, {ALL: {**values, **store.queued_staleness()}})
+def _note(store: Store, values: Mapping[str, float], resting: Resting) -> None:
+    now = time.monotonic()
+    due = resting.due({**values, **store.queued_staleness()}, now)
+    if due:
+        with store.transaction():
+            store.add_points(store.last_step(), time.time(), {ALL: due})
+        resting.noted(due, now)
 
 
 def _mark_final(store: Store, record: JobRecord) -> None:

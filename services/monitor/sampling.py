@@ -14,7 +14,10 @@ from shared.ledger.port import Ledger
 
 
 class Sampler:
-    """Notes queue depths and groups in flight of the active job, and shows which replicas are alive."""
+    """Notes queue depths and groups in flight of the active job, and shows which replicas are alive.
+
+    The gauges are set at every look; the run's history gets what has changed.
+    """
 
     def __init__(self, desk: Desk, control: Control, replicas: Replicas, ledger: Ledger) -> None:
         self._desk, self._control, self._replicas, self._ledger = desk, control, replicas, ledger

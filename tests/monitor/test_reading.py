@@ -38,7 +38,7 @@ async def test_a_job_that_is_let_go_while_its_store_is_being_opened_leaves_none_
     monkeypatch.setattr(handlers, "Store", Slow)
     spec = parse_job({"model": "m", "total_steps": 1, "data": {"train": ["x"]}})
     record = JobRecord(id="job", spec=spec, state="running", created_at=0.0)
-    desk, feeds = SimpleNamespace(runs=tmp_path), Feeds(tmp_path, "job", [], MonitorConfig())
+    desk, feeds = SimpleNamespace(runs=tmp_path, config=MonitorConfig()), Feeds(tmp_path, "job", [], MonitorConfig())
     reading = asyncio.ensure_future(handlers.JobReading(desk, record, feeds).run())  # type: ignore[arg-type]
     assert await asyncio.to_thread(Slow.opens.wait, LIMIT_S)
     reading.cancel()
