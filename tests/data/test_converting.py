@@ -149,6 +149,18 @@ def test_lines_of_questions_choose_their_verifier(tmp_path: Path) -> None:
     assert texts[3].count("<image>") == 1 and len(rows[2]["images"]) == 0
 
 
+def test_of_a_gsm8k_answer_what_follows_the_last_hashes_is_the_truth(tmp_path: Path) -> None:
+    lines = [
+        {"question": "How many clips?", "answer": "In May 48/2 = <<48/2=24>>24.\n48+24 = <<48+24=72>>72.\n#### 72"},
+        {"question": "2?", "answer": "#### 2"},
+        {"question": "Which word has 4 letters?", "answer": "It is not the first.\n#### exit"},
+    ]
+    (tmp_path / "gsm8k.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    models = [row["reward_model"] for row in converted(tmp_path / "gsm8k.jsonl", tmp_path / "out")]
+    assert [model["ground_truth"] for model in models] == ["\\boxed{72}", "\\boxed{2}", "\\boxed{exit}"]
+    assert [model["verifier"] for model in models] == ["mathverify", "mathverify", "exact"]
+
+
 def test_easy_r1_and_verl_tables_keep_their_turns_and_truths(tmp_path: Path) -> None:
     easy = pa.Table.from_pylist(
         [{"images": [{"bytes": png(), "path": None}], "problem": "<image>Area?", "answer": "9"}]

@@ -91,10 +91,16 @@ def answer_row(
     answer: str,
     images: Sequence[tuple[bytes, str]],
     ability: str,
-    verifier: str,
+    verifier: str = "",
+    has_options: bool = False,
     turns: Sequence[dict[str, str]] = (),
 ) -> Row:
-    """A question with one answer; `turns` stand before it. Raises BadSample for an empty question or answer."""
+    """A question with one answer; `turns` stand before it. Raises BadSample for an empty question or answer.
+
+    `verifier` empty: the one that fits the answer; `has_options` says that the question names letters to choose from.
+    """
+    answer = after_hashes(answer)
+    verifier = verifier or verifier_for(answer, has_options=has_options)
     if not question.strip() or not answer.strip():
         raise BadSample("no question" if not question.strip() else "no answer")
     missing = len(images) - question.count(IMAGE_MARK) - sum(turn["content"].count(IMAGE_MARK) for turn in turns)
@@ -110,6 +116,11 @@ def answer_row(
         "verifier_parm": {"det_verifier_normalized": None, "det_reward_ratio": dict.fromkeys(RATIO_NAMES)},
     }
     return _row(source, key, text, images, ability, reward, turns)
+
+
+def after_hashes(text: str) -> str:
+    """What follows the last `####`, which in GSM8K's form ends the way to the answer; `text` where there is none."""
+    return text.rpartition("####")[2].strip() if "####" in text else text
 
 
 def verifier_for(answer: str, *, has_options: bool) -> str:

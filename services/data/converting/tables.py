@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.data.converting.options import Options, read_image
-from services.data.converting.rows import Draft, Drafts, Row, answer_row, verifier_for
+from services.data.converting.rows import Draft, Drafts, Row, answer_row
 from shared.errors import BadData, BadSample
 from shared.samples.formats import jsonl
 from shared.samples.images import LIMIT_BYTES
@@ -115,17 +115,16 @@ def _orsta_row(row: Row, folder: Path) -> Row:
 def _row(row: Row, key: str, folder: Path, options: Options) -> Row:
     images = _images(row, folder, options)
     turns, question = _question(row, options)
-    answer = _answer(row, options)
     given = row.get("data_source")
     ability = row.get("ability")
     return answer_row(
         source=given if isinstance(given, str) and given else options.source,
         key=key,
         question=question,
-        answer=answer,
+        answer=_answer(row, options),
         images=images,
         ability=ability if isinstance(ability, str) and ability else options.ability,
-        verifier=options.verifier or verifier_for(answer, has_options=False),
+        verifier=options.verifier,
         turns=turns,
     )
 
@@ -237,5 +236,6 @@ def _tsv_row(row: dict[str, str], index: str, image: str, folder: Path, options:
         answer=answer,
         images=images,
         ability=options.ability,
-        verifier=options.verifier or verifier_for(answer, has_options=bool(choices)),
+        verifier=options.verifier,
+        has_options=bool(choices),
     )
