@@ -185,6 +185,56 @@ def test_easy_r1_and_verl_tables_keep_their_turns_and_truths(tmp_path: Path) -> 
     assert row["reward_model"]["ground_truth"] == "\\boxed{9}"
 
 
+def test_content_in_parts_is_its_texts_with_a_mark_where_an_image_stands(tmp_path: Path) -> None:
+    """The form of Hugging Face's and TRL's VLM data sets; parquet gives each part the fields of all."""
+    parts = [{"type": "text", "text": "See "}, {"type": "image"}, {"type": "text", "text": ": how many red bars?"}]
+    row = {
+        "prompt": [
+            {"role": "system", "content": [{"type": "text", "text": "Be brief."}]},
+            {"role": "user", "content": parts},
+        ],
+        "images": [{"bytes": png(), "path": None}],
+        "solution": "3",
+    }
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "trl.parquet")
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img/a.png").write_bytes(png())
+    messages = [
+        {"role": "user", "content": [{"type": "image", "image": "img/a.png"}, {"type": "text", "text": "What?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "5"}]},
+    ]
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"messages": messages}))
+    (trl,) = converted(tmp_path / "trl.parquet", tmp_path / "one")
+    (talk,) = converted(tmp_path / "talk.jsonl", tmp_path / "two")
+    assert [turn["content"] for turn in trl["prompt"]] == ["Be brief.", "See <image>: how many red bars?"]
+    assert [turn["content"] for turn in talk["prompt"]] == ["<image>What?"]
+    assert (talk["images"][0]["bytes"], talk["reward_model"]["ground_truth"]) == (png(), "\\boxed{5}")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "reason"),
+    [
+        ([{"role": "user", "content": [{"type": "video", "video": "a.mp4"}]}], "1", "a part of type 'video'"),
+        ([{"role": "user", "content": [{"type": "text", "text": None}]}], "1", "a part of type 'text'"),
+        ([{"role": "user", "content": [7]}], "1", "a part that is a int without a type"),
+        ([{"role": "user", "content": {"text": "1?"}}], "1", "content is a dict"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "1", "1 <image> for 0 images"),
+        ([{"content": "1?"}], "1", "role is null"),
+        ([], "1", "the prompt has no turns"),
+        (["1?"], "1", "a turn is a str"),
+        ({"text": "1?"}, "1", "the question is a dict"),
+        ("1?", ["1", "one"], "the answer is a list"),
+    ],
+)
+def test_what_is_no_text_is_left_out_and_never_written_as_python_shows_it(
+    tmp_path: Path, prompt: object, answer: object, reason: str
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": prompt, "answer": answer}))
+    (draft,) = CONVERTERS["table"](tmp_path / "a.jsonl", Options("mine"))
+    with pytest.raises(BadSample, match=reason):
+        draft.make()
+
+
 def test_a_saved_data_set_of_the_datasets_library_is_a_table(tmp_path: Path) -> None:
     """`save_to_disk` writes an Arrow stream, its state and its description; `cache-*.arrow` are left-overs."""
     table = pa.Table.from_pylist([{"image": {"bytes": png(), "path": "x.png"}, "query": "How many?", "label": "3"}])

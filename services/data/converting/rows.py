@@ -95,7 +95,7 @@ def answer_row(
     has_options: bool = False,
     turns: Sequence[dict[str, str]] = (),
 ) -> Row:
-    """A question with one answer; `turns` stand before it. Raises BadSample for an empty question or answer.
+    """A question with one answer; `turns` stand before it. Raises BadSample: no question, no answer, or too few images.
 
     `verifier` empty: the one that fits the answer; `has_options` says that the question names letters to choose from.
     """
@@ -103,8 +103,10 @@ def answer_row(
     verifier = verifier or verifier_for(answer, has_options=has_options)
     if not question.strip() or not answer.strip():
         raise BadSample("no question" if not question.strip() else "no answer")
-    missing = len(images) - question.count(IMAGE_MARK) - sum(turn["content"].count(IMAGE_MARK) for turn in turns)
-    text = IMAGE_MARK * max(0, missing) + question
+    marks = question.count(IMAGE_MARK) + sum(turn["content"].count(IMAGE_MARK) for turn in turns)
+    if marks > len(images):
+        raise BadSample(f"the prompt has {marks} {IMAGE_MARK} for {len(images)} images; expected one for each image")
+    text = IMAGE_MARK * (len(images) - marks) + question
     if verifier != "mathverify":  # the data service asks mathverify rows itself
         text = f"{text}\n{_ANSWER_FORM}"
     reward = {

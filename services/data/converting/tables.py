@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from services.data.converting.options import Options, read_image
 from services.data.converting.rows import Draft, Drafts, Row, answer_row
+from services.data.converting.turns import Turn, as_text, first_of, read_turns
 from shared.errors import BadData, BadSample
 from shared.samples.formats import jsonl
 from shared.samples.images import LIMIT_BYTES
@@ -113,19 +114,19 @@ def _orsta_row(row: Row, folder: Path) -> Row:
 
 
 def _row(row: Row, key: str, folder: Path, options: Options) -> Row:
-    images = _images(row, folder, options)
-    turns, question = _question(row, options)
+    *before, question = _turns(row, options)
+    inside = [image for turn in (*before, question) for image in turn.images]
     given = row.get("data_source")
     ability = row.get("ability")
     return answer_row(
         source=given if isinstance(given, str) and given else options.source,
         key=key,
-        question=question,
+        question=question.text,
         answer=_answer(row, options),
-        images=images,
+        images=_images(row, inside, folder, options),
         ability=ability if isinstance(ability, str) and ability else options.ability,
         verifier=options.verifier,
-        turns=turns,
+        turns=[{"role": turn.role, "content": turn.text} for turn in before],
     )
 
 
@@ -137,39 +138,30 @@ def _column(row: Row, wanted: str, usual: tuple[str, ...], what: str) -> Any:
     raise BadSample(f"no {what}: none of the columns {', '.join(names)} has a value; there are {', '.join(row)}")
 
 
-def _question(row: Row, options: Options) -> tuple[list[dict[str, str]], str]:
+def _turns(row: Row, options: Options) -> list[Turn]:
     """The turns before the question, and the question."""
     talk = row.get("conversations") or row.get("messages")
     if isinstance(talk, list) and not options.question:
-        return [], _said(talk, ("human", "user"))
+        return [first_of(talk, ("human", "user"))]
     found = _column(row, options.question, QUESTIONS, "question")
-    if isinstance(found, list):  # verl: chat turns
-        turns = [{"role": str(turn.get("role")), "content": str(turn.get("content"))} for turn in found]
-        return turns[:-1], turns[-1]["content"] if turns else ""
-    return [], str(found)
+    return read_turns(found) if isinstance(found, list) else [Turn("user", as_text(found, "question"))]
 
 
 def _answer(row: Row, options: Options) -> str:
     if options.answer:
-        return str(_column(row, options.answer, (), "answer"))
+        return as_text(_column(row, options.answer, (), "answer"), "answer")
     reward, talk = row.get("reward_model"), row.get("conversations") or row.get("messages")
     if isinstance(reward, Mapping) and reward.get("ground_truth") is not None:
-        return str(reward["ground_truth"])
+        return as_text(reward["ground_truth"], "answer")
     if isinstance(talk, list):
-        return _said(talk, ("gpt", "assistant"))
-    return str(_column(row, "", ANSWERS, "answer"))
+        return first_of(talk, ("gpt", "assistant")).text
+    return as_text(_column(row, "", ANSWERS, "answer"), "answer")
 
 
-def _said(talk: list[Any], roles: tuple[str, ...]) -> str:
-    for turn in talk:
-        if isinstance(turn, Mapping) and (turn.get("from") or turn.get("role")) in roles:
-            return str(turn.get("value") or turn.get("content") or "")
-    raise BadSample(f"no turn of {' or '.join(roles)}")
-
-
-def _images(row: Row, folder: Path, options: Options) -> list[tuple[bytes, str]]:
+def _images(row: Row, inside: list[Any], folder: Path, options: Options) -> list[tuple[bytes, str]]:
+    """Those of the images' column, else those that lie `inside` of the turns."""
     name = options.image or next((name for name in IMAGES if row.get(name) is not None), "")
-    found = row.get(name) if name else None
+    found = row.get(name) if name else inside
     items = found if isinstance(found, list) else [] if found is None else [found]
     return [_image(item, options.images or folder) for item in items]
 
