@@ -51,7 +51,8 @@ class Place:
 
     @property
     def folder(self) -> "Place":
-        return replace(self, path=self.path.rpartition("/")[0] or "/")
+        above, slash, _ = self.path.rpartition("/")
+        return replace(self, path=above or slash or ".")
 
     def __truediv__(self, name: str) -> "Place":
         return replace(self, path=name if self.path == "." else f"{self.path.rstrip('/')}/{name}")

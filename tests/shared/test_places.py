@@ -50,6 +50,19 @@ def test_relative_paths_begin_in_the_working_directory(tmp_path: Path, monkeypat
     assert found("d") == found("./d/*") == found("**/*.parquet") == ["d/a.parquet"]
 
 
+@pytest.mark.parametrize("pattern", ["rows.jsonl", "./rows.jsonl", "d/../rows.jsonl"])
+def test_what_lies_beside_a_file_of_the_working_directory_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    touch(tmp_path / "rows.jsonl")
+    (tmp_path / "a.png").write_bytes(b"image")
+    monkeypatch.chdir(tmp_path)
+    (file,) = find(pattern, roots=ANYWHERE, suffixes=SUFFIXES)
+    with parse_place("a.png", base=file.folder).open() as image:
+        assert image.read() == b"image"
+    assert str(Place("/rows.jsonl").folder) == "/"
+
+
 @pytest.mark.parametrize(
     ("pattern", "reason"),
     [
