@@ -131,7 +131,7 @@ def test_without_a_model_curation_is_by_rules_alone(tmp_path: Path) -> None:
     write(tmp_path / "in/a.parquet", rows)
     result = run.invoke(app, ["curate", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--json"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout) == {"tried": 0, "kept": 2, "left_out": {REASON: 1, "image 0": 1}, "sources": {}}
+    assert json.loads(result.stdout) == {"tried": 0, "kept": 2, "left_out": {REASON: 1, UNUSABLE: 1}, "sources": {}}
     kept = run.invoke(
         app, ["curate", str(tmp_path / "in"), "--out", str(tmp_path / "all"), "--keep-duplicates", "--json"]
     )
@@ -140,6 +140,7 @@ def test_without_a_model_curation_is_by_rules_alone(tmp_path: Path) -> None:
     assert (tmp_path / "all" / "report.html").exists()
 
 
+UNUSABLE = "a row that cannot be used (first: image 0: the image has no bytes)"
 REASON = "an answer with one of = [ ] ( ) ;"
 
 

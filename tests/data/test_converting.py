@@ -20,6 +20,7 @@ from services.data.converting import writer
 from services.data.converting.kinds import CONVERTERS, told_kind
 from services.data.converting.options import Options
 from services.data.converting.preview import write_preview
+from services.data.converting.reasons import LeftOut
 from services.data.converting.rows import Draft, Labelled, relative
 from services.data.converting.rows import boxes_row as row_of_boxes
 from services.data.converting.writer import STATE, write
@@ -93,7 +94,20 @@ def test_an_image_without_boxes_or_of_another_size_is_left_out_and_counted(coco:
         CONVERTERS["coco"](coco, Options("mine")), tmp_path / "out", origin="", name="m", advance=lambda _: None
     )
     assert (done.drafts, done.rows) == (3, 1)
-    assert done.left_out == {"no boxes": 1, "the image is 100x200 pixels, its annotation says 200x100": 1}
+    size = "the image is not of the size that its annotation says (first: 100x200 pixels, annotated as 200x100)"
+    assert done.left_out.told() == {"no boxes": 1, size: 1}
+
+
+def test_reasons_are_counted_together_whatever_they_are_said_of(tmp_path: Path) -> None:
+    rows = [{"image": f"nope/{n}.png", "question": f"{n}?", "answer": "1"} for n in range(4)]
+    lines = [*rows, {"image": 7, "question": "1?", "answer": "1"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    drafts = CONVERTERS["table"](tmp_path / "a.jsonl", Options("mine"))
+    done = write(drafts, tmp_path / "out", origin="", name="m", advance=lambda _: None)
+    assert done.left_out.told() == {
+        f"image not found (first: {tmp_path}/nope/0.png)": 4,
+        "an image that is int; expected bytes, a path, or a struct of both": 1,
+    }
 
 
 @pytest.mark.parametrize("corners", [(100.0, 250.0, 150.0, 300.0), (10.0, 20.0, 10.1, 90.0)])
@@ -218,7 +232,7 @@ def test_content_in_parts_is_its_texts_with_a_mark_where_an_image_stands(tmp_pat
         ([{"role": "user", "content": [{"type": "text", "text": None}]}], "1", "a part of type 'text'"),
         ([{"role": "user", "content": [7]}], "1", "a part that is a int without a type"),
         ([{"role": "user", "content": {"text": "1?"}}], "1", "content is a dict"),
-        ([{"role": "user", "content": [{"type": "image"}]}], "1", "1 <image> for 0 images"),
+        ([{"role": "user", "content": [{"type": "image"}]}], "1", "1 for 0"),
         ([{"content": "1?"}], "1", "role is null"),
         ([], "1", "the prompt has no turns"),
         (["1?"], "1", "a turn is a str"),
@@ -287,7 +301,7 @@ def test_a_conversion_that_was_killed_goes_on_and_nothing_is_twice(
             if number == 7 and len(made) == 8:
                 raise KeyboardInterrupt
             if number == 4:
-                raise BadSample("no boxes: of 4")
+                raise LeftOut("no boxes", "4")
             return math_row(number)
 
         return row
@@ -303,7 +317,7 @@ def test_a_conversion_that_was_killed_goes_on_and_nothing_is_twice(
     assert json.loads((tmp_path / STATE).read_text())["drafts"] == 6
     done = run()
     assert made == [*range(8), 6, 7, 8, 9]
-    assert (done.rows, done.left_out) == (9, {"no boxes": 1})
+    assert (done.rows, done.left_out.told()) == (9, {"no boxes (first: 4)": 1})
     ids = [row["extra_info"]["id"] for file in open_files([str(tmp_path)]) for row in read_group(file, 0)]
     assert ids == [f"numbers/{number}" for number in range(10) if number != 4]
     assert run().rows == 9 and len(made) == 12

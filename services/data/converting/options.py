@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from shared.errors import BadSample
+from services.data.converting.reasons import LeftOut
 from shared.samples.images import LIMIT_BYTES
 
 
@@ -26,4 +26,6 @@ def read_image(path: Path) -> bytes:
         with path.open("rb") as file:
             return file.read(LIMIT_BYTES + 1)
     except OSError as error:
-        raise BadSample(f"image {path} cannot be read: {error.strerror or error}") from error
+        if isinstance(error, FileNotFoundError):
+            raise LeftOut("image not found", path) from error
+        raise LeftOut("image cannot be read", f"{path}, {error.strerror or error}") from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from services.data.converting.reasons import LeftOut
 from shared.errors import BadSample
 from shared.messages import IMAGE_MARK
 from shared.samples.images import probe_image
@@ -61,9 +62,10 @@ def boxes_row(
     """
     if not boxes:
         raise BadSample("no boxes")
-    width, height = probe_image(image)
+    width, height = image_size(image)
     if size is not None and size != (width, height):
-        raise BadSample(f"the image is {width}x{height} pixels, its annotation says {size[0]}x{size[1]}")
+        sizes = f"{width}x{height} pixels, annotated as {size[0]}x{size[1]}"
+        raise LeftOut("the image is not of the size that its annotation says", sizes)
     corners = [relative(box.corners, width, height) for box in boxes]
     if any(x1 >= x2 or y1 >= y2 for x1, y1, x2, y2 in corners):
         raise BadSample("a box that is outside of the image, or thinner than a thousandth of it")
@@ -105,7 +107,7 @@ def answer_row(
         raise BadSample("no question" if not question.strip() else "no answer")
     marks = question.count(IMAGE_MARK) + sum(turn["content"].count(IMAGE_MARK) for turn in turns)
     if marks > len(images):
-        raise BadSample(f"the prompt has {marks} {IMAGE_MARK} for {len(images)} images; expected one for each image")
+        raise LeftOut(f"the prompt has more {IMAGE_MARK} than its row has images", f"{marks} for {len(images)}")
     text = IMAGE_MARK * (len(images) - marks) + question
     if verifier != "mathverify":  # the data service asks mathverify rows itself
         text = f"{text}\n{_ANSWER_FORM}"
@@ -131,6 +133,14 @@ def verifier_for(answer: str, *, has_options: bool) -> str:
     if has_options and len(plain) == 1 and plain.isalpha():
         return "choice"
     return "mathverify" if any(character.isdigit() for character in plain) or "\\" in plain else "exact"
+
+
+def image_size(image: bytes) -> tuple[int, int]:
+    """`probe_image`, with a reason that is the same for all images that cannot be used."""
+    try:
+        return probe_image(image)
+    except BadSample as error:
+        raise LeftOut("an image that cannot be used", error) from error
 
 
 def relative(corners: Sequence[float], width: int, height: int) -> list[int]:

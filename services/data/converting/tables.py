@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.data.converting.options import Options, read_image
+from services.data.converting.reasons import LeftOut
 from services.data.converting.rows import Draft, Drafts, Row, answer_row
 from services.data.converting.turns import Turn, as_text, first_of, read_turns
 from shared.errors import BadData, BadSample
@@ -106,7 +107,10 @@ def orsta_drafts(path: Path, options: Options) -> Drafts:
 
 
 def _orsta_row(row: Row, folder: Path) -> Row:
-    cast = cast_row(row)
+    try:
+        cast = cast_row(row)
+    except BadSample as error:
+        raise LeftOut("a row that does not fit the schema", error) from error
     for image in cast["images"]:
         if image["bytes"] is None and image["path"]:
             image["bytes"] = read_image(folder / image["path"])
@@ -216,11 +220,11 @@ def _tsv_row(row: dict[str, str], index: str, image: str, folder: Path, options:
         try:
             images = [(base64.b64decode(image, validate=True), f"{index}.png")]
         except binascii.Error as error:
-            raise BadSample(f"its image is no base64: {error}") from error
+            raise LeftOut("its image is no base64", f"row {index}, {error}") from error
     elif row.get("image_path"):
         images = [(read_image((options.images or folder) / row["image_path"]), row["image_path"])]
     elif row.get("image"):
-        raise BadSample(f"its image is that of row {row['image']}, which has none before it")
+        raise LeftOut("its image is that of a row that has none before it", row["image"])
     return answer_row(
         source=options.source,
         key=index,

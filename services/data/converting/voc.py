@@ -9,8 +9,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from services.data.converting.options import Options, read_image
+from services.data.converting.reasons import LeftOut
 from services.data.converting.rows import Draft, Drafts, Labelled, Row, boxes_row
-from shared.errors import BadData, BadSample
+from shared.errors import BadData
 
 
 def drafts(path: Path, options: Options) -> Drafts:
@@ -31,7 +32,7 @@ def _row(file: Path, images: Path, options: Options) -> Row:
         name = tree.findtext("filename") or f"{file.stem}.jpg"
         size = (int(tree.findtext("size/width") or 0), int(tree.findtext("size/height") or 0))
     except (ElementTree.ParseError, ValueError, TypeError) as error:
-        raise BadSample(f"annotation {file} cannot be read: {error}") from error
+        raise LeftOut("an annotation that cannot be read", f"{file}, {error}") from error
     return boxes_row(
         source=options.source,
         key=file.stem,

@@ -6,7 +6,6 @@ was ended begins behind them; drafts come in the same order, so nothing is twice
 
 import itertools
 import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from services.data.converting.reasons import Reasons
 from services.data.converting.rows import Draft, Drafts, Row
 from shared.errors import BadSample, UserError
 from shared.samples.schema import SCHEMA
@@ -34,7 +34,7 @@ class Progress:
     drafts: int = 0
     rows: int = 0
     files: list[str] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
+    left_out: Reasons = field(default_factory=Reasons)
     origin: str = ""
 
 
@@ -70,16 +70,16 @@ def resume(out: Path, origin: str) -> Progress:
     saved: dict[str, Any] = json.loads(state.read_text())
     if saved["origin"] != origin:
         raise UserError(f"{out} holds a conversion of {saved['origin']}; expected a new or an empty folder")
-    return Progress(**saved | {"left_out": Counter(saved["left_out"])})
+    return Progress(**saved | {"left_out": Reasons(**saved["left_out"])})
 
 
 def _save(out: Path, progress: Progress) -> None:
     unfinished = out / f"{STATE}.part"
-    unfinished.write_text(json.dumps(vars(progress), indent=1))
+    unfinished.write_text(json.dumps(vars(progress) | {"left_out": vars(progress.left_out)}, indent=1))
     unfinished.replace(out / STATE)
 
 
-def _write_file(chunk: list[Draft], path: Path, left_out: Counter[str], advance: Callable[[int], None]) -> int:
+def _write_file(chunk: list[Draft], path: Path, left_out: Reasons, advance: Callable[[int], None]) -> int:
     """One file, written beside its place and renamed; returns its rows. A file without rows is not there."""
     unfinished = path.with_name(f"{path.name}.part")
     written, size = 0, 0
@@ -89,7 +89,7 @@ def _write_file(chunk: list[Draft], path: Path, left_out: Counter[str], advance:
             try:
                 row = draft.make()
             except BadSample as error:
-                left_out[_reason(error)] += 1
+                left_out.add(error)
             else:
                 group.append(row)
                 size += _bytes(row)
@@ -113,8 +113,3 @@ def _flush(group: list[Row], writer: pq.ParquetWriter) -> int:
 
 def _bytes(row: Row) -> int:
     return 1024 + sum(len(image["bytes"] or b"") for image in row["images"])
-
-
-def _reason(error: BadSample) -> str:
-    """The reason without the names in it, so that equal ones are counted together."""
-    return str(error).split(":")[0].split(" /")[0][:80]

@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 
 from services.data.converting.options import Options, read_image
-from services.data.converting.rows import Draft, Drafts, Labelled, Row, boxes_row
+from services.data.converting.reasons import LeftOut
+from services.data.converting.rows import Draft, Drafts, Labelled, Row, boxes_row, image_size
 from shared.errors import BadData, BadSample
 from shared.samples.formats.tar import IMAGE_SUFFIXES
-from shared.samples.images import probe_image
 
 
 def drafts(path: Path, options: Options) -> Drafts:
@@ -43,14 +43,14 @@ def _names(file: Path | None, folder: Path) -> dict[int, str]:
 
 def _row(file: Path, label: Path, path: str, names: dict[int, str], options: Options) -> Row:
     image = read_image(file)
-    width, height = probe_image(image)
+    width, height = image_size(image)
     try:
         lines = [line.split() for line in label.read_text().splitlines() if line.strip()]
         boxes = [_box(line, width, height, names) for line in lines]
     except FileNotFoundError:
-        raise BadSample("no boxes: the image has no label file") from None
+        raise BadSample("no boxes, the image has no label file") from None
     except (OSError, ValueError, KeyError, IndexError) as error:
-        raise BadSample(f"labels {label} cannot be read: {type(error).__name__}: {error}") from error
+        raise LeftOut("labels that cannot be read", f"{label}, {type(error).__name__}: {error}") from error
     return boxes_row(source=options.source, key=str(Path(path).with_suffix("")), image=image, path=path, boxes=boxes)
 
 

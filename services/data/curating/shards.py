@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from services.data.checking.duplicates import difference_hash
+from services.data.converting.reasons import LeftOut
 from services.data.converting.rows import Draft, Row
 from services.data.converting.writer import resume, write
 from services.data.curating.rules import why_left_out
@@ -51,7 +52,7 @@ def write_shards(files: Sequence[DataFile], folder: Path, *, rules: bool, duplic
         drafts = _drafts(files, rules, None if duplicates else set())
         done = write(drafts, folder, origin=origin, name="shard", advance=lambda _: None, file_rows=SHARD_ROWS)
         whole.touch()
-    return Shards(folder, [folder / name for name in done.files], done.left_out)
+    return Shards(folder, [folder / name for name in done.files], Counter(done.left_out.told()))
 
 
 def _drafts(files: Sequence[DataFile], rules: bool, seen: set[int] | None) -> Iterator[Draft]:
@@ -64,7 +65,10 @@ def _drafts(files: Sequence[DataFile], rules: bool, seen: set[int] | None) -> It
 
 
 def _row(row: Row, place: str, load: LoadImage, rules: bool, seen: set[int] | None) -> Row:
-    sample = read_row(row, place, load)
+    try:
+        sample = read_row(row, place, load)
+    except BadSample as error:
+        raise LeftOut("a row that cannot be used", error) from error
     reason = why_left_out(sample) if rules else None
     if reason is None and seen is not None and sample.images:
         reason = _seen_before([image.data for image in sample.images], sample.turns[-1].content, seen)

@@ -63,10 +63,10 @@ def convert(
         except OSError as error:
             raise TriuneError(f"{folder} cannot be written: {error.strerror or error}") from error
         if as_json:
-            sums = {"format": kind, "rows": done.rows, "files": done.files, "left_out": dict(done.left_out)}
+            sums = {"format": kind, "rows": done.rows, "files": done.files, "left_out": done.left_out.told()}
             out.print(json.dumps(sums))
         else:
-            for reason, count in done.left_out.most_common():
+            for reason, count in done.left_out.told().items():
                 console.print(f"left out {count}: {reason}", markup=False)
             console.print(f"{done.rows} rows in {len(done.files)} files under {folder}", markup=False)
         if not done.rows:
