@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from tests.data.rows import boxes_row, broken_row, math_row, png, write
 from triune.cli.data import app
@@ -154,3 +156,39 @@ def test_a_foreign_data_set_is_converted_with_a_preview(tmp_path: Path) -> None:
     assert run.invoke(app, ["check", str(tmp_path / "out")]).exit_code == 0
     wrong = run.invoke(app, ["convert", str(tmp_path / "rows.jsonl"), str(tmp_path / "two"), "--verifier", "oracle"])
     assert wrong.exit_code == 2 and "there are anls" in wrong.stderr
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "tsv", "parquet"])
+def test_a_conversion_with_wrong_columns_names_those_that_are_there_and_can_be_tried_again(
+    tmp_path: Path, ending: str
+) -> None:
+    rows, source, folder = [{"ask": f"{n}?", "gold": n} for n in range(16)], tmp_path / f"a.{ending}", tmp_path / "out"
+    match ending:
+        case "jsonl":
+            source.write_text("\n".join(map(json.dumps, rows)))
+        case "tsv":
+            source.write_text("\n".join(["ask\tgold", *(f"{row['ask']}\t{row['gold']}" for row in rows)]))
+        case _:
+            pq.write_table(pa.Table.from_pylist(rows), source)
+
+    def converted(*options: str) -> Result:
+        return run.invoke(app, ["convert", str(source), str(folder), *options])
+
+    unnamed = converted()
+    assert unnamed.exit_code == 2 and "left out 16: no question in question" in unnamed.stderr
+    assert "the columns are ask, gold. --question COLUMN names another" in " ".join(unnamed.stderr.split())
+    misnamed = converted("--question", "Ask", "--answer", "gold")
+    assert misnamed.exit_code == 2 and "left out" not in misnamed.stderr
+    assert "--question is 'Ask'; its columns are ask, gold" in " ".join(misnamed.stderr.split())
+    assert not (folder / "convert.json").exists()
+    named = converted("--question", "ask", "--answer", "gold")
+    assert named.exit_code == 0 and "16 rows" in named.stderr
+    other = " ".join(converted("--question", "ask", "--answer", "ask").stderr.split())
+    assert "--name a --question ask --answer gold); expected" in other and "Options(" not in other
+
+
+def test_a_column_that_only_a_late_line_has_is_there(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"q": "1?"}\n' * 300 + '{"q": "2?", "gold": "2"}\n')
+    options = ["--question", "q", "--answer", "gold", "--json"]
+    result = run.invoke(app, ["convert", str(tmp_path / "a.jsonl"), str(tmp_path / "out"), *options])
+    assert result.exit_code == 0 and json.loads(result.stdout)["rows"] == 1

@@ -94,6 +94,12 @@ def test_rows_that_look_the_same_are_one_row(tmp_path: Path) -> None:
     assert made.left_out == {"the question and what its image looks like were there before": 1}
 
 
+def test_shards_without_a_row_hold_up_no_other_files(tmp_path: Path) -> None:
+    bad, good = write(tmp_path / "bad.parquet", [broken_row()]), write(tmp_path / "good.parquet", [math_row()])
+    assert not write_shards(open_files([str(bad)]), tmp_path / "s", rules=True, duplicates=True).files
+    assert len(write_shards(open_files([str(good)]), tmp_path / "s", rules=True, duplicates=True).files) == 1
+
+
 def group(ordinal: int, *accuracies: float | None, reason: str = "", source: str = "numbers") -> dict[str, Any]:
     completions = [{"status": "verifier-error" if a is None else "ok", "accuracy": a} for a in accuracies]
     return {

@@ -1,10 +1,13 @@
 """What a conversion is told beside its source."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from services.data.converting.reasons import LeftOut
 from shared.samples.images import LIMIT_BYTES
+
+COLUMNS = ("question", "answer", "image")
+"""Options that name a column."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,17 @@ class Options:
     question: str = ""
     answer: str = ""
     image: str = ""
+
+    def __str__(self) -> str:
+        """As a user writes it, without what is as it comes."""
+        named = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "source"}
+        default = vars(Options(""))
+        given = [f"--{name} {value}" for name, value in named.items() if value != default[name]]
+        return " ".join([f"--name {self.source}", *given])
+
+    def columns(self) -> dict[str, str]:
+        """Option → the column that it names."""
+        return {f"--{name}": getattr(self, name) for name in COLUMNS if getattr(self, name)}
 
 
 def read_image(path: Path) -> bytes:

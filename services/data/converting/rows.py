@@ -104,7 +104,7 @@ def answer_row(
     answer = after_hashes(answer)
     verifier = verifier or verifier_for(answer, has_options=has_options)
     if not question.strip() or not answer.strip():
-        raise BadSample("no question" if not question.strip() else "no answer")
+        raise BadSample("an empty question" if not question.strip() else "an empty answer")
     marks = question.count(IMAGE_MARK) + sum(turn["content"].count(IMAGE_MARK) for turn in turns)
     if marks > len(images):
         raise LeftOut(f"the prompt has more {IMAGE_MARK} than its row has images", f"{marks} for {len(images)}")

@@ -34,8 +34,12 @@ _BATCH_ROWS = 16
 
 
 def drafts(path: Path, options: Options) -> Drafts:
-    """In the order of the files' names and rows. Raises BadData when a file cannot be read, or holds no question."""
+    """In the order of the files' names and rows.
+
+    Raises BadData when a file cannot be read, or a column that an option names is not there.
+    """
     files = _files(path)
+    _check_columns(path, files, options)
     for file in files:
         if file.suffix == ".tsv":
             yield from _from_tsv(file, options)
@@ -43,6 +47,20 @@ def drafts(path: Path, options: Options) -> Drafts:
         stem = f"{file.stem}-" if len(files) > 1 else ""
         for number, row in enumerate(_read(file)):
             yield Draft(f"{stem}{number}", partial(_row, row, f"{stem}{number}", file.parent, options))
+
+
+def _check_columns(path: Path, files: list[Path], options: Options) -> None:
+    """Raises BadData when no row has a column that an option names. Of most files the first row tells it."""
+    missing, there = options.columns(), dict[str, None]()
+    for file in files:
+        for row in _tsv_rows(file) if file.suffix == ".tsv" else _read(file):
+            there |= dict.fromkeys(row)
+            missing = {option: name for option, name in missing.items() if name not in there}
+            if not missing or file.suffix != ".jsonl":
+                break
+    if missing:
+        named = ", ".join(f"{option} is {name!r}" for option, name in missing.items())
+        raise BadData(f"{path}: {named}; its columns are {', '.join(there)}")
 
 
 def _files(path: Path) -> list[Path]:
@@ -134,12 +152,14 @@ def _row(row: Row, key: str, folder: Path, options: Options) -> Row:
     )
 
 
-def _column(row: Row, wanted: str, usual: tuple[str, ...], what: str) -> Any:
+def _column(row: Mapping[str, Any], wanted: str, usual: tuple[str, ...], what: str) -> Any:
+    """The value of the column `wanted`, or of the first that has one of the usual names."""
     names = (wanted,) if wanted else usual
     for name in names:
         if row.get(name) is not None:
             return row[name]
-    raise BadSample(f"no {what}: none of the columns {', '.join(names)} has a value; there are {', '.join(row)}")
+    told = f"no {what} in {' or '.join(names)}; the columns are {', '.join(row)}"
+    raise BadSample(told if wanted else f"{told}. --{what} COLUMN names another")
 
 
 def _turns(row: Row, options: Options) -> list[Turn]:
@@ -201,7 +221,7 @@ def _tsv_rows(file: Path) -> Iterator[dict[str, str]]:
     csv.field_size_limit(2 * LIMIT_BYTES)
     try:
         with file.open(newline="", encoding="utf-8") as lines:
-            yield from csv.DictReader(lines, delimiter="\t")
+            yield from csv.DictReader(lines, delimiter="\t", restkey="")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BadData(f"{file}: cannot be read: {error}") from error
 
@@ -211,7 +231,8 @@ def _is_index(image: str | None) -> bool:
 
 
 def _tsv_row(row: dict[str, str], index: str, image: str, folder: Path, options: Options) -> Row:
-    answer = (row.get(options.answer or "answer") or "").strip()
+    question = _column(row, options.question, ("question",), "question")
+    answer = _column(row, options.answer, ("answer",), "answer").strip()
     choices = {letter: row[letter] for letter in LETTERS if row.get(letter)}
     listed = "".join(f"\n{letter}. {text}" for letter, text in choices.items())
     hint = f"{row['hint']}\n" if row.get("hint") else ""
@@ -228,7 +249,7 @@ def _tsv_row(row: dict[str, str], index: str, image: str, folder: Path, options:
     return answer_row(
         source=options.source,
         key=index,
-        question=f"{hint}{row.get(options.question or 'question') or ''}{listed}",
+        question=f"{hint}{question}{listed}",
         answer=answer,
         images=images,
         ability=options.ability,

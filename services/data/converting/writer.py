@@ -56,7 +56,8 @@ def write(
         progress.rows += rows
         if rows:
             progress.files.append(path.name)
-        _save(out, progress)
+        if progress.rows:  # without a row there is nothing to go on from, and the next try may have other options
+            _save(out, progress)
     return progress
 
 

@@ -51,7 +51,8 @@ def write_shards(files: Sequence[DataFile], folder: Path, *, rules: bool, duplic
     else:
         drafts = _drafts(files, rules, None if duplicates else set())
         done = write(drafts, folder, origin=origin, name="shard", advance=lambda _: None, file_rows=SHARD_ROWS)
-        whole.touch()
+        if done.rows:  # without a row it is of no files
+            whole.touch()
     return Shards(folder, [folder / name for name in done.files], Counter(done.left_out.told()))
 
 

@@ -54,7 +54,7 @@ def convert(
                 done = write(
                     CONVERTERS[kind](source, options),
                     folder,
-                    origin=f"{source.resolve()} ({kind}) {options}",
+                    origin=f"{source.resolve()} (--format {kind} {options})",
                     name=title.replace("/", "_"),
                     advance=lambda count: bars.advance(bar, count),
                 )
