@@ -11,6 +11,7 @@ declared size is checked before a single pixel is allocated. What a viewer shows
 Deviation: V-Triune converts with `Image.convert("RGB")` alone, which does none of this.
 """
 
+import base64
 import io
 import math
 import struct
@@ -65,6 +66,19 @@ def decode_image(data: bytes, *, min_pixels: int = 0, max_pixels: int, limit_pix
     with _open(data, limit_pixels) as image:
         seen = _decoded(image, _orientation(image), len(data))
     return process_image(seen, min_pixels=min_pixels, max_pixels=max_pixels)
+
+
+def read_data_url(text: str) -> bytes | None:
+    """The bytes of a `data:image/…;base64,…` URL; None for no data URL. Raises BadSample for another one."""
+    if not text.startswith("data:"):
+        return None
+    head, _, body = text.partition(",")
+    if not (head.startswith("data:image/") and head.endswith(";base64")):
+        raise BadSample(f"the image is the URL {text[:40]!r}…; expected data:image/…;base64,…")
+    try:
+        return base64.b64decode(body, validate=True)
+    except ValueError as error:
+        raise BadSample(f"the image is a data URL whose base64 cannot be read: {error}") from error
 
 
 def skim_image(data: bytes, *, limit_pixels: int = LIMIT_PIXELS) -> Image.Image:

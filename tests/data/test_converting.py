@@ -98,6 +98,33 @@ def test_an_image_without_boxes_or_of_another_size_is_left_out_and_counted(coco:
     assert done.left_out.told() == {"no boxes": 1, size: 1}
 
 
+def test_an_image_in_a_data_url_is_read(tmp_path: Path) -> None:
+    url = f"data:image/png;base64,{base64.b64encode(png()).decode()}"
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "1?"}]
+    rows: list[dict[str, Any]] = [
+        {"images": [url], "question": "1?", "answer": "1"},
+        {"images": [{"path": url}], "question": "1?", "answer": "1"},
+        {"prompt": [{"role": "user", "content": parts}], "answer": "1"},
+    ]
+    (tmp_path / "table.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "schema.jsonl").write_text(json.dumps(math_row(1) | {"images": [url]}))
+    made = converted(tmp_path / "table.jsonl", tmp_path / "a") + converted(tmp_path / "schema.jsonl", tmp_path / "b")
+    assert [row["images"] for row in made] == [[{"bytes": png(), "path": ""}]] * 4
+    (file,) = open_files([str(tmp_path / "schema.jsonl")])
+    assert list(check_file(file)) == []  # as it is, too
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [("data:image/png;base64,?", "base64 cannot be read"), ("data:text/plain,a", "expected data:image/…;base64")],
+)
+def test_another_data_url_is_no_image(tmp_path: Path, url: str, reason: str) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(math_row(1) | {"images": [url]}))
+    (file,) = open_files([str(tmp_path / "a.jsonl")])
+    (problem,) = check_file(file)
+    assert reason in problem.reason
+
+
 def test_reasons_are_counted_together_whatever_they_are_said_of(tmp_path: Path) -> None:
     rows = [{"image": f"nope/{n}.png", "question": f"{n}?", "answer": "1"} for n in range(4)]
     lines = [*rows, {"image": 7, "question": "1?", "answer": "1"}]

@@ -22,7 +22,7 @@ from services.data.converting.rows import Draft, Drafts, Row, answer_row
 from services.data.converting.turns import Turn, as_text, first_of, read_turns
 from shared.errors import BadData, BadSample
 from shared.samples.formats import jsonl
-from shared.samples.images import LIMIT_BYTES
+from shared.samples.images import LIMIT_BYTES, read_data_url
 from shared.samples.places import READ_ERRORS, Place, first_line
 from shared.samples.schema import cast_row, schema_faults
 
@@ -131,7 +131,7 @@ def _orsta_row(row: Row, folder: Path) -> Row:
         raise LeftOut("a row that does not fit the schema", error) from error
     for image in cast["images"]:
         if image["bytes"] is None and image["path"]:
-            image["bytes"] = read_image(folder / image["path"])
+            image["bytes"], image["path"] = _named_image(image["path"], folder)
     return cast
 
 
@@ -195,14 +195,20 @@ def _image(item: Any, folder: Path) -> tuple[bytes, str]:
         case bytes():
             return item, ""
         case str():
-            return read_image(folder / item), item
+            return _named_image(item, folder)
         case Mapping():
             data, path = item.get("bytes"), item.get("path") or item.get("image")
             if isinstance(data, bytes):
                 return data, str(path or "")
             if isinstance(path, str):
-                return read_image(folder / path.removeprefix("file://")), path
+                return _named_image(path, folder)
     raise BadSample(f"an image that is {type(item).__name__}; expected bytes, a path, or a struct of both")
+
+
+def _named_image(name: str, folder: Path) -> tuple[bytes, str]:
+    """The bytes at a path, which begins in `folder`, or in a data URL, which has no name."""
+    inside = read_data_url(name)
+    return (inside, "") if inside is not None else (read_image(folder / name.removeprefix("file://")), name)
 
 
 def _from_tsv(file: Path, options: Options) -> Drafts:

@@ -1,8 +1,11 @@
-"""Images that a row names by path or URI: read beside its file, under the operator's roots, at most so many bytes."""
+"""Images that a row names by path or URI: read beside its file, under the operator's roots, at most so many bytes.
+
+One that stands in the row itself, as a data URL, is read from there.
+"""
 
 from services.data.reading.sample import LoadImage
 from shared.errors import BadData, BadSample
-from shared.samples.images import LIMIT_BYTES
+from shared.samples.images import LIMIT_BYTES, read_data_url
 from shared.samples.places import Place, Roots, parse_place, reading
 
 
@@ -11,6 +14,9 @@ def beside(file: Place, roots: Roots) -> LoadImage:
     folder = file.folder
 
     def load(path: str) -> bytes:
+        inside = read_data_url(path)
+        if inside is not None:
+            return inside
         try:
             place = parse_place(path, base=folder)
             if not roots.allow(place):
