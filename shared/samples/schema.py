@@ -11,7 +11,7 @@ another name for it, and an image is a struct of bytes and path, bytes alone, or
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -39,6 +39,30 @@ def columns_of(schema: pa.Schema) -> list[str]:
     """The columns of a file that are read."""
     names = [name for name in SCHEMA.names if name in schema.names and name != "images"]
     return names + [name for name in IMAGE_COLUMNS if name in schema.names][:1]
+
+
+def in_one_sentence(faults: Iterable[str]) -> str:
+    """Faults of a file's columns, and what makes another data set's columns these."""
+    told = "; ".join(faults)
+    return f"{told}. `triune data convert` makes such a file of verl's, TRL's or a plain table's columns"
+
+
+def without(missing: set[str], row: Mapping[str, Any]) -> set[str]:
+    """The columns `missing` (inner ones with a dot) that have no value in `row` either."""
+    return {path for path in missing if not _has(row, path)}
+
+
+def absences(missing: set[str]) -> Iterator[str]:
+    """One sentence a column of `missing`; an inner one of a column that is missing is not named."""
+    for path in REQUIRED:
+        if path in missing and path.partition(".")[0] not in missing - {path}:
+            yield f"column {path} is missing"
+
+
+def _has(row: Any, path: str) -> bool:
+    name, _, inner = path.partition(".")
+    value = row.get(name) if isinstance(row, Mapping) else None
+    return value is not None and (not inner or _has(value, inner))
 
 
 def schema_faults(schema: pa.Schema) -> Iterator[str]:

@@ -51,6 +51,18 @@ def test_a_truth_that_its_own_verifier_cannot_read_is_a_bad_row(tmp_path: Path) 
     assert run.invoke(app, ["check", str(good), "--fast", "--workers", "1"]).exit_code == 0
 
 
+def test_what_is_wrong_with_every_row_of_a_file_is_one_line_with_their_number(tmp_path: Path) -> None:
+    alike = write(tmp_path / "a.parquet", [math_row(n, verifier="oracle") for n in range(9)], group=4)
+    mixed = write(tmp_path / "b.parquet", [math_row(n, verifier="oracle") for n in range(5)] + [math_row(5)], group=4)
+    result = run.invoke(app, ["check", str(alike), str(mixed), "--workers", "1"])
+    first, *others = result.stdout.splitlines()
+    assert first.startswith(f"{alike}: each of 9 rows: verifier is 'oracle'; ")
+    assert [line.split(": ")[:2] for line in others] == [[str(mixed), f"row {n}"] for n in range(5)]
+    assert "14 problems" in result.stderr
+    told = run.invoke(app, ["check", str(alike), "--workers", "1", "--json"])
+    assert len(told.stdout.splitlines()) == 9 + 1
+
+
 def test_json_lines_hold_file_row_and_reason(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.parquet", [broken_row(0)])
     result = run.invoke(app, ["check", str(path), "--json"])

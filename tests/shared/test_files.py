@@ -1,5 +1,6 @@
 """What is told of data files at submit: names, schema, readability."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -76,7 +77,26 @@ def test_a_column_that_is_missing_or_of_another_type_is_named(tmp_path: Path, sc
     pq.write_table(schema.empty_table(), path)
     with pytest.raises(BadData) as raised:
         open_file(Place(str(path)))
-    assert str(raised.value) == f"{path}: {reason}"
+    made = "`triune data convert` makes such a file of verl's, TRL's or a plain table's columns"
+    assert str(raised.value) == f"{path}: {reason}. {made}"
+
+
+@pytest.mark.parametrize(
+    ("lines", "missing"),
+    [
+        ([{"question": "1?"}, {"question": "2?"}], ["data_source", "prompt", "reward_model"]),
+        ([{"data_source": "a", "prompt": [], "reward_model": {"ground_truth": "1"}}], ["reward_model.verifier"]),
+        ([{"data_source": "a", "prompt": []}, {"reward_model": {"ground_truth": "1", "verifier": "exact"}}], []),
+    ],
+    ids=["a plain table", "verl", "each in some line"],
+)
+def test_a_column_that_no_line_has_is_named_once(tmp_path: Path, lines: list[object], missing: list[str]) -> None:
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    files, problems = inspect_files([str(tmp_path)])
+    told = "; ".join(f"column {name} is missing" for name in missing)
+    assert [problem.reason.split(". ")[0] for problem in problems] == ([told] if missing else [])
+    assert all("`triune data convert`" in problem.reason for problem in problems)
+    assert len(files) == (0 if missing else 1)
 
 
 def test_types_that_read_alike_and_absent_optional_columns_are_fine(tmp_path: Path) -> None:

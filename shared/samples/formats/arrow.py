@@ -9,7 +9,7 @@ from shared.errors import BadData
 from shared.samples.formats.layout import Layout, Row
 from shared.samples.formats.parquet import BATCH_ROWS
 from shared.samples.places import READ_ERRORS, Place, explained, first_line
-from shared.samples.schema import columns_of, schema_faults
+from shared.samples.schema import columns_of, in_one_sentence, schema_faults
 
 
 def look(place: Place) -> Layout:
@@ -22,7 +22,7 @@ def look(place: Place) -> Layout:
         raise BadData(f"cannot be read as arrow: {first_line(error)}") from error
     faults = list(schema_faults(schema))
     if faults:
-        raise BadData("; ".join(faults))
+        raise BadData(in_one_sentence(faults))
     return Layout(counts, marks)
 
 

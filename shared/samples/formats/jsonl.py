@@ -8,6 +8,7 @@ from typing import Any
 from shared.errors import BadData
 from shared.samples.formats.layout import Layout, Row
 from shared.samples.places import Place, explained
+from shared.samples.schema import REQUIRED, absences, in_one_sentence, without
 
 GROUP_ROWS = 256
 """Lines that are read together."""
@@ -17,21 +18,28 @@ MAX_LINE_BYTES = 16 << 20
 
 
 def look(place: Place) -> Layout:
-    """Reads the whole file once: a line that is no JSON object makes it unusable, and is named."""
+    """Reads the whole file once: a line that is no JSON object makes it unusable, and is named.
+
+    So does a column that every row needs and none has.
+    """
     counts: list[int] = []
     marks: list[int] = []
+    missing = set(REQUIRED)
     try:
         for number, (offset, line) in enumerate(_lines(place, 0)):
             try:
-                _object(line)
+                row = _object(line)
             except ValueError as error:
                 raise BadData(f"line {number + 1} is no JSON object: {error}") from error
+            missing = without(missing, row)
             if number % GROUP_ROWS == 0:
                 marks.append(offset)
                 counts.append(0)
             counts[-1] += 1
     except OSError as error:
         raise explained(error, place) from error
+    if counts and missing:
+        raise BadData(in_one_sentence(absences(missing)))
     return Layout(tuple(counts), tuple(marks))
 
 

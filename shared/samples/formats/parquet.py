@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from shared.errors import BadData
 from shared.samples.formats.layout import Layout, Row
 from shared.samples.places import READ_ERRORS, Place, explained, first_line
-from shared.samples.schema import columns_of, schema_faults
+from shared.samples.schema import columns_of, in_one_sentence, schema_faults
 
 BATCH_ROWS = 32
 """Rows that are decoded together; with images of some 100 KB each that is a few MB."""
@@ -32,7 +32,7 @@ def look(place: Place) -> Layout:
         raise BadData(f"cannot be read as parquet: {first_line(error)}") from error
     faults = list(schema_faults(schema))
     if faults:
-        raise BadData("; ".join(faults))
+        raise BadData(in_one_sentence(faults))
     if largest > MAX_GROUP_BYTES:
         raise BadData(
             f"has a row group of {largest >> 20} MB, which must fit in memory; at most {MAX_GROUP_BYTES >> 20} MB are "

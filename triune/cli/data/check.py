@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shared.errors import UserError
-from triune.cli.data.printing import out, progress
+from triune.cli.data.printing import Lines, out, progress
 from triune.cli.errors import BAD_INPUT, console, exit_codes
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def check(
         make_weigh = partial(counting, spec) if spec is not None and tokens else None
         for problem in problems:
             _tell(problem, as_json=as_json)
+        lines = Lines(partial(_tell, as_json=False))
         tasks, checked, bad = plan(files, sample=sample, seed=seed), Checked(), len(problems)
         with progress(quiet=as_json) as bars, _truths(spec, fast=fast) as truths:
             total = sum(file.rows for file in files)
@@ -72,8 +73,13 @@ def check(
                     found = [*found, *truths.problems(str(files[task.file].place), report.truths)]
                 bad += len(found)
                 bars.advance(bar, report.looked_at)
-                for problem in sorted(found, key=lambda one: -1 if one.row is None else one.row):
-                    _tell(problem, as_json=as_json)
+                found = sorted(found, key=lambda one: -1 if one.row is None else one.row)
+                if as_json:
+                    for problem in found:
+                        _tell(problem, as_json=True)
+                else:
+                    lines.add(task.file, report.looked_at, found)
+            lines.end()
         summary = _summary(files, checked, bad)
         out.print(json.dumps(summary)) if as_json else _print(summary)
         if bad:
