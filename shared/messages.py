@@ -7,6 +7,7 @@ ride at all: a message carries their digests (`shared.blobs.port`). Encoding is 
 Flow: data ─Prompt→ rollout ─Completed→ reward ─Scored | Voided→ learner and monitor; events: all → all.
 """
 
+import re
 from typing import Annotated, Literal
 
 import msgspec
@@ -20,6 +21,14 @@ SOURCE_PATTERN = r"^[a-z0-9_-]+$"
 
 JobId = Annotated[str, msgspec.Meta(pattern=JOB_ID_PATTERN)]
 SourceName = Annotated[str, msgspec.Meta(pattern=SOURCE_PATTERN)]
+
+
+def source_name(data_source: str | None) -> str:
+    """`data_source` as a source's name: lower-case, and `_` for `/` and whatever else is not a letter, digit, - or _.
+
+    A row without a name counts under `unknown`. V-Triune replaces the slash only.
+    """
+    return re.sub(r"[^a-z0-9_-]", "_", (data_source or "").strip().lower()) or "unknown"
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):

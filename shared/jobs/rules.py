@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 
 from shared.jobs.spec import JobSpec, Learner
-from shared.messages import SOURCE_PATTERN
+from shared.messages import SOURCE_PATTERN, source_name
 
 Rule = Callable[[JobSpec], Iterator[str]]
 _RULES: list[tuple[tuple[str, ...], Rule]] = []
@@ -59,7 +59,10 @@ def _reads(*keys: str) -> Callable[[Rule], Rule]:
 def _sources(spec: JobSpec) -> Iterator[str]:
     for name, source in spec.sources.items():
         if not re.match(SOURCE_PATTERN, name):
-            yield f"sources.{name}: a source name has only small letters, digits, - and _"
+            yield (
+                f"sources.{name}: a source name has only small letters, digits, - and _; "
+                f"it is called {source_name(name)} here"
+            )
         steps = [step for step, _ in source.schedule]
         if steps != sorted(set(steps)):
             yield f"sources.{name}.schedule has steps {steps}; expected rising ones"

@@ -12,10 +12,10 @@ from hashlib import blake2b
 from typing import cast
 
 from shared.errors import BadData, Unavailable
+from shared.messages import source_name
 from shared.samples.formats import arrow, jsonl, parquet, tar
 from shared.samples.formats.layout import Format, Layout, Row
 from shared.samples.places import ANYWHERE, READ_ERRORS, Place, Roots, find, first_line, is_away
-from shared.samples.schema import source_name
 
 SUFFIXES = {".parquet": parquet, ".arrow": arrow, ".jsonl": jsonl, ".tar": tar}
 """Format by the end of a file's name; of a folder the first that is there."""

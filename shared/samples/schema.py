@@ -27,14 +27,6 @@ IMAGE_COLUMNS = ("images", "image")
 """Where a row's images stand; the first of them that a file has."""
 
 
-def source_name(data_source: str | None) -> str:
-    """`data_source` as a source's name: lower-case, and `_` for `/` and whatever else is not a letter, digit, - or _.
-
-    A row without a name counts under `unknown`. V-Triune replaces the slash only.
-    """
-    return re.sub(r"[^a-z0-9_-]", "_", (data_source or "").strip().lower()) or "unknown"
-
-
 def columns_of(schema: pa.Schema) -> list[str]:
     """The columns of a file that are read."""
     names = [name for name in SCHEMA.names if name in schema.names and name != "images"]

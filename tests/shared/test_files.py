@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.errors import BadData
+from shared.messages import source_name
 from shared.samples.files import count_rows, inspect_files, open_file, open_files
 from shared.samples.places import Place
-from shared.samples.schema import SCHEMA, source_name
+from shared.samples.schema import SCHEMA
 
 
 def rows(*sources: str | None) -> list[dict[str, object]]:

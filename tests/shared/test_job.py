@@ -113,7 +113,8 @@ def test_an_iou_schedule_ends_at_the_end_of_training() -> None:
 
 
 def test_a_source_name_is_a_metric_label() -> None:
-    assert "small letters" in mistakes(sources={"Chart QA": {"weight": 1.0}})[0]
+    (told,) = mistakes(sources={"hiyouga/Geometry3k": {"weight": 1.0}})
+    assert told.startswith("sources.hiyouga/Geometry3k: ") and told.endswith("; it is called hiyouga_geometry3k here")
 
 
 def test_a_job_written_as_toml_is_read_back_equal() -> None:

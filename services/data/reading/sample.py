@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shared.errors import BadSample
-from shared.messages import IMAGE_MARK, ChatTurn
+from shared.messages import IMAGE_MARK, ChatTurn, source_name
 from shared.samples.images import probe_image
-from shared.samples.schema import cast_row, source_name
+from shared.samples.schema import cast_row
 from shared.samples.verifiers import known_verifiers, why_unusable
 
 ROLES = ("system", "user", "assistant")
