@@ -1,10 +1,11 @@
 """A model's name is asked of the hub before its job is taken; the hub itself is played here."""
 
+import socket
 from collections.abc import Callable
 
 import httpx
 import pytest
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
 from services.monitor.checks import hub
 
@@ -58,8 +59,8 @@ def test_a_gated_model_says_what_to_do(play: Play) -> None:
 @pytest.mark.parametrize(
     "outcome",
     [
-        httpx.ConnectError("no route"),
-        httpx.TooManyRedirects("round and round"),
+        HTTPError("no route"),
+        OSError("no certificates"),
         ValueError("a proxy's page is no JSON"),
         refused(HfHubHTTPError, 500),
     ],
@@ -69,6 +70,20 @@ def test_no_network_is_a_note_and_no_mistake(play: Play, outcome: Exception) -> 
     play(outcome)
     assert hub.hub_mistake("org/name") is None
     assert "the hub does not answer" in (hub.hub_note("org/name") or "")
+
+
+@pytest.mark.parametrize("model", ["org/name", "dm/modle", "modle"])
+def test_where_the_hub_is_out_of_reach_its_own_library_s_error_is_a_note(
+    monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    hub._ask.cache_clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    with socket.socket() as bound:  # nobody listens
+        bound.bind(("127.0.0.1", 0))
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{bound.getsockname()[1]}")
+        assert hub.hub_mistake(model) is None
+        note = hub.hub_note(model) or ""
+    assert note.startswith(f"model {model!r}: there is no folder of that name, so it is a hub id, and the hub does not")
 
 
 def test_a_model_that_is_there_is_asked_for_once(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:

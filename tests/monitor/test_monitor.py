@@ -289,6 +289,22 @@ async def test_a_question_waits_shortly_for_a_peer_that_is_known_to_be_away_and_
     assert AWAY_S < await left("POST", is_away=True) <= PATIENCE_S
 
 
+async def test_a_fault_of_ours_is_answered_as_every_error_is_and_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    async def broken() -> None:
+        raise ZeroDivisionError("by nothing")
+
+    router = APIRouter()
+    router.add_api_route("/broken", broken)
+    app = create_app(Settings(), CONFIG, [router], lambda: True, lambda: False)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        answer = await http.get("/broken")
+    assert (answer.status_code, answer.json()["mistakes"]) == (500, [])
+    assert answer.json()["error"].startswith("GET /broken met a fault of ours, ZeroDivisionError")
+    logged = "".join(capsys.readouterr())
+    assert "Traceback" in logged and "ZeroDivisionError: by nothing" in logged
+
+
 async def test_what_was_seen_before_is_shown_soon_by_a_bus_that_keeps_silent(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

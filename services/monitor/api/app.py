@@ -26,6 +26,7 @@ from shared.errors import BadJob, Refused, Unavailable, UserError
 from shared.jobs.record import IllegalMove, UnknownJob
 from shared.jobs.spec import JobSpec
 from shared.runtime.http import add_health_routes, is_loopback
+from shared.runtime.logging import get_logger
 from shared.runtime.retry import within
 from shared.runtime.settings import Settings
 
@@ -44,6 +45,7 @@ DOCUMENTED_ERRORS: dict[int | str, dict[str, object]] = {
     409: {"model": Mistakes, "description": "the job's state does not allow it"},
     413: {"model": Mistakes, "description": "the body is too large"},
     422: {"model": Mistakes, "description": "the request has mistakes; all of them are listed"},
+    500: {"model": Mistakes, "description": "a fault of ours; the monitor's log has the traceback"},
     503: {"model": Mistakes, "description": "the bus or the disk does not answer"},
 }
 
@@ -206,3 +208,9 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": error.detail, "mistakes": []}, error.status_code, headers=error.headers)
+
+    @app.exception_handler(Exception)
+    async def on_fault(request: Request, error: Exception) -> JSONResponse:
+        where = f"{request.method} {request.url.path}"
+        get_logger().error("a request met a fault of ours", request=where, exc_info=error)
+        return _answer(500, f"{where} met a fault of ours, {type(error).__name__}; the monitor's log has the traceback")

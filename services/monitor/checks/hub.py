@@ -6,9 +6,8 @@ An answer that does not come is no answer: the job is taken with a note, and who
 import time
 from functools import lru_cache
 
-import httpx
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
 ANSWER_S = 3.0
 REMEMBERED_S = 60
@@ -52,13 +51,14 @@ def _ask(model: str, _minute: int) -> _Answer:
         )
     except HfHubHTTPError as error:
         return _unknown(model, f"HTTP {error.response.status_code}")
-    except (httpx.HTTPError, ValueError) as error:  # ValueError: a proxy's page in its place
+    # HTTPError is that of the HTTP library which huggingface_hub has, httpx2 or httpx; of requests all are OSErrors.
+    except (HTTPError, OSError, ValueError) as error:  # ValueError: a proxy's page in its place
         return _unknown(model, type(error).__name__)
     return _Answer()
 
 
 def _unknown(model: str, reason: str) -> _Answer:
     return _Answer(
-        note=f"model {model!r} is a hub id and the hub does not answer ({reason}): "
-        "whether it has the model shows when the job begins"
+        note=f"model {model!r}: there is no folder of that name, so it is a hub id, and the hub does not answer "
+        f"({reason}): whether it has the model shows when the job begins"
     )
