@@ -13,7 +13,9 @@ TriuneError
 """
 
 import contextlib
+import copyreg
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 FAULT = 3
 """Exit code of a service that a fault in the work on a job has ended."""
@@ -21,6 +23,10 @@ FAULT = 3
 
 class TriuneError(Exception):
     """Anything the system raises on purpose; its text names the thing, the value, and what was expected."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """So that it leaves a worker process as it is: `__init__` may take other things than the text."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class UserError(TriuneError):

@@ -7,10 +7,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub.utils import logging as hub_logging
 from typer.testing import CliRunner, Result
 
+from shared.errors import BadJob
+from shared.jobs.document import parse_job
 from tests.data.rows import boxes_row, broken_row, math_row, png, write
 from triune.cli.data import app
+from triune.cli.data.tokens import for_workers
 from triune.demo.tiny_vlm import make_tiny_vlm
 
 run = CliRunner()
@@ -130,6 +134,14 @@ def test_prompts_are_counted_by_the_model_of_a_job_and_too_long_ones_are_bad(tmp
     model.rename(tmp_path / "elsewhere")
     failed = run.invoke(app, ["check", "--job", str(job), "--workers", "1"])
     assert failed.exit_code == 2 and "cannot be loaded" in failed.output
+
+
+def test_a_model_that_cannot_be_loaded_is_told_once_and_before_any_process_asks_for_it(tmp_path: Path) -> None:
+    hub_logging.set_verbosity_warning()
+    data = {"train": ["a"]}
+    with pytest.raises(BadJob, match=r"model '.*gone' cannot be loaded"):
+        for_workers(parse_job({"model": str(tmp_path / "gone"), "total_steps": 1, "data": data}))
+    assert hub_logging.get_verbosity() == hub_logging.ERROR  # no line a retry
 
 
 @pytest.mark.parametrize("command", [["make"], ["check"]])

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -28,6 +29,12 @@ PROCESSOR_FILES = (
     "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json", "chat_template.json",
     "chat_template.jinja",
 )  # fmt: skip
+
+
+def check_config(source: str | Path) -> None:
+    """Raises BadJob: the configuration of `source` can't be loaded, or its family isn't known."""
+    with _one_sentence(source):
+        family_of(AutoConfig.from_pretrained(source).model_type, str(source))
 
 
 def open_inputs(
@@ -96,6 +103,7 @@ _LOADING = Lock()
 
 @contextmanager
 def _one_sentence(source: str | Path) -> Iterator[None]:
+    hub_logging.set_verbosity_error()  # it tells each of its retries
     logging.set_verbosity_error()  # the services' own log is one JSON line an event
     logging.disable_progress_bar()
     try:

@@ -47,17 +47,15 @@ def check(
     images that are there twice, which are no fault.
     """
     with exit_codes():
-        from functools import partial
-
         from services.data.checking.rows import Depth
         from services.data.checking.run import Checked, check_files, plan
         from shared.jobs.document import read_job
         from shared.samples.files import inspect_files
-        from triune.cli.data.tokens import counting
+        from triune.cli.data.tokens import for_workers
 
         spec = read_job(job) if job is not None else None
         files, problems = inspect_files(_patterns(paths or [], spec))
-        make_weigh = partial(counting, spec) if spec is not None and tokens else None
+        make_weigh = for_workers(spec) if spec is not None and tokens else None
         for problem in problems:
             _tell(problem, as_json=as_json)
         lines = Lines(partial(_tell, as_json=False))

@@ -11,6 +11,18 @@ from shared.jobs.spec import JobSpec
 from shared.models.inputs import Inputs, PixelLimits, check_length
 
 
+def for_workers(spec: JobSpec) -> Callable[[], Callable[[Sample], int]]:
+    """`counting`, to be called in each process; raises BadJob at once when the model's configuration cannot be loaded.
+
+    Else every process would ask an absent hub for itself.
+    """
+    with redirect_stdout(sys.stderr):
+        from shared.models.hf.loading import check_config
+
+    check_config(spec.model)
+    return partial(counting, spec)
+
+
 def counting(spec: JobSpec) -> Callable[[Sample], int]:
     """Counts with the tokenizer and the image processor of `spec.model`, and refuses what the job would void.
 
