@@ -60,12 +60,12 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise BadJob([f"job file {path} cannot be read: {error}"]) from error
 
 
-def parse_toml(text: str) -> dict[str, Any]:
-    """The document in TOML `text`; raises BadJob with line and column."""
+def parse_toml(text: str, what: str = "the job file") -> dict[str, Any]:
+    """The document in TOML `text`, which is `what` to its author; raises BadJob with line and column."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise BadJob([f"the job file is not TOML: {error}"]) from error
+        raise BadJob([f"{what} is not TOML: {error}"]) from error
 
 
 def write_toml(spec: JobSpec) -> str:

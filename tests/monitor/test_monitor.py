@@ -1,6 +1,7 @@
 """The whole monitor over the in-memory bus: REST in, run folder out."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -128,6 +129,17 @@ async def test_toml_and_json_make_the_same_job(stage: Stage) -> None:
     assert one.status_code == other.status_code == 200
     assert one.json() == other.json()
     assert one.json()["derived"]["total_groups"] == 96
+    form = {"content-type": "application/x-www-form-urlencoded"}  # as curl says of whatever it sends
+    untyped = await stage.http.post("/v1/jobs:validate", content=" " + json.dumps(stage.job()), headers=form)
+    assert (untyped.status_code, untyped.json()) == (200, one.json())
+
+
+async def test_a_change_in_a_body_without_a_type_is_read_and_a_broken_one_is_no_job_file(stage: Stage) -> None:
+    job = await stage.submit()
+    changed = await stage.http.patch(f"/v1/jobs/{job}", content='{"max_staleness": 2}')
+    assert (changed.status_code, changed.json()["max_staleness"]) == (200, 2)
+    refused = await stage.http.patch(f"/v1/jobs/{job}", content="max_staleness")
+    assert (refused.status_code, refused.json()["error"].split(":")[0]) == (422, "the body is not TOML")
 
 
 async def test_a_change_is_recorded_and_a_bad_one_refused(stage: Stage) -> None:

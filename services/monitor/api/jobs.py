@@ -153,7 +153,7 @@ class JobRoutes:
     async def change(self, job_id: str, request: Request) -> JobDetails:
         """Change η, the number of steps or a source's weight; each holds from the next step or ordinal on."""
         record = _must_live(await find_job(self._desk, self._control, job_id))
-        document = parse_document(await request.body(), request.headers.get("content-type", ""))
+        document = parse_document(await request.body(), request.headers.get("content-type", ""), "the body")
         changes = read_changes(document, await asyncio.to_thread(known_sources, self._desk, record))
         mistakes = await self._cannot_hold(with_changes(record, changes), {change.key for change in changes})
         if mistakes:

@@ -31,20 +31,23 @@ HUB_ID = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?"
 """What the hub takes for the id of a model; whether it has it, it is asked (`hub`)."""
 
 
-def parse_document(body: bytes, content_type: str) -> dict[str, Any]:
-    """The table in a request's body: JSON, or TOML for any other content type; raises BadJob."""
+def parse_document(body: bytes, content_type: str, what: str = "the job file") -> dict[str, Any]:
+    """The table in a request's body, which is `what` to its author; raises BadJob.
+
+    It is JSON where its type says so, or where it begins with `{`, as no TOML does (curl sends forms); else TOML.
+    """
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise BadJob([f"the body is not UTF-8: {error}"]) from error
-    if "json" not in content_type:
-        return parse_toml(text)
+    if "json" not in content_type and not text.lstrip().startswith("{"):
+        return parse_toml(text, what)
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadJob([f"the body is not JSON: {error}"]) from error
     if not isinstance(document, dict):
-        raise BadJob([f"the body is {type(document).__name__} in JSON; expected an object with the job file's keys"])
+        raise BadJob([f"the body is {type(document).__name__} in JSON; expected an object"])
     return document
 
 
