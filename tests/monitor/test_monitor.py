@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 from fastapi import APIRouter
@@ -92,6 +93,18 @@ async def test_legal_moves_are_made_and_others_refused(stage: Stage) -> None:
     answer = await stage.http.post(f"/v1/jobs/{job}/resume")
     assert answer.json()["state"] == "queued"
     await stage.state(job, "stopping")  # it failed while it was being stopped
+
+
+async def test_a_change_is_refused_with_what_the_job_is_now(stage: Stage) -> None:
+    job = await stage.submit()
+    await stage.state(job, "running")
+    await stage.jobs.update(job, lambda record: msgspec.structs.replace(record, ending=True, seal_wanted=True))
+    for state in ("running", "done"):
+        if state == "done":
+            await stage.jobs.move(job, "done")
+        answer = await stage.http.patch(f"/v1/jobs/{job}", json={"max_staleness": 2})
+        now = "is making its last evaluation and checkpoint" if state == "running" else "is done"
+        assert (answer.status_code, answer.json()["error"]) == (409, f"job {job} {now}; it can no longer be changed")
 
 
 async def test_an_unknown_job_is_404_everywhere(stage: Stage) -> None:

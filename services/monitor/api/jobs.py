@@ -275,10 +275,10 @@ def _state(record: JobRecord) -> JobState:
 
 
 def _must_live(record: JobRecord) -> JobRecord:
-    if record.ending or record.seal_wanted:
-        raise IllegalMove(f"job {record.id} is making its last evaluation and checkpoint; it can no longer be changed")
     if record.state in ENDED or record.state == "stopping":
         raise IllegalMove(f"job {record.id} is {record.state}; it can no longer be changed")
+    if record.ending or record.seal_wanted:
+        raise IllegalMove(f"job {record.id} is making its last evaluation and checkpoint; it can no longer be changed")
     return record
 
 
