@@ -3,9 +3,10 @@
 import difflib
 import math
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET
@@ -126,12 +127,37 @@ def _convert_field(value: Any, kind: Any, path: str, found: _Found) -> Any:
     try:
         converted = msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        found.add(path, f"{path} is {_shown(value)}: {str(error)[0].lower()}{str(error)[1:]}")
+        reason = str(error)
+        is_no_choice = reason.startswith("Invalid enum value")
+        reason = f"; {_choices(value, kind)}" if is_no_choice else f": {reason[0].lower()}{reason[1:]}"
+        found.add(path, f"{path} is {_shown(value)}{reason}")
         return UNSET
     if isinstance(converted, float) and not math.isfinite(converted):
         found.add(path, f"{path} is {value!r}; expected a finite number")
         return UNSET
     return converted
+
+
+def _choices(value: Any, kind: Any) -> str:
+    """What a value of the type can be, where `value` or an item of it is none of its literals; and the nearest one."""
+    parts = list(_parts(kind))
+    literals = [part for part in parts if not isinstance(part, type)]
+    text = ", ".join(map(repr, literals)) + (" or a number" if float in parts else "")
+    wrong = next((item for item in (value if isinstance(value, list) else [value]) if item not in literals), value)
+    near = difflib.get_close_matches(str(wrong), [one for one in literals if isinstance(one, str)], n=1, cutoff=0.0)
+    nearest = f"; the nearest one to {wrong!r} is {near[0]!r}" if near else ""
+    return f"expected {'a list of ' if isinstance(value, list) else ''}{text}{nearest}"
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """The literals and the plain types that a type is made of."""
+    if get_origin(kind) is Literal:
+        yield from get_args(kind)
+    elif isinstance(kind, type):
+        yield kind
+    else:
+        for part in get_args(kind):
+            yield from _parts(part)
 
 
 def _shown(value: Any) -> str:

@@ -27,6 +27,36 @@ def test_an_unknown_key_names_the_nearest_known_one() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "value", "expected"),
+    [
+        (
+            "algorithm",
+            "aggregation",
+            "token",
+            "expected 'token_mean', 'sequence_mean', 'constant'; the nearest one to 'token' is 'token_mean'",
+        ),
+        (
+            "optimizer",
+            "freeze",
+            ["vit", "lm"],
+            "expected a list of 'vit', 'connector', 'llm'; the nearest one to 'lm' is 'llm'",
+        ),
+        (
+            "reward",
+            "iou_threshold",
+            "dynmic",
+            "expected 'dynamic', 'average' or a number; the nearest one to 'dynmic' is 'dynamic'",
+        ),
+        ("learner", "zero_stage", 7, "expected 1, 2, 3"),
+    ],
+)
+def test_a_value_that_is_none_of_the_choices_is_told_them_and_the_nearest(
+    table: str, key: str, value: object, expected: str
+) -> None:
+    assert mistakes(**{table: {key: value}}) == (f"{table}.{key} is {value!r}; {expected}",)
+
+
 def test_all_mistakes_are_listed_at_once() -> None:
     found = mistakes(total_steps="ten", data={"train": []}, optimizer={"learning_rate": -1.0}, sources={"a": {"w": 1}})
     assert len(found) == 4
