@@ -4,7 +4,7 @@ The reward service has one file for each built-in one. Nothing here needs sympy,
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
@@ -58,6 +58,12 @@ def known_verifiers() -> Mapping[str, str]:
     """Name → what it judges (an added one: where it comes from), of every verifier that is installed here."""
     added = {entry.name: f"added by {entry.value}" for entry in entry_points(group=ENTRY_POINTS)}
     return MappingProxyType({**added, **VERIFIERS})
+
+
+def verifiers_there_are(name: str | None, known: Collection[str]) -> str:
+    """The end of the sentence on a verifier `name` that is none of `known`."""
+    near = difflib.get_close_matches(name or "", known, 1)
+    return f"there are {', '.join(sorted(known))}" + (f"; the nearest one is {near[0]!r}" if near else "")
 
 
 # ---------------------------------------------------------------- parameters

@@ -178,8 +178,9 @@ def test_a_foreign_data_set_is_converted_with_a_preview(tmp_path: Path) -> None:
     assert (told["format"], told["rows"], sum(told["left_out"].values())) == ("table", 1, 1)
     assert (tmp_path / "out/preview.html").exists()
     assert run.invoke(app, ["check", str(tmp_path / "out")]).exit_code == 0
-    wrong = run.invoke(app, ["convert", str(tmp_path / "rows.jsonl"), str(tmp_path / "two"), "--verifier", "oracle"])
+    wrong = run.invoke(app, ["convert", str(tmp_path / "rows.jsonl"), str(tmp_path / "two"), "--verifier", "mathverfy"])
     assert wrong.exit_code == 2 and "there are anls" in wrong.stderr
+    assert wrong.stderr.endswith("; the nearest one is 'mathverify'\n")
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "tsv", "parquet"])

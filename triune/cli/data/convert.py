@@ -39,13 +39,13 @@ def convert(
         from services.data.converting.options import Options
         from services.data.converting.preview import write_preview
         from services.data.converting.writer import write
-        from shared.samples.verifiers import known_verifiers
+        from shared.samples.verifiers import known_verifiers, verifiers_there_are
 
         kind = kind or told_kind(source)
         if kind not in CONVERTERS:
             raise UserError(f"--format is {kind!r}; expected one of {', '.join(CONVERTERS)}")
         if verifier and verifier not in known_verifiers():
-            raise UserError(f"--verifier is {verifier!r}; there are {', '.join(sorted(known_verifiers()))}")
+            raise UserError(f"--verifier is {verifier!r}; {verifiers_there_are(verifier, known_verifiers())}")
         title = name or (source.stem if source.is_file() else source.resolve().name)
         options = Options(title, images, ability, verifier, question, answer, image)
         try:
