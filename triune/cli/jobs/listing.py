@@ -1,12 +1,15 @@
 """`triune job list` and `triune job show`: which jobs there are, and all that is known of one."""
 
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from shared.errors import UserError
+from shared.jobs.record import State
 from shared.runtime.settings import read_settings
 from triune.cli.client import Api
 from triune.cli.errors import exit_codes
@@ -23,6 +26,8 @@ def list_jobs(
 ) -> None:
     """All jobs, oldest first."""
     with exit_codes():
+        if state not in (None, *get_args(State)):
+            raise UserError(f"--state is {state!r}; expected one of {', '.join(get_args(State))}")
         newest = (job for job in Api(read_settings()).jobs() if state in (None, job["state"]))
         jobs = list(islice(newest, limit))[::-1]
         if as_json:
@@ -34,9 +39,13 @@ def list_jobs(
                 "no jobs yet; submit one with `triune job submit FILE`" if state is None else f"no job is {state}"
             )
             return
-        table = Table("job", "state", "step", box=None)
+        table = Table(box=None)
+        for column in ("job", "state", "step"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("reason")  # alone gives way, so that a job is one line
         for job in jobs:
-            table.add_row(job["job_id"], job["state"], f"{job.get('step', 0)}/{job.get('total_steps', '?')}")
+            reason = Text(" ".join(job["error"].split()), no_wrap=True, overflow="ellipsis")
+            table.add_row(job["job_id"], job["state"], f"{job['step']}/{job['total_steps']}", reason)
         out.print(table)
 
 
