@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
@@ -92,7 +92,13 @@ def deployed(config: RewardConfig, settings: Settings) -> RewardConfig:
 
 
 async def serve_alone(
-    config: RewardConfig, settings: Settings, host: str, port: int, *, token: str | None = None
+    config: RewardConfig,
+    settings: Settings,
+    host: str,
+    port: int,
+    *,
+    token: str | None = None,
+    on_listening: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve HTTP until SIGTERM or SIGINT, announced under `settings.job_id` where there is one.
 
@@ -109,7 +115,7 @@ async def serve_alone(
             async with scorer:
                 ignore_what_is_there()
                 app = create_app(scorer, config, token=token)
-                await _until(stop, serve_http(app, host, port, short_answers=True))
+                await _until(stop, serve_http(app, host, port, short_answers=True, on_listening=on_listening))
     finally:
         telemetry.close()
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import socket
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -53,7 +54,15 @@ def add_health_routes(app: FastAPI, is_ready: Callable[[], bool]) -> None:
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that leaves the process's signals to the service."""
+    """A uvicorn server that leaves the process's signals to the service, and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_listening()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,8 +102,15 @@ class _ShortAnswers(HttpToolsProtocol):
         super().connection_made(cast("asyncio.Transport", _Gathering(transport, self.loop)))
 
 
-async def serve_http(app: ASGIApp, host: str, port: int, *, short_answers: bool = False) -> None:
-    """Serve `app` until cancelled; raises UserError when the port is taken.
+async def serve_http(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    *,
+    short_answers: bool = False,
+    on_listening: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve `app` until cancelled; raises UserError when the port is taken, else calls `on_listening`.
 
     With `short_answers` it is made for many small responses, and not for long ones that are sent in parts.
     """
@@ -109,7 +125,7 @@ async def serve_http(app: ASGIApp, host: str, port: int, *, short_answers: bool 
         timeout_graceful_shutdown=2,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
-    server = _Server(config)
+    server = _Server(config, on_listening)
     try:
         await server.serve()
     except asyncio.CancelledError:

@@ -101,13 +101,16 @@ def test_a_server_is_announced_under_its_job_id_until_it_stops(tmp_path: Path) -
     command = [sys.executable, "-c", _SERVE, "serve", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = {**os.environ, "JOB_ID": "j-0123456789", "DET_IOU_THRESHOLD": " 0.5 "}
     file = tmp_path / ".reward_server" / "j-0123456789" / f"127.0.0.1:{port}"
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL) as server:
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as server:
         try:
             _wait(port)
+            assert server.stdout is not None
+            assert server.stdout.readline().startswith(f"reward server on http://127.0.0.1:{port} with 1 workers")
             assert file.is_file()
             taken = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
             assert taken.returncode == 2 and "Address already in use" in taken.stderr
             assert "Traceback" not in taken.stderr
+            assert "reward server on" not in taken.stdout  # it is none
             assert file.is_file()
             server.send_signal(signal.SIGTERM)
             assert server.wait(20) == 0

@@ -54,11 +54,14 @@ def serve(
         config = deployed(_config(workers, iou_threshold), settings)
         token = token or settings.reward_token
         set_up_logging("reward", settings.replica)
-        out.print(f"reward server on http://{host}:{port} with {config.workers} workers; Ctrl-C stops it")
-        if token is None and host not in ("127.0.0.1", "::1", "localhost"):
-            out.print("without --token whoever reaches this address may use it")
+
+        def greet() -> None:
+            out.print(f"reward server on http://{host}:{port} with {config.workers} workers; Ctrl-C stops it")
+            if token is None and host not in ("127.0.0.1", "::1", "localhost"):
+                out.print("without --token whoever reaches this address may use it")
+
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve_alone(config, settings, host, port, token=token))
+            runner.run(serve_alone(config, settings, host, port, token=token, on_listening=greet))
 
 
 @app.command()
