@@ -136,6 +136,20 @@ def test_prompts_are_counted_by_the_model_of_a_job_and_too_long_ones_are_bad(tmp
     assert failed.exit_code == 2 and "cannot be loaded" in failed.output
 
 
+def test_a_function_of_a_plugin_that_is_no_verifier_is_told_beside_the_rows_that_ask_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIUNE_REWARD_PLUGINS", str(tmp_path))
+    (tmp_path / "mine.py").write_text("def two(text): return 1.0\ndef one(completion, spec, context): return 1.0\n")
+    write(tmp_path / "rows.parquet", [math_row(0, verifier="two")])
+    job = tmp_path / "job.toml"
+    data = f'[data]\ntrain = ["{tmp_path}/rows.parquet"]\n'
+    job.write_text(f'model = "m"\ntotal_steps = 1\n{data}[reward]\nplugins = ["mine.py"]\n')
+    result = run.invoke(app, ["check", "--job", str(job), "--no-tokens", "--workers", "1", "--fast"])
+    assert (result.exit_code, "verifier is 'two'" in result.stdout) == (2, True)
+    assert "note: the plugin mine.py defines two(text), which is no verifier" in result.stderr
+
+
 def test_a_model_that_cannot_be_loaded_is_told_once_and_before_any_process_asks_for_it(tmp_path: Path) -> None:
     hub_logging.set_verbosity_warning()
     data = {"train": ["a"]}

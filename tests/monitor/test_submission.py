@@ -164,7 +164,7 @@ def test_what_is_legal_and_hardly_meant_is_told(tmp_path: Path) -> None:
 
     def told(held_out: list[str], **keys: dict[str, object]) -> list[str]:
         document = {"model": str(tmp_path), "total_steps": 2, "data": {"train": files, "held_out": held_out}} | keys
-        return warnings(parse_job(document), ANYWHERE)
+        return warnings(parse_job(document), ANYWHERE, [tmp_path])
 
     assert told(["none.parquet"]) == []
     assert told([]) == ["data.held_out is empty: there will be no reward before and after"]
@@ -179,6 +179,9 @@ def test_what_is_legal_and_hardly_meant_is_told(tmp_path: Path) -> None:
         "algorithm.updates_per_step",
         "algorithm.max_staleness",
     ]
+    (tmp_path / "mine.py").write_text("def two(text): return 1.0\ndef one(completion, spec, context): return 1.0\n")
+    (odd,) = told(["none.parquet"], reward={"plugins": ["mine.py"]})
+    assert odd.startswith("reward.plugins: the plugin mine.py defines two(text), which is no verifier")
 
 
 def test_mistakes_of_all_kinds_are_told_in_one_answer(tmp_path: Path) -> None:

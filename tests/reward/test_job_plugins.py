@@ -24,7 +24,7 @@ from shared.jobs.document import parse_job
 from shared.jobs.following import ActiveJob
 from shared.jobs.record import JobRecord, JobStore
 from shared.messages import BlobRef, Prompt, Scored, Voided, WeightsPublished
-from shared.samples.plugins import find_plugin, verifiers_for
+from shared.samples.plugins import find_plugin, left_out, verifiers_for
 from shared.service import Status
 from tests.data.rows import math_row, write
 from tests.reward.groups import group
@@ -121,7 +121,7 @@ def test_a_plugin_s_names_are_read_without_running_it(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("def exact(completion, spec, context): return 1.0", "defines 'exact', which there is already"),
-        ("def f(a): return 1.0", "defines no verifier; expected a function"),
+        ("def f(a): return 1.0", r"defines no verifier \(f\(a\)\); expected a function"),
         ("def f(", "is no Python file"),
     ],
 )
@@ -129,3 +129,21 @@ def test_a_plugin_that_adds_no_verifier_is_refused(tmp_path: Path, text: str, to
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(BadData, match=told):
         verifiers_for(["mine.py"], [tmp_path])
+
+
+def test_a_plugin_that_is_named_with_its_folder_is_told_how_to_name_it(tmp_path: Path) -> None:
+    (tmp_path / "plug").mkdir()
+    (tmp_path / "plug" / "mine.py").write_text(_PLUGIN)
+    with pytest.raises(BadData, match=r"\); expected 'mine\.py': a path is relative to such a folder"):
+        find_plugin("plug/mine.py", [tmp_path / "plug"])
+    with pytest.raises(BadData, match=r"allows \([^)]*\)$"):
+        find_plugin("plug/other.py", [tmp_path / "plug"])
+
+
+def test_a_function_that_seems_meant_as_a_verifier_and_is_none_is_told(tmp_path: Path) -> None:
+    helpers = "def used(text): return len(text)\ndef two(completion, spec): return float(used(completion))\n"
+    (tmp_path / "mine.py").write_text(f"{_PLUGIN}\n{helpers}\ndef _hidden(a): return a\n")
+    assert left_out(["mine.py"], [tmp_path]) == [
+        "the plugin mine.py defines two(completion, spec), which is no verifier; "
+        "expected the parameters completion, spec, context"
+    ]

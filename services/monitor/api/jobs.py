@@ -108,7 +108,7 @@ class JobRoutes:
         """What a job would be, with every default and the numbers that follow; nothing is started."""
         spec = await self._read(request)
         memory = await asyncio.to_thread(learner_memory, spec)
-        foolish = await asyncio.to_thread(warnings, spec, self._roots)
+        foolish = await asyncio.to_thread(warnings, spec, self._roots, self._plugin_roots)
         return Validated(
             spec=msgspec.to_builtins(spec), derived=derived(spec), learner_memory_gib=memory, warnings=foolish
         )

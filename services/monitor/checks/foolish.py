@@ -1,6 +1,7 @@
 """What a job file may say, and hardly anybody means: sentences for who submits it; the job is taken all the same."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from services.monitor.checks.hub import hub_note
@@ -8,6 +9,7 @@ from shared.errors import BadData
 from shared.jobs.spec import JobSpec
 from shared.samples.files import count_rows, inspect_files
 from shared.samples.places import Roots
+from shared.samples.plugins import left_out
 
 MANY_COMPLETIONS = 256
 FEW_PROMPT_TOKENS = 32
@@ -15,9 +17,9 @@ LONG_ANSWER = 65_536
 MANY_STEPS = 200
 
 
-def warnings(spec: JobSpec, roots: Roots) -> list[str]:
+def warnings(spec: JobSpec, roots: Roots, plugin_roots: Sequence[Path] = ()) -> list[str]:
     """One sentence each; reads the files' footers, no row, and may ask the hub."""
-    return [*_of_model(spec), *_of_numbers(spec), *_of_data(spec, roots)]
+    return [*_of_model(spec), *_of_numbers(spec), *_of_data(spec, roots), *_of_plugins(spec, plugin_roots)]
 
 
 def _of_model(spec: JobSpec) -> Iterator[str]:
@@ -65,3 +67,8 @@ def _of_data(spec: JobSpec, roots: Roots) -> Iterator[str]:
             f"data.epochs is {spec.data.epochs}: {rows} rows are used up after "
             f"{rows * spec.data.epochs // spec.algorithm.prompts_per_step} of {spec.total_steps} steps"
         )
+
+
+def _of_plugins(spec: JobSpec, roots: Sequence[Path]) -> Iterator[str]:
+    with contextlib.suppress(BadData):  # a mistake of the job then
+        yield from (f"reward.plugins: {sentence}" for sentence in left_out(spec.reward.plugins, roots))

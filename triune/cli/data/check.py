@@ -104,13 +104,17 @@ def _patterns(paths: list[str], spec: "JobSpec | None") -> list[str]:
 
 
 def _verifiers(spec: "JobSpec | None") -> frozenset[str] | None:
-    """The verifiers that rows of the job may ask for; raises BadData for a plugin that cannot be used."""
+    """The verifiers that rows of the job may ask for, with a note of what is none; raises BadData for a bad plugin."""
     if spec is None:
         return None
     from shared.runtime.settings import read_settings
-    from shared.samples.plugins import verifiers_for
+    from shared.samples.plugins import left_out, verifiers_for
 
-    return frozenset(verifiers_for(spec.reward.plugins, read_settings().reward_plugins))
+    roots = read_settings().reward_plugins
+    known = frozenset(verifiers_for(spec.reward.plugins, roots))
+    for sentence in left_out(spec.reward.plugins, roots):
+        console.print(f"note: {sentence}", markup=False)
+    return known
 
 
 def _tell(problem: "Problem", *, as_json: bool) -> None:
