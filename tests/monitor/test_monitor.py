@@ -483,6 +483,27 @@ async def test_void_groups_are_counted_filtered_and_paged(stage: Stage) -> None:
     assert none["voids"] == []
 
 
+async def test_void_held_out_samples_are_counted_apart_and_by_source(stage: Stage) -> None:
+    job = await stage.submit()
+    await stage.state(job, "running")
+    for version in (0, 3):
+        first = runs.group(0, (1.0,), kind="eval", version=version)
+        others = [runs.void(ordinal, kind="eval", version=version) for ordinal in range(1, 3 + version)]
+        await stage.publish(job, first, *others)
+        await stage.announce(job, runs.eval_done(version, 3 + version, 2 + version))
+
+    async def are_told() -> bool:
+        return len((await stage.show(job))["report"]["evaluations"]) == 2  # type: ignore[index]
+
+    await eventually(are_told)
+    report: dict[str, Any] = (await stage.show(job))["report"]  # type: ignore[assignment]
+    assert [done["void"] for done in report["evaluations"]] == [2, 5]
+    source = report["sources"]["sums"]
+    assert (source["n"], source["held_out_void"], source["groups"]["void"]) == (1, 5, 0)  # of the last evaluation
+    voids = (await stage.http.get(f"/v1/jobs/{job}/voids")).json()
+    assert (voids["counts"], voids["held_out_counts"]) == ({}, {"sums": {"bad-sample": 7}})
+
+
 async def test_a_series_that_cannot_exist_is_refused_with_the_nearest_name(stage: Stage) -> None:
     job = await stage.submit()
     refused = await stage.http.get(f"/v1/jobs/{job}/metrics", params={"name": "rewrd"})

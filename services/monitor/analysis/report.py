@@ -85,6 +85,7 @@ def _sources(reader: Reader, counts: dict[str, dict[str, int]]) -> dict[str, dic
     before = reader.values_at("eval/reward", versions[0]) if versions else {}
     after = reader.values_at("eval/reward", versions[-1]) if len(versions) > 1 else {}  # not the same one again
     held_out = reader.values_at("eval/groups", versions[-1]) if versions else {}
+    held_out_voids = reader.void_reasons("eval", versions[-1]) if versions else {}
     reasons, tasks = reader.void_reasons(), reader.tasks()
     none = {"published": 0, "trained": 0, "void": 0, "duplicates": 0}
     return {
@@ -93,6 +94,7 @@ def _sources(reader: Reader, counts: dict[str, dict[str, int]]) -> dict[str, dic
             "before": before.get(name),
             "after": after.get(name),
             "n": int(held_out.get(name, 0)),
+            "held_out_void": sum(held_out_voids.get(name, {}).values()),  # of the last evaluation, beside its n
             "groups": counts.get(name, none),
             "void_reasons": reasons.get(name, {}),
         }

@@ -143,10 +143,12 @@ class RunRoutes:
             with reading(self._desk.runs / record.id) as reader:
                 found = reader.void_groups(source, reason, before, limit + 1) if reader else []
                 counts = reader.void_reasons() if reader else {}
+                held_out_counts = reader.void_reasons("eval") if reader else {}
             shown = found[:limit]
             return VoidList(
                 job_id=job_id,
                 counts=counts,
+                held_out_counts=held_out_counts,
                 voids=[{key: value for key, value in void.items() if key != "id"} for void in shown],
                 next=shown[-1]["id"] if len(found) > limit else None,
             )

@@ -135,6 +135,9 @@ class VoidList(BaseModel):
 
     job_id: str
     counts: dict[str, dict[str, int]] = Field(description="all void training groups, by source and reason")
+    held_out_counts: dict[str, dict[str, int]] = Field(
+        description="all void held-out groups, by source and reason; each evaluation counts its own"
+    )
     next: int | None = Field(description="`before` of the next page; null: this was the last one")
     voids: list[dict[str, Any]]
 

@@ -13,6 +13,7 @@ from services.monitor.history.schema import ENGINE, open_for_reading
 from services.monitor.history.shelf import Spot, read_spot
 from services.monitor.history.totals import STALENESS, Total
 from services.monitor.values.where import Where
+from shared.messages import Kind
 
 ENGINES_SHOWN = 64
 """Replicas come and go for as long as a job lives."""
@@ -83,11 +84,14 @@ class Reader:
         """Groups of both kinds that are in the store."""
         return int(self._db.execute("SELECT COALESCE(SUM(n), 0) AS n FROM counts").fetchone()["n"])
 
-    def void_reasons(self) -> dict[str, dict[str, int]]:
-        """By source and reason, training groups."""
+    def void_reasons(self, kind: Kind = "train", version: int | None = None) -> dict[str, dict[str, int]]:
+        """Void groups by source and reason; held-out ones of one `version`, or of all evaluations."""
         found: dict[str, dict[str, int]] = {}
-        query = "SELECT source, reason, n FROM counts WHERE kind = 'train' AND state = 'void' AND n > 0"
-        for row in self._db.execute(query):
+        query = (
+            "SELECT source, reason, SUM(n) AS n FROM counts WHERE kind = ?1 AND state = 'void' "
+            "AND (?2 IS NULL OR version = ?2) GROUP BY 1, 2 HAVING SUM(n) > 0"
+        )
+        for row in self._db.execute(query, (kind, version)):
             found.setdefault(row["source"], {})[row["reason"] or "unknown"] = row["n"]
         return found
 

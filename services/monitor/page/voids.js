@@ -29,13 +29,14 @@ export class Voids {
     this.drawLetters(dead.letters);
   }
 
-  draw({ counts, voids, next }) {
-    const sources = Object.keys(counts), reasons = [...new Set(Object.values(counts).flatMap(Object.keys))].sort();
+  draw({ counts, held_out_counts: heldOut, voids, next }) {
+    const reasonsIn = (...all) => [...new Set(all.flatMap(Object.values).flatMap(Object.keys))].sort();
+    const sources = Object.keys(counts), reasons = reasonsIn(counts), allSources = [...new Set([counts, heldOut].flatMap(Object.keys))];
     const turn = (before) => { this.before = before; this.load(this.job); };
     const set = (name) => (value) => { this.filter[name] = value; turn(null); };
-    const total = Object.values(counts).flatMap(Object.values).reduce((sum, count) => sum + count, 0);
-    if (!this.head.contains(document.activeElement)) show(this.head, h("h2", {}, `Void groups: ${total} of training`),
-      select("source", [["", "any"], ...sources], this.filter.source, set("source")), select("reason", [["", "any"], ...reasons], this.filter.reason, set("reason")));
+    const sum = (of) => Object.values(of).flatMap(Object.values).reduce((sum, count) => sum + count, 0), total = sum(counts) + sum(heldOut);
+    if (!this.head.contains(document.activeElement)) show(this.head, h("h2", {}, `Void groups: ${sum(counts)} of training, ${sum(heldOut)} of evaluations`),
+      select("source", [["", "any"], ...allSources], this.filter.source, set("source")), select("reason", [["", "any"], ...reasonsIn(counts, heldOut)], this.filter.reason, set("reason")));
     if (!voids.length) {
       show(this.body, hint(total || this.before ? "No further group was given up for that." : "No group was given up."));
       return;
