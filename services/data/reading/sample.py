@@ -9,7 +9,7 @@ from shared.errors import BadSample
 from shared.messages import IMAGE_MARK, ChatTurn, source_name
 from shared.samples.images import probe_image
 from shared.samples.schema import cast_row
-from shared.samples.verifiers import known_verifiers, why_unusable
+from shared.samples.verifiers import known_verifiers, verifiers_there_are, why_unusable
 
 ROLES = ("system", "user", "assistant")
 TEXT_LIMIT = 256 * 1024
@@ -136,7 +136,7 @@ def _image(image: Mapping[str, Any], number: int, load: LoadImage) -> EncodedIma
 
 def _verifier(name: str | None, known: Collection[str]) -> str:
     if name is None or name not in known:
-        raise BadSample(f"verifier is {name!r}; there are {', '.join(sorted(known))}")
+        raise BadSample(f"verifier is {name!r}; {verifiers_there_are(name, known)}")
     return name
 
 

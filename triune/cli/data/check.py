@@ -47,6 +47,8 @@ def check(
     images that are there twice, which are no fault.
     """
     with exit_codes():
+        from functools import partial
+
         from services.data.checking.rows import Depth
         from services.data.checking.run import Checked, check_files, plan
         from shared.jobs.document import read_job
