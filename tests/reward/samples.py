@@ -1,9 +1,12 @@
 """Small samples, and verifiers that misbehave on purpose."""
 
+import contextlib
 import json
 import os
 import signal
 import socket
+import stat
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -77,9 +80,19 @@ def _fork() -> None:
     os.waitpid(child, 0)
 
 
+def _babble() -> None:
+    """Write to its parent what is no reply."""
+    for descriptor in range(3, 32):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                os.write(descriptor, struct.pack("<Q", 4) + b"\xff" * 4)
+    _hang()
+
+
 _FILES: list[TextIO] = []
 _KEPT: list[bytearray] = []
 _DEEDS: dict[str, Callable[[], object]] = {
+    "babble": _babble,
     "exit": lambda: os._exit(3),
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "hang": _hang,

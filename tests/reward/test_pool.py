@@ -48,6 +48,7 @@ async def test_requests_at_the_same_time_do_not_mix(pool: Pool) -> None:
         ("loop", "did not finish within its deadline of 0.5 s"),
         ("memory", "ran out of memory"),
         ("raise", "RuntimeError: on purpose"),
+        ("babble", "answered what is no reply"),
     ],
 )
 async def test_a_deed_costs_its_own_sample_an_error_and_no_other(pool: Pool, deed: str, told: str) -> None:

@@ -114,17 +114,19 @@ class Worker:
         try:
             (size,) = HEADER.unpack(await self._reader.readexactly(HEADER.size))
             if size > _MAX_REPLY_BYTES:
-                raise await self.died()
+                raise await self.died(f"answered {size} bytes, expected at most {_MAX_REPLY_BYTES}")
             return self._decoder.decode(await self._reader.readexactly(size))
         except (asyncio.IncompleteReadError, OSError):
             raise await self.died() from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # its verifier can write there, too
+            raise await self.died(f"answered what is no reply: {error}") from None
 
-    async def died(self) -> WorkerDied:
-        """The error that says how it ended; it is made to end where it has not."""
+    async def died(self, reason: str = "") -> WorkerDied:
+        """The error that says how it ended, or the `reason` why it is made to end."""
         place, _ = self.progress
         await self.close()
         code = self._process.returncode
-        return WorkerDied(place, f"was ended by signal {-code}" if code < 0 else f"ended with code {code}")
+        return WorkerDied(place, reason or (f"was ended by signal {-code}" if code < 0 else f"ended with code {code}"))
 
     async def close(self) -> None:
         """Kill the process and wait for it; safe to call twice."""
