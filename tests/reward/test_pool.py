@@ -1,6 +1,7 @@
 """Every sample gets its reward, whatever the others do to their workers."""
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
@@ -11,8 +12,11 @@ import msgspec
 import psutil
 import pytest
 
+from services.reward.workers import process
 from services.reward.workers.pool import BATCH, Overloaded, Pool
+from services.reward.workers.process import Worker
 from shared.errors import Unavailable
+from tests.limits import descriptors, first_free, open_files
 from tests.reward.samples import math, text
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -91,6 +95,20 @@ async def test_an_idle_worker_that_is_killed_is_replaced_and_nobody_is_blamed(po
     assert await _finals(pool, GOOD * 8) == RIGHT * 8
 
 
+async def test_a_worker_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One descriptor more each time, so that it fails at each place, until its process starts and ends at once."""
+    monkeypatch.setattr(process, "_MODULE", "services.reward.no_such_module")
+    before, failures = descriptors(), []
+    for most in itertools.count(first_free()):
+        with open_files(most), pytest.raises(Unavailable) as failure:
+            await Worker.start(1024**3)
+        failures.append(failure)  # with its traceback, and what that holds
+        assert descriptors() == before, f"with {most} descriptors: {failure.value}"
+        if "did not start" in str(failure.value):
+            break
+    assert "ended with code 1" in str(failures[-1].value) and len(failures) > 5
+
+
 async def test_a_worker_that_has_grown_is_replaced() -> None:
     async with Pool(workers=1, memory_bytes=1024**3) as pool:
         (pid,) = pool.pids
@@ -128,6 +146,7 @@ async def test_a_pool_that_stops_fails_what_waits_and_leaves_no_process() -> Non
 _PARENT = """
 import asyncio, sys
 from services.reward.workers.pool import Pool
+from tests.limits import descriptors, first_free, open_files
 from tests.reward.samples import text
 async def main():
     async with Pool(workers=2) as pool:

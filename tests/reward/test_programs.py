@@ -1,5 +1,6 @@
 """The verifier `python`: programs against unit tests, in a process that never sees what is expected."""
 
+import itertools
 import json
 import os
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from shared.answers.programs import read_program
 from shared.errors import Unavailable
 from shared.messages import Reward, RewardSpec
 from shared.samples.verifiers import why_unusable
+from tests.limits import descriptors, first_free, open_files
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -64,6 +66,31 @@ async def test_a_launcher_that_does_not_start_is_no_verdict(monkeypatch: pytest.
     monkeypatch.setattr(launching, "_MODULE", "services.reward.no_such_module")
     with pytest.raises(Unavailable, match="did not start, or was ended: code 1"):
         await _judged(Running(at_once=1), _RIGHT)
+
+
+async def test_a_launcher_that_cannot_be_started_is_no_verdict_and_leaves_nothing_open() -> None:
+    """One descriptor more each time, so that it fails at each place, until it starts."""
+    running, before, failures = Running(at_once=1), descriptors(), []
+    for most in itertools.count(first_free()):
+        try:
+            with open_files(most):
+                assert (await _judged(running, _RIGHT)).accuracy == 1.0
+            break
+        except Unavailable as error:
+            failures.append(error)  # with its traceback, and what that holds
+        assert descriptors() == before
+    assert len(failures) > 3 and "could not be started: [Errno 24]" in str(failures[0])
+    await running.aclose()
+
+
+async def test_a_process_that_a_launcher_cannot_be_asked_for_is_no_verdict() -> None:
+    running, before = Running(at_once=1), descriptors()
+    assert (await _judged(running, _RIGHT)).accuracy == 1.0
+    with open_files(0), pytest.raises(Unavailable, match=r"could not be started: \[Errno 24\]"):
+        await _judged(running, _RIGHT)
+    assert descriptors() == before
+    assert (await _judged(running, _RIGHT)).accuracy == 1.0
+    await running.aclose()
 
 
 def _launchers() -> list[psutil.Process]:

@@ -34,21 +34,11 @@ class Launcher:
 
     @classmethod
     async def start(cls) -> "Launcher":
-        """A new one, ready to work; raises Unavailable when it does not start within `START_S`."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        with theirs:
-            process = subprocess.Popen(  # noqa: ASYNC220 — vfork and exec: a millisecond
-                [sys.executable, "-B", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env=clean_environment(os.environ),
-                cwd=_ROOT,
-                start_new_session=True,
-            )
-        launcher = cls(process, ours)
+        """A new one, ready to work; raises Unavailable when it cannot be started, or not within `START_S`."""
+        try:
+            launcher = cls(*_spawn())
+        except OSError as error:
+            raise Unavailable(f"a launcher of programs could not be started: {error}") from error
         try:
             async with asyncio.timeout(START_S):
                 await launcher._hear()
@@ -71,12 +61,9 @@ class Launcher:
         the launcher is of no more use.
         """
         answer = bytearray()
-        ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                socket.send_fds(self._channel, [NEXT], [theirs.fileno()])
+            ours = self._ask()
         except OSError as error:
-            ours.close()
             raise Unavailable(f"a process for a program could not be started: {error}") from error
         try:
             async with asyncio.timeout(limit_s):
@@ -95,10 +82,22 @@ class Launcher:
             raise Unavailable("a process for a program ended before it began")
         return bytes(answer.removeprefix(READY))
 
+    def _ask(self) -> socket.socket:
+        """Have it start the next process; returns our end of that one's socket, raises OSError."""
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                socket.send_fds(self._channel, [NEXT], [theirs.fileno()])
+        except OSError:
+            ours.close()
+            raise
+        return ours
+
     async def _hear(self) -> None:
         """Wait until it can take the next program; raises Unavailable when it has ended."""
-        if await asyncio.get_running_loop().sock_recv(self._channel, 1):
-            return
+        with contextlib.suppress(OSError):
+            if await asyncio.get_running_loop().sock_recv(self._channel, 1):
+                return
         with contextlib.suppress(subprocess.TimeoutExpired):
             await asyncio.to_thread(self._process.wait, _ENDING_S)
         await self.close()
@@ -111,6 +110,28 @@ class Launcher:
         self._process.kill()
         self._channel.close()
         await asyncio.to_thread(self._process.wait)  # milliseconds: it has been killed
+
+
+def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A launcher's process and our end of its channel; raises OSError, and has closed what it opened then."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    try:
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-B", "-m", _MODULE, str(theirs.fileno()), str(os.getpid())],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=clean_environment(os.environ),
+                cwd=_ROOT,
+                start_new_session=True,
+            )
+    except BaseException:
+        ours.close()
+        raise
+    return process, ours
 
 
 async def _exchange(ours: socket.socket, work: bytes, answer: bytearray) -> None:

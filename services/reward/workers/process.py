@@ -48,47 +48,31 @@ class Worker:
     ) -> None:
         self._process, self._reader, self._writer, self._board = process, reader, writer, board
         self._decoder = msgspec.msgpack.Decoder(Reply)
+        self._ear = asyncio.ensure_future(_log_output(process))
 
     @classmethod
     async def start(cls, memory_bytes: int, plugin_roots: Sequence[Path] = ()) -> "Worker":
         """A new process, ready to work, that loads plugins from `plugin_roots` alone.
 
-        Raises Unavailable when it does not start within `START_S`.
+        Raises Unavailable when it cannot be started (no process, file or memory is left), or not within `START_S`;
+        nothing is left of it then.
         """
-        ours, theirs = socket.socketpair()
-        with theirs, tempfile.TemporaryFile() as page:
-            page.truncate(PROGRESS.size)
-            board = mmap.mmap(page.fileno(), PROGRESS.size)
-            descriptors = (theirs.fileno(), page.fileno())
-            process = subprocess.Popen(  # noqa: ASYNC220 — vfork and exec: a millisecond
-                [sys.executable, "-m", _MODULE, *map(str, (*descriptors, memory_bytes, os.getpid(), *plugin_roots))],
-                pass_fds=descriptors,
-                stdin=subprocess.DEVNULL,
-                env=clean_environment(os.environ),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                cwd=_ROOT,
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
-        worker = cls(process, reader, writer, board)
-        await worker._hear()
+        try:
+            process, ours, board = _spawn(memory_bytes, plugin_roots)
+        except OSError as error:
+            raise Unavailable(f"a reward worker could not be started: {error}") from error
+        worker = cls(process, *await asyncio.open_connection(sock=ours), board)
         try:
             async with asyncio.timeout(START_S):
                 await worker.receive()
         except (TimeoutError, WorkerDied) as error:
             await worker.close()
+            board.close()  # the error's traceback would hold it
             raise Unavailable(f"a reward worker did not start: {error or f'no answer within {START_S:g} s'}") from error
-        except asyncio.CancelledError:
+        except BaseException:
             await worker.close()
             raise
         return worker
-
-    async def _hear(self) -> None:
-        """Log what it prints, up to a limit: it may write no file, and its parent's log may be one."""
-        printed = asyncio.StreamReader(_MAX_LINE_BYTES)
-        loop = asyncio.get_running_loop()
-        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(printed), self._process.stdout)
-        self._ear = asyncio.ensure_future(_log_lines(printed, self._process.pid))
 
     @property
     def pid(self) -> int:
@@ -138,9 +122,35 @@ class Worker:
         await asyncio.wait({self._ear})  # the pipe has ended with the process
 
 
-async def _log_lines(printed: asyncio.StreamReader, worker: int) -> None:
-    left = _MAX_LOGGED_BYTES
+def _spawn(memory_bytes: int, plugin_roots: Sequence[Path]) -> tuple[subprocess.Popen[bytes], socket.socket, mmap.mmap]:
+    """A worker's process, our end of its socket, and its page; raises OSError, and has closed what it opened then."""
+    with contextlib.ExitStack() as opened:
+        ours, theirs = socket.socketpair()
+        opened.enter_context(ours)
+        with theirs, tempfile.TemporaryFile() as page:
+            page.truncate(PROGRESS.size)
+            board = opened.enter_context(mmap.mmap(page.fileno(), PROGRESS.size))
+            descriptors = (theirs.fileno(), page.fileno())
+            process = subprocess.Popen(
+                [sys.executable, "-m", _MODULE, *map(str, (*descriptors, memory_bytes, os.getpid(), *plugin_roots))],
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                env=clean_environment(os.environ),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=_ROOT,
+            )
+        opened.pop_all()
+    return process, ours, board
+
+
+async def _log_output(process: subprocess.Popen[bytes]) -> None:
+    """Log what it prints, up to a limit: it may write no file, and its parent's log may be one."""
+    printed, left = asyncio.StreamReader(_MAX_LINE_BYTES), _MAX_LOGGED_BYTES
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(printed), process.stdout)
     while data := await printed.read(_MAX_LINE_BYTES):
         if left > 0:
-            get_logger().warning("a verifier printed", worker=worker, text=data[:left].decode(errors="replace").strip())
+            text = data[:left].decode(errors="replace").strip()
+            get_logger().warning("a verifier printed", worker=process.pid, text=text)
         left -= len(data)
