@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from functools import partial
 
 from services.reward.config import RewardConfig
 from services.reward.endpoints.teacher import Teacher
@@ -15,12 +16,14 @@ from services.reward.http.app import create_app
 from services.reward.http.discovery import announced
 from services.reward.metrics import instruments
 from services.reward.scoring import make_scorer
+from services.reward.workers.pool import WORKER
 from shared.errors import BadJob, UserError
 from shared.jobs.following import ActiveJob, follow_active
 from shared.jobs.spec import JobSpec
 from shared.messages import Kind
 from shared.runtime.collector import ignore_what_is_there
 from shared.runtime.http import serve_http
+from shared.runtime.retry import CONNECT_S
 from shared.runtime.settings import Settings
 from shared.runtime.telemetry import set_up_telemetry
 from shared.service import Ports, Service, Status, run
@@ -33,7 +36,7 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
     config = config or RewardConfig()
     settings, status, counters = ports.settings, Status(), instruments()
     config = deployed(config, settings)
-    scorer = make_scorer(config, counters)
+    scorer = make_scorer(config, counters, ports.retry)
     deps = Deps(ports.bus, scorer, counters, settings.replica, config.deadline_s, ports.retry, ports.blobs)
 
     async def score(job: ActiveJob) -> None:
@@ -47,7 +50,9 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
             status.state = "idle"
 
     async def loop() -> None:
-        async with scorer:
+        async with contextlib.AsyncExitStack() as stack:
+            start = partial(stack.enter_async_context, scorer)
+            await ports.retry.until_back(WORKER, start, limit_s=CONNECT_S)
             status.state, status.ready = "idle", True
             await follow_active(ports.jobs, score, service="reward", crashes=ports.crashes)
 

@@ -15,6 +15,7 @@ from services.reward.workers.pool import Pool
 from shared.errors import Unavailable, one_error
 from shared.messages import Reward
 from shared.runtime.metrics import Instruments
+from shared.runtime.retry import Retry
 from shared.samples.verifiers import known_verifiers
 
 _FLUSH_S = 0.5
@@ -32,10 +33,15 @@ class Outside(Protocol):
         ...
 
 
-def make_scorer(config: RewardConfig, instruments: Instruments) -> "Scorer":
-    """The scorer that `config` describes, not started."""
+def make_scorer(config: RewardConfig, instruments: Instruments, retry: Retry | None = None) -> "Scorer":
+    """The scorer that `config` describes, not started; `retry` tells what it waits for."""
     pool = Pool(
-        config.workers, config.worker_memory_bytes, config.waiting_samples, config.cached_rewards, config.plugin_roots
+        config.workers,
+        config.worker_memory_bytes,
+        config.waiting_samples,
+        config.cached_rewards,
+        config.plugin_roots,
+        retry or Retry(),
     )
     endpoint = Endpoint(config.judge_url, config.judge_key) if config.judge_url else None
     asking = Asking(endpoint, instruments, at_once=config.judge_calls, kept=config.cached_rewards)

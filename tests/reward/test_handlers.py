@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 
@@ -11,13 +13,14 @@ import pytest_asyncio
 from services.reward.handlers import WORKERS, Deps, consume, group_samples
 from services.reward.metrics import instruments
 from services.reward.scoring import Scorer
-from services.reward.workers.pool import Pool
+from services.reward.workers.pool import WORKER, Pool
 from shared.bus.memory.bus import MemoryBus
 from shared.bus.memory.server import MemoryServer
 from shared.bus.port import DELIVERY_BUDGET, Bus
 from shared.messages import Completed, DeadLetter, RewardSpec, Scored, Voided, decode, message_id
 from shared.runtime.retry import Retry
 from tests.fakes import eventually
+from tests.limits import open_files
 from tests.reward.groups import group
 from tests.weather import through_weather, under
 
@@ -179,6 +182,24 @@ async def test_a_group_waits_for_workers_that_are_away_and_nothing_is_counted(se
         async with away:
             (record,) = await _records(server, 1)
     assert isinstance(record, Scored) and record.rewards[0].final == 1.0
+
+
+async def test_a_group_waits_for_a_worker_that_cannot_be_started_and_nothing_is_counted(server: MemoryServer) -> None:
+    retry = Retry()
+    async with Pool(workers=1, retry=retry) as pool, _replica(server, pool, retry=retry):
+        with open_files(0):
+            os.kill(pool.pids[0], signal.SIGKILL)
+            await _publish(server, group([RIGHT]))
+            await eventually(lambda: _true(retry.waiting_for == WORKER))
+            other = await MemoryBus(server).work("completions", "job-1", "train")
+            assert await other.fetch(1, 1.0) == []  # it is in hand, and stays there
+        (record,) = await _records(server, 1)
+        assert isinstance(record, Scored) and record.rewards[0].final == 1.0
+        await eventually(lambda: _true(retry.waiting_for == ""))
+
+
+async def _true(value: bool) -> bool:
+    return value
 
 
 async def test_what_a_stopping_replica_gives_back_was_no_attempt(server: MemoryServer, pool: Pool) -> None:

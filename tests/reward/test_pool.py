@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from services.reward.workers import process
-from services.reward.workers.pool import BATCH, Overloaded, Pool
+from services.reward.workers.pool import BATCH, WORKER, Overloaded, Pool
 from services.reward.workers.process import Worker
 from shared.errors import Unavailable
 from tests.limits import descriptors, first_free, open_files
@@ -62,7 +62,7 @@ async def test_a_deed_costs_its_own_sample_an_error_and_no_other(pool: Pool, dee
     del rewards[4]
     assert [reward.final for reward in rewards] == RIGHT
     assert await _finals(pool, GOOD * 8) == RIGHT * 8
-    assert len(pool.pids) == pool.workers
+    await _until(lambda: _true(len(pool.pids) == pool.workers))
 
 
 @pytest.mark.parametrize("unsendable", [{"x": 1 << 80}, {"x": "\ud800"}], ids=["huge integer", "lone surrogate"])
@@ -93,6 +93,33 @@ async def test_an_idle_worker_that_is_killed_is_replaced_and_nobody_is_blamed(po
     for pid in pool.pids:
         os.kill(pid, 9)
     assert await _finals(pool, GOOD * 8) == RIGHT * 8
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again_and_told_of() -> None:
+    async with Pool(workers=2) as pool:
+        with open_files(0):
+            for pid in pool.pids:
+                os.kill(pid, 9)
+            with pytest.raises(Unavailable, match=r"a reward worker could not be started: .*Too many open files"):
+                await pool.score(GOOD * 8)
+            assert pool.retry.waiting_for == WORKER and pool.ready
+            with pytest.raises(Unavailable, match="could not be started"):
+                await pool.score(GOOD)
+        await _until(lambda: _true(len(pool.pids) == 2))
+        assert await _finals(pool, GOOD * 8) == RIGHT * 8
+        assert pool.retry.waiting_for == "" and pool.counts.errors == 0
+
+
+async def test_while_one_worker_cannot_be_started_the_other_judges_all() -> None:
+    async with Pool(workers=2) as pool:
+        with open_files(0):
+            os.kill(pool.pids[0], 9)
+            while pool.retry.waiting_for != WORKER:  # whoever notices first
+                assert await _finals(pool, GOOD * 8) == RIGHT * 8
+            for _ in range(10):
+                assert await _finals(pool, GOOD * 8) == RIGHT * 8
+            assert len(pool.pids) == 1
+        await _until(lambda: _true(len(pool.pids) == 2))
 
 
 async def test_a_worker_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,10 @@ from services.reward.workers.process import Worker, WorkerDied
 from services.reward.workers.worker import BUDGET_S
 from shared.errors import TriuneError, Unavailable
 from shared.messages import Reward
+from shared.runtime.retry import Retry
 
+WORKER = "a verifier worker"
+"""What is waited for while one cannot be started."""
 BATCH = 32
 """Samples that one worker is given together, at most."""
 BATCH_CHARACTERS = 1_000_000
@@ -31,6 +34,7 @@ _CROWD = 4  # requests a worker, from which on it is worth waiting ...
 _GATHER_S = 0.004  # ... so long for others to come: handing over a sample alone costs as much as judging it
 _GRACE_S = 2 * BUDGET_S  # after it a worker has not begun, and will not begin, another sample of the batch
 _LOOK_S = 0.05
+_STOPPING = "the reward service is stopping"
 
 
 class Overloaded(TriuneError):
@@ -93,6 +97,7 @@ class Pool:
     """`workers` processes with at most `memory_bytes` of address space each; at most `limit` samples wait.
 
     The rewards of the last `cached_rewards` samples are kept by content. Jobs may name plugins under `plugin_roots`.
+    `retry` says so while a worker that has ended cannot be replaced.
 
     Use it as an async context manager. All of it lives in one event loop.
     """
@@ -102,6 +107,7 @@ class Pool:
     limit: int = 4096
     cached_rewards: int = 0
     plugin_roots: tuple[Path, ...] = ()
+    retry: Retry = field(default_factory=Retry)
     counts: PoolCounts = field(default_factory=PoolCounts)
 
     def __post_init__(self) -> None:
@@ -136,9 +142,7 @@ class Pool:
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
-        for item in self._waiting:
-            item.request.fail(Unavailable("the reward service is stopping"))
-        self._waiting.clear()
+        self._fail_waiting(Unavailable(_STOPPING))
         await asyncio.gather(*(worker.close() for worker in self._live.values()))
         self._live.clear()
 
@@ -212,19 +216,33 @@ class Pool:
                 self._known.popitem(last=False)
 
     async def _run_lane(self, lane: int) -> None:
-        while True:
-            batch = await self._take()
-            try:
+        """Have batches judged, one after the other, by a worker that is replaced when it has ended."""
+        batch: list[_Item] = []
+        try:
+            while True:
                 if lane not in self._live:
-                    self._live[lane] = await Worker.start(self.memory_bytes, self.plugin_roots)
+                    self._live[lane] = await self.retry.until_back(WORKER, self._started)
+                batch = await self._take()
                 await self._run_batch(lane, batch)
-            except Unavailable as error:
-                for item in batch:
-                    item.request.fail(error)
-            except asyncio.CancelledError:
-                for item in batch:
-                    item.request.fail(Unavailable("the reward service is stopping"))
-                raise
+        except BaseException as error:
+            stops = isinstance(error, asyncio.CancelledError)
+            self._waiting.extendleft(batch)
+            self._fail_waiting(Unavailable(_STOPPING if stops else f"the reward service has failed: {error!r}"))
+            raise
+
+    async def _started(self) -> Worker:
+        """Another worker; when it cannot be started and there is no other, whoever waits for one has to ask again."""
+        try:
+            return await Worker.start(self.memory_bytes, self.plugin_roots)
+        except Unavailable as error:
+            if not self._live:
+                self._fail_waiting(error)
+            raise
+
+    def _fail_waiting(self, error: Unavailable) -> None:
+        for item in self._waiting:
+            item.request.fail(error)
+        self._waiting.clear()
 
     async def _take(self) -> list[_Item]:
         """The next batch: a fair share of what waits, at least one sample; one whose worker died comes alone.
