@@ -54,6 +54,8 @@ def build(ports: Ports, config: RewardConfig | None = None) -> Service:
             start = partial(stack.enter_async_context, scorer)
             await ports.retry.until_back(WORKER, start, limit_s=CONNECT_S)
             status.state, status.ready = "idle", True
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            group.create_task(scorer.pool.watch())
             await follow_active(ports.jobs, score, service="reward", crashes=ports.crashes)
 
     http = None
@@ -120,24 +122,24 @@ async def serve_alone(
             async with scorer:
                 ignore_what_is_there()
                 app = create_app(scorer, config, token=token)
-                await _until(stop, serve_http(app, host, port, short_answers=True, on_listening=on_listening))
+                serving = serve_http(app, host, port, short_answers=True, on_listening=on_listening)
+                await _until(stop, serving, scorer.pool.watch())
     finally:
         telemetry.close()
 
 
-async def _until(stop: asyncio.Event, serving: Coroutine[None, None, None]) -> None:
-    """Run the server until it fails or `stop` is set."""
-    server = asyncio.ensure_future(serving)
-    stopping = asyncio.ensure_future(stop.wait())
+async def _until(stop: asyncio.Event, *work: Coroutine[None, None, object]) -> None:
+    """Run the work until some of it fails or `stop` is set."""
+    tasks = [asyncio.ensure_future(one) for one in (*work, stop.wait())]
     try:
-        await asyncio.wait({server, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if server.done():
-            server.result()
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
-        for task in (server, stopping):
+        for task in tasks:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait({server, stopping})
+            await asyncio.wait(tasks)
 
 
 def _check_port(host: str, port: int) -> None:

@@ -136,6 +136,20 @@ async def test_a_worker_that_cannot_be_started_leaves_nothing_open(monkeypatch: 
     assert "ended with code 1" in str(failures[-1].value) and len(failures) > 5
 
 
+async def test_a_fault_of_a_lane_is_told_and_fails_what_it_had_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Pool(workers=1) as pool:
+        watching = asyncio.ensure_future(pool.watch())
+        monkeypatch.setattr(Pool, "_keep", _fails)
+        with pytest.raises(Unavailable, match=r"has failed: RuntimeError\('a fault of ours'\)"):
+            await pool.score(GOOD)
+        with pytest.raises(RuntimeError, match="a fault of ours"):
+            await watching
+
+
+def _fails(*_: object) -> None:
+    raise RuntimeError("a fault of ours")
+
+
 async def test_a_worker_that_has_grown_is_replaced() -> None:
     async with Pool(workers=1, memory_bytes=1024**3) as pool:
         (pid,) = pool.pids

@@ -1,4 +1,4 @@
-"""The service on the bus: what becomes of it when its workers cannot be started."""
+"""The service on the bus: what becomes of it when its workers cannot be started, or a fault of ours ends a lane."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import pytest
 
 from services.reward.app import build
 from services.reward.config import RewardConfig
-from services.reward.workers.pool import WORKER
+from services.reward.workers.pool import WORKER, Pool
 from shared.blobs.store import BlobStore
 from shared.bus.memory.bus import MemoryBus
 from shared.bus.memory.server import MemoryServer
@@ -40,6 +40,18 @@ async def test_a_service_whose_workers_cannot_be_started_waits_and_says_so(tmp_p
     loop.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await loop
+
+
+async def test_a_fault_of_ours_in_a_lane_ends_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(pool: Pool) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(Pool, "_take", fails)
+    service, _ = _service(tmp_path)
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(30):
+            await service.loops[0]()
+    assert [repr(error) for error in raised.value.exceptions] == ["RuntimeError('a fault of ours')"]
 
 
 async def _true(value: bool) -> bool:

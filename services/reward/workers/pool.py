@@ -146,6 +146,12 @@ class Pool:
         await asyncio.gather(*(worker.close() for worker in self._live.values()))
         self._live.clear()
 
+    async def watch(self) -> None:
+        """Wait while the pool runs; raises the fault that has ended one of its lanes: the pool is of no more use."""
+        ended, _ = await asyncio.wait(self._lanes, return_when=asyncio.FIRST_EXCEPTION)
+        for lane in ended:
+            lane.result()
+
     @property
     def waiting(self) -> int:
         """Samples that no worker has been given yet."""
