@@ -1,10 +1,12 @@
 """Every sample gets its reward, whatever the others do to their workers."""
 
 import asyncio
+import errno
 import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 
@@ -108,6 +110,27 @@ async def test_a_worker_that_cannot_be_started_is_tried_again_and_told_of() -> N
         await _until(lambda: _true(len(pool.pids) == 2))
         assert await _finals(pool, GOOD * 8) == RIGHT * 8
         assert pool.retry.waiting_for == "" and pool.counts.errors == 0
+
+
+@pytest.mark.asyncio(loop_scope="function")  # a loop whose executor has no thread yet
+async def test_where_neither_a_process_nor_a_thread_can_be_started_both_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def again(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with Pool(workers=1) as pool:
+        with monkeypatch.context() as full:
+            full.setattr(subprocess, "Popen", again)
+            full.setattr(threading.Thread, "start", no_thread)
+            os.kill(pool.pids[0], 9)
+            with pytest.raises(Unavailable, match=r"could not be started: \[Errno 11\]"):
+                await pool.score(GOOD)
+            assert pool.ready
+        assert await _finals(pool, GOOD) == RIGHT
 
 
 async def test_while_one_worker_cannot_be_started_the_other_judges_all() -> None:

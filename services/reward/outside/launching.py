@@ -11,6 +11,7 @@ from pathlib import Path
 
 from services.reward.outside.launcher import NEXT
 from services.reward.outside.program import READY
+from services.reward.workers.process import ended
 from services.reward.workers.sandbox import clean_environment
 from shared.errors import Unavailable
 
@@ -98,8 +99,9 @@ class Launcher:
         with contextlib.suppress(OSError):
             if await asyncio.get_running_loop().sock_recv(self._channel, 1):
                 return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(self._process.wait, _ENDING_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ENDING_S):
+                await ended(self._process)
         await self.close()
         raise Unavailable(f"a launcher of programs did not start, or was ended: code {self._process.returncode}")
 
@@ -109,7 +111,7 @@ class Launcher:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._channel.close()
-        await asyncio.to_thread(self._process.wait)  # milliseconds: it has been killed
+        await ended(self._process)
 
 
 def _spawn() -> tuple[subprocess.Popen[bytes], socket.socket]:

@@ -23,6 +23,7 @@ START_S = 60.0
 _MAX_REPLY_BYTES = 256 * 1024 * 1024
 _MAX_LINE_BYTES, _MAX_LOGGED_BYTES = 4096, 64 * 1024
 """What is logged of a worker's output at once, and in its life."""
+_LOOK_S = 0.002
 _MODULE = "services.reward.workers.worker"
 _ROOT = Path(__file__).parents[3]  # so that a checkout that is not installed works from anywhere
 
@@ -116,10 +117,16 @@ class Worker:
         """Kill the process and wait for it; safe to call twice."""
         self._process.kill()
         self._writer.close()
-        await asyncio.to_thread(self._process.wait)  # milliseconds: it has been killed
+        await ended(self._process)
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
         await asyncio.wait({self._ear})  # the pipe has ended with the process
+
+
+async def ended(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process that was killed: milliseconds, and by no thread, which may not start where no process does."""
+    while process.poll() is None:  # noqa: ASYNC110 — the kernel rings no bell without a descriptor
+        await asyncio.sleep(_LOOK_S)
 
 
 def _spawn(memory_bytes: int, plugin_roots: Sequence[Path]) -> tuple[subprocess.Popen[bytes], socket.socket, mmap.mmap]:
