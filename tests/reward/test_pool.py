@@ -91,6 +91,12 @@ async def test_samples_behind_one_that_hangs_do_not_wait_for_it(pool: Pool) -> N
     assert [reward.final for reward in await hanging][1:] == RIGHT
 
 
+async def test_a_sample_that_was_given_back_is_not_given_back_once_more_when_its_worker_ends() -> None:
+    async with Pool(workers=1) as pool:
+        await pool.score([text("hang", "misbehave", deadline_s=0.5)] * 2)
+        assert (pool.waiting, pool.counts.replaced) == (0, 2)
+
+
 async def test_an_idle_worker_that_is_killed_is_replaced_and_nobody_is_blamed(pool: Pool) -> None:
     for pid in pool.pids:
         os.kill(pid, 9)

@@ -297,16 +297,19 @@ class Pool:
             self.counts.replaced += 1
             await self._live.pop(lane).close()
 
-    async def _answer(self, worker: Worker, batch: Sequence[_Item]) -> tuple[list[Reward], bool, Sequence[_Item]]:
-        """The worker's rewards, whether it retires, and what is left to give out; raises WorkerDied."""
+    async def _answer(self, worker: Worker, batch: list[_Item]) -> tuple[list[Reward], bool, Sequence[_Item]]:
+        """The worker's rewards, whether it retires, and what is left to give out; raises WorkerDied.
+
+        What was given out meanwhile is taken out of `batch`: nobody gives it out once more.
+        """
         sent = time.monotonic()
         receiving = asyncio.ensure_future(worker.receive())
-        end = len(batch)
         try:
             await asyncio.wait({receiving}, timeout=_GRACE_S)
             if not receiving.done():
-                end = worker.progress[0] + 1 or end  # what lies behind the sample it is at goes to other workers
+                end = worker.progress[0] + 1 or len(batch)  # what lies behind its sample goes to other workers
                 self._give_back(batch[end:])
+                del batch[end:]
             while not receiving.done():
                 await asyncio.wait({receiving}, timeout=_LOOK_S)
                 place, since = worker.progress
@@ -319,7 +322,7 @@ class Pool:
                 receiving.cancel()
                 await asyncio.wait({receiving})
         reply = receiving.result()
-        return reply.rewards, reply.retire, batch[len(reply.rewards) : end]
+        return reply.rewards, reply.retire, batch[len(reply.rewards) :]
 
     def _blame(self, batch: Sequence[_Item], death: WorkerDied) -> None:
         """The sample that the worker was at is an error; the others are given out again.
