@@ -165,6 +165,17 @@ async def test_a_worker_that_cannot_be_started_leaves_nothing_open(monkeypatch: 
     assert "ended with code 1" in str(failures[-1].value) and len(failures) > 5
 
 
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_worker_whose_start_is_cancelled_leaves_nothing_open(steps: int) -> None:
+    before = descriptors()
+    starting = asyncio.ensure_future(Worker.start(1024**3))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    starting.cancel()
+    await asyncio.wait({starting})
+    assert starting.cancelled() and descriptors() == before
+
+
 async def test_a_fault_of_a_lane_is_told_and_fails_what_it_had_in_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Pool(workers=1) as pool:
         watching = asyncio.ensure_future(pool.watch())

@@ -62,17 +62,22 @@ class Worker:
             process, ours, board = _spawn(memory_bytes, plugin_roots)
         except OSError as error:
             raise Unavailable(f"a reward worker could not be started: {error}") from error
-        worker = cls(process, *await asyncio.open_connection(sock=ours), board)
+        try:
+            reader, writer = await asyncio.open_connection(sock=ours)
+        except BaseException:
+            with process, ours, board:
+                process.kill()
+            raise
+        worker = cls(process, reader, writer, board)
         try:
             async with asyncio.timeout(START_S):
                 await worker.receive()
-        except (TimeoutError, WorkerDied) as error:
+        except BaseException as error:
             await worker.close()
             board.close()  # the error's traceback would hold it
+            if not isinstance(error, (TimeoutError, WorkerDied)):
+                raise
             raise Unavailable(f"a reward worker did not start: {error or f'no answer within {START_S:g} s'}") from error
-        except BaseException:
-            await worker.close()
-            raise
         return worker
 
     @property
