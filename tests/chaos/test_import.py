@@ -65,7 +65,7 @@ async def test_a_run_folder_is_imported_into_an_emptied_nats_and_the_job_ends_as
         await until_step(system, job, 8)
         servers = system.deployment.servers
         assert servers is not None
-        (servers.nats.folder / "jetstream").rename(tmp_path / "lost")
+        (servers.nats.folder / "jetstream").rename(system.disk / "lost")
         servers.nats.kill()
         await shown(system, job, 404)
 
