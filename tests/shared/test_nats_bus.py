@@ -359,6 +359,13 @@ async def test_a_large_body_that_is_gone_makes_its_group_void(bus: NatsBus, tmp_
     assert (entry.message.ordinal, entry.message.reason) == (3, "bad-sample")
 
 
+async def test_a_claim_check_that_is_none_goes_to_the_dead_letters(bus: NatsBus, client: nats.NATS) -> None:
+    await client.jetstream().publish("prompts.j.train", b"", headers={"Triune-Body": "nonsense"})
+    assert list(await (await bus.work("prompts", "j", "train")).fetch(1, 0.2)) == []
+    (letter,) = await bus.dead_letters("j", 10)
+    assert "'nonsense' is no digest" in letter.reason
+
+
 async def test_a_journal_record_whose_body_is_gone_reads_as_a_void(bus: NatsBus, tmp_path: Path) -> None:
     large = make_scored(3, job="j", tokens=MAX_BODY_BYTES // 8)
     await bus.publish("scored", "j", "train", large, make_id("j", 3))

@@ -80,12 +80,15 @@ async def unseal_with_body(message: Any, blobs: Blobs | None, retry: Retry) -> t
 
 
 def claim_of(message: Any) -> BlobRef | None:
-    """Where the message's body lies in the blob store; None when it has it with it."""
+    """Where the message's body lies in the blob store; None when it has it with it.
+
+    A header that a stranger has written names a blob that is not there.
+    """
     check = (message.headers or {}).get(BODY_HEADER)
     if check is None:
         return None
-    digest, size = check.split("/")
-    return BlobRef(digest=digest, size=int(size))
+    digest, _, size = check.partition("/")
+    return BlobRef(digest=digest, size=int(size) if size.isdecimal() else 0)
 
 
 async def _body(message: Any, blobs: Blobs | None, retry: Retry) -> bytes:
