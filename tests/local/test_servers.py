@@ -269,6 +269,15 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
         pass
 
 
+def test_a_disk_without_a_byte_is_one_sentence_at_the_very_start(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 1 << 20) as disk:
+        if not is_small(disk):
+            pytest.skip("needs the right to mount")
+        (disk / "servers.lock").touch()
+        with filled(disk), pytest.raises(UserError, match="cannot be written"), local_servers(disk):
+            pass
+
+
 def test_two_processes_do_not_share_one_store(tmp_path: Path) -> None:
     with (
         local_servers(tmp_path),

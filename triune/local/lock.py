@@ -5,6 +5,7 @@ import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from shared.errors import UserError
 
@@ -16,12 +17,18 @@ def locked(folder: Path) -> Iterator[None]:
     Raises UserError when another has it, or when it cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder).open("a+")
+        lock = _taken(folder)
     except OSError as error:
         sentence = f"{folder} cannot be written ({error.strerror}); name another folder by TRIUNE_RUNS"
         raise UserError(sentence) from error
     with lock:
+        yield  # the kernel gives the lock back with the file, also when this process is killed
+
+
+def _taken(folder: Path) -> TextIO:
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as undo:
+        lock = undo.enter_context(_lock(folder).open("a+"))
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -32,7 +39,8 @@ def locked(folder: Path) -> Iterator[None]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield  # the kernel gives the lock back with the file, also when this process is killed
+        undo.pop_all()
+    return lock
 
 
 def is_locked(folder: Path) -> bool:
