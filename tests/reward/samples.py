@@ -81,8 +81,8 @@ def _fork() -> None:
 
 
 def _babble() -> None:
-    """Write to its parent what is no reply."""
-    for descriptor in range(3, 32):
+    """Write to its parent what is no reply, whatever number its socket has here."""
+    for descriptor in map(int, os.listdir("/dev/fd")):
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 os.write(descriptor, struct.pack("<Q", 4) + b"\xff" * 4)
