@@ -121,7 +121,7 @@ class NatsBus:
             max_ack_pending=MAX_IN_HAND,
         )
         await self._link.call(f"work on {stream}", lambda: self._link.streams.add_consumer(stream, config))
-        puller = Puller(self._link, stream, consumer, stale_after_s=self._ack_wait_s)
+        puller = Puller(self._link, stream, consumer, ack_wait_s=self._ack_wait_s)
         return NatsWorkQueue(self._link, puller, self._blobs, self._give_up, self._ack_wait_s)
 
     async def _give_up(self, raw: Any, error: Unreadable) -> None:

@@ -169,8 +169,8 @@ async def read_number(link: Link, key: str) -> int:
 class NatsJournalReader:
     """Reads a part of a job's log in order (`shared.bus.port.JournalReader`).
 
-    JetStream skips silently over what was purged, so every purge is on record and looked up at each fetch. `names` are
-    those whose purges matter; `floor` is the record that `ack` writes.
+    JetStream skips silently over what was purged, so every purge is on record, and looked up where sequences
+    are missing in what was fetched. `names` are those whose purges matter; `floor` is the record that `ack` writes.
     """
 
     def __init__(
@@ -194,8 +194,11 @@ class NatsJournalReader:
         raws = await self._reader.fetch(max_messages, wait_s)
         if not raws:
             return []
-        entries, _ = await asyncio.gather(self._entries(raws), self._check_purges())
-        self._reader.advance(sequences(raws[-1])[0])
+        found = [sequence for sequence, _, _ in map(sequences, raws)]
+        if found != list(range(self._reader.next, found[-1] + 1)):
+            await self._check_purges()
+        entries = await self._entries(raws)
+        self._reader.advance(found[-1])
         return entries
 
     async def _entries(self, raws: Sequence[Any]) -> list[JournalEntry]:

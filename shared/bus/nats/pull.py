@@ -19,18 +19,21 @@ _LINGER_S = 1.0
 """A request waits so long at the server, then it is sent anew."""
 _GRACE_S = 0.5
 _PAUSE_S = 0.05
-_NO_RESPONDERS = "503"
+_NO_MESSAGES, _NO_RESPONDERS = "404", "503"
 
 
 class Puller:
     """Requests messages of one consumer, one request at a time.
 
-    A message that arrives after its request was given up is kept for the next `pull`, but not longer than
-    `stale_after_s` (a work queue's ack_wait: by then it was delivered to somebody else).
+    Of a work queue (`ack_wait_s`) nothing is asked for that `pull` does not want now: what comes is ours to tend. A
+    message that arrives after its request was given up is kept for the next `pull`, but not longer than `ack_wait_s`:
+    by then it was delivered to somebody else.
+
+    Of a log (None) a request stands from one `pull` to the next, so that a message comes as it is stored.
     """
 
-    def __init__(self, link: Link, stream: str, consumer: str, stale_after_s: float | None = None) -> None:
-        self._link, self._stale_after_s = link, stale_after_s
+    def __init__(self, link: Link, stream: str, consumer: str, ack_wait_s: float | None = None) -> None:
+        self._link, self._ack_wait_s = link, ack_wait_s
         self._next_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._subscription: Any = None
         self._inbox = ""
@@ -40,6 +43,9 @@ class Puller:
         self._bell = asyncio.Event()
         link.bells.add(self._bell)
         self._epoch = link.epoch  # in which the present request was sent
+        self._has_more = True  # the consumer, behind what came last, as far as is known
+        self._owed, self._owed_until = 0, 0.0  # messages of the request that stands, and how long it does
+        self._standing = ""
         self._turn = asyncio.Lock()
 
     async def pull(self, limit: int, wait_s: float) -> list[Any]:
@@ -72,45 +78,73 @@ class Puller:
         return left
 
     def _take_left_over(self, limit: int) -> None:
-        oldest = time.monotonic() - self._stale_after_s if self._stale_after_s is not None else 0.0
+        oldest = time.monotonic() - self._ack_wait_s if self._ack_wait_s is not None else 0.0
         while self._arrived and len(self._hand) < limit:
             at, message = self._arrived.popleft()
-            if not _status(message) and at >= oldest:
-                self._hand.append(message)
+            if _status(message):
+                self._owed = 0 if message.subject == self._standing else self._owed
+            elif at >= oldest:
+                self._take(message)
+
+    def _take(self, message: Any) -> None:
+        self._hand.append(message)
+        self._owed -= 1
+        self._has_more = message.metadata.num_pending > 0
 
     async def _ask(self, limit: int, linger_s: float) -> None:
         """Take what is there now, else the first message within `linger_s`; what came with it is there at the next."""
         if not self._link.client.is_connected:
             await asyncio.sleep(min(_PAUSE_S, linger_s))
             return
-        if limit > 1 or linger_s <= 0:
+        if linger_s <= 0 or (self._ack_wait_s is not None and self._has_more and limit > 1):
             await self._request(limit, 0.0)
         if not self._hand and linger_s > 0:
-            await self._request(1, linger_s)
+            await (self._request(1, linger_s) if self._ack_wait_s is not None else self._stand(limit, linger_s))
 
     async def _request(self, batch: int, linger_s: float) -> None:
         """One request into `_hand`: ends when the batch is full, with the server's status, or past its time."""
+        until = time.monotonic() + linger_s + _GRACE_S
+        reply = await self._send(batch, linger_s)
+        if reply:
+            await self._collect(reply, len(self._hand) + batch, until)
+
+    async def _send(self, batch: int, linger_s: float) -> str:
+        """Where the answer to the request comes; empty: it could not be sent."""
         self._requests += 1
         wish: dict[str, object] = {"batch": batch, "max_bytes": FETCH_BYTES}
         wish |= {"expires": int(linger_s * 1e9)} if linger_s > 0 else {"no_wait": True}
-        until, self._epoch = time.monotonic() + linger_s + _GRACE_S, self._link.epoch
+        if self._epoch != self._link.epoch:
+            self._epoch, self._owed = self._link.epoch, 0
         try:
             reply = f"{await self._inbox_subject()}.{self._requests}"
             await self._link.client.publish(self._next_subject, json.dumps(wish).encode(), reply)
         except LOST:
             await asyncio.sleep(_PAUSE_S)
-            return
-        await self._collect(reply, len(self._hand) + batch, until)
+            return ""
+        return reply
+
+    async def _stand(self, limit: int, linger_s: float) -> None:
+        """What comes within `linger_s` of the request that stands; another one is sent where none does."""
+        now = time.monotonic()
+        if self._owed <= 0 or now >= self._owed_until or self._epoch != self._link.epoch:
+            self._standing = await self._send(limit, _LINGER_S)
+            self._owed, self._owed_until = limit if self._standing else 0, now + _LINGER_S + _GRACE_S
+        if self._owed > 0 and await self._wait(min(now + linger_s, self._owed_until)):
+            await self._pause_without_responders()
+            self._take_left_over(limit)
+
+    async def _pause_without_responders(self) -> None:
+        if _status(self._arrived[0][1]) == _NO_RESPONDERS:  # the server is starting, or the consumer is gone
+            await asyncio.sleep(_PAUSE_S)
 
     async def _collect(self, reply: str, count: int, until: float) -> None:
         while len(self._hand) < count and await self._wait(until):
+            await self._pause_without_responders()
             _, message = self._arrived.popleft()
-            status = _status(message)
-            if not status:
-                self._hand.append(message)
+            if not _status(message):
+                self._take(message)
             elif message.subject == reply:
-                if status == _NO_RESPONDERS:  # the server is starting, or the consumer is gone
-                    await asyncio.sleep(_PAUSE_S)
+                self._has_more = self._has_more and _status(message) != _NO_MESSAGES
                 break
 
     async def _wait(self, until: float) -> bool:
