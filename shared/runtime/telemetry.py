@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,14 +20,20 @@ from shared.messages import Prompt
 from shared.runtime.settings import Settings
 
 
-class UrandomIds(IdGenerator):
-    """Ids from the kernel: the SDK's default draws from `random`, which repeats under a fixed seed."""
+class OwnIds(IdGenerator):
+    """Ids of a generator of our own: the SDK's default draws from `random`, which repeats under a fixed seed.
+
+    The kernel seeds it once: asked for each id, it would have the event loop wait for Python's lock each time.
+    """
+
+    def __init__(self) -> None:
+        self._random = random.Random(os.urandom(32))
 
     def generate_span_id(self) -> int:
-        return int.from_bytes(os.urandom(8), "big") or 1
+        return self._random.getrandbits(64) or 1
 
     def generate_trace_id(self) -> int:
-        return int.from_bytes(os.urandom(16), "big") or 1
+        return self._random.getrandbits(128) or 1
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ def set_up_telemetry(service: str, settings: Settings) -> Telemetry:
     readers: list[MetricReader] = [PrometheusMetricReader()]
     tracers = TracerProvider(
         resource=resource,
-        id_generator=UrandomIds(),
+        id_generator=OwnIds(),
         sampler=ParentBasedTraceIdRatio(settings.trace_rate if settings.otlp_endpoint else 0.0),
         shutdown_on_exit=False,
     )

@@ -9,14 +9,14 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from shared.bus.port import Bus
 from shared.messages import message_id
-from shared.runtime.telemetry import UrandomIds, group_span
+from shared.runtime.telemetry import OwnIds, group_span
 from tests.fakes import make_prompt, make_scored
 
 EXPORTER = InMemorySpanExporter()
 
 
 def provider() -> TracerProvider:
-    made = TracerProvider(id_generator=UrandomIds(), shutdown_on_exit=False)
+    made = TracerProvider(id_generator=OwnIds(), shutdown_on_exit=False)
     made.add_span_processor(SimpleSpanProcessor(EXPORTER))
     return made
 
@@ -47,7 +47,7 @@ async def test_a_trace_is_carried_by_work_and_by_the_journal(bus: Bus, job: str)
 
 
 def test_ids_do_not_repeat_under_a_fixed_seed() -> None:
-    ids = UrandomIds()
+    ids = OwnIds()
     random.seed(42)
     first = ids.generate_trace_id(), ids.generate_span_id()
     random.seed(42)
