@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,8 @@ OVERRIDE_ATTEMPT = 1_000
 """Attempt in the message ids of the learner's own voids, apart from those of the groups they override."""
 HELD_STEPS = 16
 """Groups of so many steps are held in memory at most, while there is a step to make of them."""
+PORTION = 8
+"""Records that are taken together at most: beside a step they are all in memory."""
 ROOM_S = 5.0
 """How long the reader waits for a step to be consumed before it looks again."""
 FILTER_CAP = 3
@@ -56,41 +58,51 @@ class Intake:
     """By ordinal, what the step that consumes a group links its span to."""
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "ingest"))
 
-    async def on_entry(self, entry: JournalEntry) -> None:
-        """A record of the training journal, in order."""
+    async def on_entries(self, entries: Sequence[JournalEntry]) -> None:
+        """Records of the training journal, taken in order; what prepares their groups waits for nothing in between."""
+        async with asyncio.TaskGroup() as tasks:
+            coming = [tasks.create_task(self._found(entry)) for entry in entries if self._is_new(entry)]
+            for one in coming:
+                self._take(*await one)
+                self.bell.set()
+
+    def _is_new(self, entry: JournalEntry) -> bool:
         record = entry.message
         if not isinstance(record, Scored | Voided) or is_override(record):
-            return
-        ordinal = record_ordinal(record)
-        if not self.assembler.is_new(ordinal, entry.sequence):
-            return
-        if isinstance(record, Voided):
-            self.assembler.lose(ordinal, Lost(record.reason, record.detail, record.source, record.task))
-        else:
-            with group_span("learner.ingest", record.prompt, entry.trace) as span:
-                self.links[record.prompt.ordinal] = Link(span.get_span_context())
-                await self.on_scored(record)
+            return False
+        return self.assembler.is_new(record_ordinal(record), entry.sequence)
 
-    async def on_scored(self, scored: Scored) -> None:
-        """Prepare the group for its step, beside a step that may be running; give up what can't be trained on."""
-        prompt = scored.prompt
-        ours = partial(Lost, source=prompt.source, task=prompt.task, is_ours=True)
+    async def _found(self, entry: JournalEntry) -> tuple[int, Ready | Lost]:
+        """The record's ordinal, and its group ready for a step, or why it is lost."""
+        record = entry.message
+        if isinstance(record, Voided):
+            return record.ordinal, Lost(record.reason, record.detail, record.source, record.task)
+        assert isinstance(record, Scored)
+        with group_span("learner.ingest", record.prompt, entry.trace) as span:
+            self.links[record.prompt.ordinal] = Link(span.get_span_context())
+            return record.prompt.ordinal, await self._prepared(record)
+
+    async def _prepared(self, scored: Scored) -> Ready | Lost:
+        """The group made ready beside a step that may be running; given up where it cannot be trained on."""
+        ours = _ours(scored)
         try:
             check_group(scored)
             work = partial(self._in_thread, partial(self._ready, scored))
             ready = await self.retry.until_back(BLOB_STORE, work)
         except (BadSample, BlobMissing) as error:
-            self.assembler.lose(prompt.ordinal, ours("bad-sample", str(error)))
+            return ours("bad-sample", str(error))
         except _DATA_ERRORS as error:
-            detail = f"the group cannot be prepared: {type(error).__name__}: {error}"
-            self.assembler.lose(prompt.ordinal, ours("bad-sample", detail))
-        else:
-            if ready.num_valid == 0:
-                unverifiable = ours("unverifiable", "no completion of the group has a verdict")
-                self.assembler.lose(prompt.ordinal, unverifiable)
-                return
-            uniform = ours("filtered", "all answers of the group are equally right") if ready.droppable else None
-            self.assembler.add(prompt.ordinal, ready, uniform=uniform)
+            return ours("bad-sample", f"the group cannot be prepared: {type(error).__name__}: {error}")
+        if ready.num_valid == 0:
+            return ours("unverifiable", "no completion of the group has a verdict")
+        return ready
+
+    def _take(self, ordinal: int, found: Ready | Lost) -> None:
+        if isinstance(found, Lost):
+            self.assembler.lose(ordinal, found)
+            return
+        uniform = _ours(found.scored)("filtered", "all answers of the group are equally right")
+        self.assembler.add(ordinal, found, uniform=uniform if found.droppable else None)
 
     def _ready(self, scored: Scored) -> Ready:
         return self.ingest.ready(scored, [self.blobs.get(image.blob) for image in scored.prompt.images])
@@ -166,6 +178,11 @@ class Intake:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
+def _ours(scored: Scored) -> Callable[[str, str], Lost]:
+    """The learner's own word of a group: a reason and its detail."""
+    return partial(Lost, source=scored.prompt.source, task=scored.prompt.task, is_ours=True)
+
+
 def is_override(record: object) -> bool:
     """Whether it is the learner's own word on a group, after the group's own record."""
     return isinstance(record, Voided) and record.stage == "learner"
@@ -200,10 +217,10 @@ async def read_training(
     reader = await intake.bus.read_journal(intake.job, "train", start=start)
     try:
         while True:
-            for entry in await reader.fetch(max_records, 1.0):
+            entries = await reader.fetch(max_records, 1.0)
+            for begin in range(0, len(entries), PORTION):
                 await intake.room()
-                await intake.on_entry(entry)
-                intake.bell.set()
+                await intake.on_entries(entries[begin : begin + PORTION])
             await after_fetch()
     finally:
         await reader.close()
