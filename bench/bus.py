@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from shared.bus.nats.bus import NatsBus
 from shared.messages import (
@@ -20,8 +21,10 @@ from shared.messages import (
     Completed,
     Completion,
     Prompt,
+    Reward,
     RewardSpec,
     Sampling,
+    Scored,
     decode,
     encode,
     message_id,
@@ -33,6 +36,7 @@ from triune.local.servers import NatsServer
 JOB = "bench"
 ROUNDS = 60
 GROUPS = 32
+VERDICTS = [Reward(status="ok")] * 8
 
 
 def completed(ordinal: int) -> Completed:
@@ -103,6 +107,31 @@ async def hops(bus: NatsBus, count: int) -> list[float]:
     return seconds
 
 
+async def followed(bus: NatsBus, server: NatsServer, count: int) -> tuple[list[float], float]:
+    """A reader of the journal while groups come one by one, as the learner reads it.
+
+    Seconds from publish to the reader's hand; processor seconds of this process and the server, a group.
+    """
+    reader = await bus.read_journal(JOB, "train", start=1)
+    seconds, spent = [], _cpu_s(server)
+    for ordinal in range(count):
+        waiting = asyncio.create_task(reader.fetch(GROUPS, 5.0))
+        await asyncio.sleep(0)
+        record = Scored(group=completed(ordinal), rewards=VERDICTS, replica="bench", started_at=0.0, finished_at=0.0)
+        began = time.perf_counter()
+        await bus.publish("scored", JOB, "train", record, message_id(JOB, "train", None, ordinal))
+        await waiting
+        seconds.append(time.perf_counter() - began)
+    spent = _cpu_s(server) - spent
+    await reader.close()
+    return seconds, spent / count
+
+
+def _cpu_s(server: NatsServer) -> float:
+    times = psutil.Process(server.pid).cpu_times()
+    return time.process_time() + float(times.user + times.system)
+
+
 async def rounds(bus: NatsBus, count: int) -> list[float]:
     """Seconds to publish, fetch, decode and ack the groups of one step."""
     queue = await bus.work("completions", JOB, "train")
@@ -135,7 +164,7 @@ def codec() -> float:
 
 
 async def measure(folder: Path) -> None:
-    """Print the three lines."""
+    """Print the four lines."""
     server = NatsServer(folder)
     server.start()
     try:
@@ -143,6 +172,7 @@ async def measure(folder: Path) -> None:
         tcp = statistics.median(await loopback_round_trips(500))
         hop = statistics.median(await hops(bus, 200))
         step = statistics.median(await rounds(bus, ROUNDS))
+        read, read_cpu = await followed(bus, server, 500)
         await bus.close()
     finally:
         server.stop()
@@ -153,6 +183,12 @@ async def measure(folder: Path) -> None:
             "case": "step of 32 groups",
             "ms": round(step * 1e3, 2),
             "per_group_ms": round(step / 0.032, 3),
+        },
+        {
+            "bench": "bus",
+            "case": "log, groups that come one by one",
+            "ms": round(statistics.median(read) * 1e3, 3),
+            "cpu_ms_per_group": round(read_cpu * 1e3, 3),
         },
         {"bench": "bus", "case": "codec of 32 groups", "ms": round(codec() * 1e3, 3)},
     ]

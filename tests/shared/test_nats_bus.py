@@ -157,6 +157,81 @@ async def test_no_acked_message_comes_back_and_no_stored_one_is_lost_over_kills(
     assert set(done) == set(range(120))
 
 
+@contextlib.asynccontextmanager
+async def requests(client: nats.NATS, stream: str) -> AsyncIterator[list[str]]:
+    """The requests for messages of `stream` that the server gets meanwhile."""
+    seen: list[str] = []
+
+    async def note(message: Any) -> None:
+        seen.append(message.data.decode())
+
+    subscription = await client.subscribe(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>", cb=note)
+    await client.flush()
+    yield seen
+    await client.flush()
+    await subscription.unsubscribe()
+
+
+async def test_a_reader_of_a_log_does_not_ask_for_each_message(bus: NatsBus, client: nats.NATS) -> None:
+    reader = await bus.read_journal("j", "train", start=1)
+    async with requests(client, "scored") as asked:
+        for ordinal in range(40):
+            await bus.publish("scored", "j", "train", make_scored(ordinal, job="j"), make_id("j", ordinal))
+            assert [entry.sequence for entry in await reader.fetch(8, LIMIT_S)] == [ordinal + 1]
+    assert 40 / 8 <= len(asked) < 20  # each is for eight, or ends after a second
+    await reader.close()
+
+
+async def test_a_work_queue_is_asked_once_for_each_message_that_comes_alone(bus: NatsBus, client: nats.NATS) -> None:
+    queue = await bus.work("prompts", "j", "train")
+    assert await queue.fetch(8, 0.0) == []
+    async with requests(client, "prompts") as asked:
+        for ordinal in range(20):
+            await prompts(bus, range(ordinal, ordinal + 1))
+            (delivery,) = await queue.fetch(8, LIMIT_S)
+            await delivery.ack()
+    assert 20 <= len(asked) < 30
+    assert all('"batch": 1,' in wish for wish in asked)  # more would be kept from other replicas
+
+
+async def test_what_came_together_is_fetched_together(bus: NatsBus) -> None:
+    queue = await bus.work("prompts", "j", "train")
+    assert await queue.fetch(8, 0.0) == []
+    await prompts(bus, range(9))
+    fetched = [len(await queue.fetch(8, LIMIT_S)) for _ in range(2)]
+    assert fetched == [1, 8]
+
+
+async def test_a_reader_of_a_log_takes_no_more_than_it_was_asked_for(bus: NatsBus) -> None:
+    reader = await bus.read_journal("j", "train", start=1)
+    for ordinal in range(7):
+        await bus.publish("scored", "j", "train", make_scored(ordinal, job="j"), make_id("j", ordinal))
+    sequences: list[int] = []
+    async with asyncio.timeout(LIMIT_S):
+        assert len(await reader.fetch(5, LIMIT_S)) <= 5
+        while reader.position < 7:
+            found = await reader.fetch(2, LIMIT_S)
+            assert len(found) <= 2
+            sequences += [entry.sequence for entry in found]
+    assert sequences == list(range(sequences[0], 8))
+    await reader.close()
+
+
+async def test_a_reader_that_stands_hears_of_a_purge_that_took_what_it_had_not_read(bus: NatsBus) -> None:
+    reader = await bus.read_journal("j", "train", start=1)
+    assert await reader.fetch(8, SOON_S) == []  # its request stands
+    for ordinal in range(2):
+        await bus.publish("scored", "k", "train", make_scored(ordinal, job="k"), make_id("k", ordinal))
+    await reader.close()
+    reader = await bus.read_journal("j", "train", start=1)
+    for ordinal in range(3):
+        await bus.publish("scored", "j", "train", make_scored(ordinal, job="j"), make_id("j", ordinal))
+    await bus.purge("scored", "j", "train", below=5)
+    with pytest.raises(Corrupt, match="was purged below sequence 5"):
+        await reader.fetch(8, LIMIT_S)
+    await reader.close()
+
+
 async def test_the_journal_is_read_whole_over_a_kill(bus: NatsBus, own_nats_server: NatsServer) -> None:
     reader = await bus.read_journal("j", "train")
     seen: list[int] = []
