@@ -82,7 +82,7 @@ def _fork() -> None:
 
 def _babble() -> None:
     """Write to its parent what is no reply, whatever number its socket has here."""
-    for descriptor in map(int, os.listdir("/dev/fd")):
+    for descriptor in (int(path.name) for path in list(Path("/dev/fd").iterdir())):
         with contextlib.suppress(OSError):
             if stat.S_ISSOCK(os.fstat(descriptor).st_mode):
                 os.write(descriptor, struct.pack("<Q", 4) + b"\xff" * 4)
