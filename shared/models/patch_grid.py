@@ -6,6 +6,7 @@ them, and they are looked up when a batch is put together. The values are the pr
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,14 +70,17 @@ class PatchGrid(Family):
         }
 
 
+@lru_cache(maxsize=8)
 def _levels(processor: Any) -> NDArray[np.float32]:
-    """What the processor makes of each level of each colour, (colours, 256)."""
+    """What the processor, one object a job, makes of each level of each colour, (colours, 256); not to be written."""
     ramp = np.tile(np.arange(LEVELS, dtype=np.uint8), (COLOURS, 1))[:, :, None]  # an image of 256 rows
     if processor.do_rescale:
         ramp = processor.rescale(ramp, processor.rescale_factor)
     if processor.do_normalize:
         ramp = processor.normalize(ramp, processor.image_mean, processor.image_std)
-    return np.asarray(ramp, dtype=np.float32)[:, :, 0]
+    levels = np.asarray(ramp, dtype=np.float32)[:, :, 0]
+    levels.setflags(write=False)
+    return levels
 
 
 def _patches(pixels: NDArray[np.uint8], side: int, merge: int) -> NDArray[np.uint8]:
