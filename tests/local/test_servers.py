@@ -287,3 +287,8 @@ def test_two_processes_do_not_share_one_store(tmp_path: Path) -> None:
         pass
     with local_servers(tmp_path) as both:
         assert both.nats.pid
+
+
+def test_a_port_is_drawn_for_one_server_alone() -> None:
+    drawn = [free_port() for _ in range(1000)]  # of 12,000: without a memory some 40 of them come twice
+    assert len(set(drawn)) == len(drawn)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -72,11 +73,19 @@ PORTS = range(20_000, 32_000)
 """Below the range that the kernel draws outgoing connections' ports from, which could take one before its server."""
 
 
+_drawn: deque[int] = deque(maxlen=len(PORTS) // 2)
+"""Ports that this process has drawn lately: whom one was drawn for may not listen on it yet."""
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that was free a moment ago; raises Unavailable when a hundred drawn ones are not."""
+    """A TCP port on 127.0.0.1 that was free a moment ago, and another one each time.
+
+    Raises Unavailable when a hundred drawn ones are not free.
+    """
     for _ in range(100):
         port = secrets.choice(PORTS)
-        if port_is_free(port):
+        if port not in _drawn and port_is_free(port):
+            _drawn.append(port)
             return port
     raise Unavailable(f"no free port on 127.0.0.1 from {PORTS.start} to {PORTS.stop - 1}")
 
