@@ -98,6 +98,9 @@ class Intake:
         return ready
 
     def _take(self, ordinal: int, found: Ready | Lost) -> None:
+        if self.assembler.is_consumed(ordinal):  # a step that was told before has given it up meanwhile
+            self.links.pop(ordinal, None)
+            return
         if isinstance(found, Lost):
             self.assembler.lose(ordinal, found)
             return

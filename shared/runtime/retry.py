@@ -160,6 +160,7 @@ class Wait:
         self._began, self._pause_s = time.monotonic(), FIRST_PAUSE_S
         own, ambient = None if limit_s is None else self._began + limit_s, _until.get()
         self._until = min((one for one in (own, ambient) if one is not None), default=None)
+        self._missed_at: float | None = None  # since when it is missing, which an outage before does not count towards
         self._waits_for: str | None = None
 
     def try_s(self, most_s: float) -> float:
@@ -171,7 +172,8 @@ class Wait:
         now, pause_s = time.monotonic(), self._pause_s
         until = self._until
         if isinstance(error, BlobMissing):
-            until = min(until or float("inf"), self._began + self._retry.missing_s)
+            self._missed_at = now if self._missed_at is None else self._missed_at
+            until = min(until or float("inf"), self._missed_at + self._retry.missing_s)
         if until is not None and now + pause_s > until:
             raise error
         peer = peer or self._peer

@@ -232,6 +232,69 @@ async def test_a_reader_that_stands_hears_of_a_purge_that_took_what_it_had_not_r
     await reader.close()
 
 
+class Relay:
+    """A way to a server that can swallow what the server says, and break."""
+
+    def __init__(self, server: NatsServer) -> None:
+        self._server, self._writers = server, list[asyncio.StreamWriter]()
+        self.swallows = False
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[str]:
+        """Its address, with the server's user and password."""
+        async with await asyncio.start_server(self._on_client, "127.0.0.1", 0) as listener:
+            port = listener.sockets[0].getsockname()[1]
+            yield self._server.url.replace(f":{self._server.port}", f":{port}")
+            self.cut()
+
+    async def _on_client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        answers, requests = await asyncio.open_connection("127.0.0.1", self._server.port)
+        self._writers += [writer, requests]
+        await asyncio.gather(self._pass_on(reader, requests), self._pass_on(answers, writer, is_answer=True))
+
+    async def _pass_on(
+        self, source: asyncio.StreamReader, to: asyncio.StreamWriter, *, is_answer: bool = False
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                if not (is_answer and self.swallows):
+                    to.write(data)
+        to.close()
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.close()
+        self._writers.clear()
+
+
+async def test_the_last_message_of_a_log_comes_though_it_was_on_a_connection_that_broke(
+    bus: NatsBus, own_nats_server: NatsServer
+) -> None:
+    relay = Relay(own_nats_server)
+    async with relay.opened() as url:
+        far = await NatsBus.connect(url)
+        reader = await far.read_journal("j", "train", start=1)
+        await bus.publish("scored", "j", "train", make_scored(0, job="j"), make_id("j", 0))
+        assert len(await reader.fetch(8, LIMIT_S)) == 1  # its request stands
+        relay.swallows = True
+        await bus.publish("scored", "j", "train", make_scored(1, job="j"), make_id("j", 1))
+        await asyncio.sleep(SOON_S)
+        relay.cut()
+        relay.swallows = False
+        assert [entry.sequence for entry in await reader.fetch(8, LIMIT_S)] == [2]
+        await reader.close()
+        await far.close()
+
+
+async def test_a_reader_whose_request_has_ended_sends_another_at_once(bus: NatsBus, client: nats.NATS) -> None:
+    reader = await bus.read_journal("j", "train", start=1)
+    assert await reader.fetch(8, 1.0) == []  # as long as its request stands
+    async with requests(client, "scored") as asked:
+        await reader.fetch(8, 0.3)
+    assert '"expires"' in asked[0]
+    await reader.close()
+
+
 async def test_the_journal_is_read_whole_over_a_kill(bus: NatsBus, own_nats_server: NatsServer) -> None:
     reader = await bus.read_journal("j", "train")
     seen: list[int] = []

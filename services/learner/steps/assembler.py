@@ -82,7 +82,7 @@ class Assembler(Generic[Group]):
         The record of an ordinal that was consumed is a duplicate, or is read again in a replay.
         """
         self._read_up_to = max(self._read_up_to, sequence)
-        if self._is_consumed(ordinal) or ordinal in self._sequences:
+        if self.is_consumed(ordinal) or ordinal in self._sequences:
             return False
         self._sequences[ordinal] = sequence
         return True
@@ -97,7 +97,8 @@ class Assembler(Generic[Group]):
         """A group that will not be trained on; the next one takes its place."""
         self._lost[ordinal] = why
 
-    def _is_consumed(self, ordinal: int) -> bool:
+    def is_consumed(self, ordinal: int) -> bool:
+        """Whether a step has trained on it, or given it up."""
         return ordinal < self.cursor or ordinal in self.progress.ahead
 
     def lost(self, end: int | None = None) -> int:
@@ -208,7 +209,7 @@ class Assembler(Generic[Group]):
 
     def open(self, end: int) -> dict[int, Lost | None]:
         """Ordinals below `end` that are not consumed and that no record gives up; with our own reason, if any."""
-        left = (ordinal for ordinal in range(self.cursor, end) if not self._is_consumed(ordinal))
+        left = (ordinal for ordinal in range(self.cursor, end) if not self.is_consumed(ordinal))
         known = {ordinal: self._lost.get(ordinal) for ordinal in left}
         return {ordinal: why for ordinal, why in known.items() if why is None or why.is_ours}
 
@@ -223,7 +224,7 @@ class Assembler(Generic[Group]):
                 row[ordinal] = self._lost[ordinal]
                 if len(row) >= length:
                     return row
-            elif ordinal in self._ready or self._is_consumed(ordinal):
+            elif ordinal in self._ready or self.is_consumed(ordinal):
                 if ordinal not in self._uniform:
                     row.clear()
             else:

@@ -56,7 +56,7 @@ class ByArrival(Assembler[Group]):
         taken = set[int]()
         for end, due in self.progress.windows:
             left = (ordinal for ordinal in range(self.cursor, end) if ordinal not in lost)
-            count = sum(not self._is_consumed(ordinal) for ordinal in left)
+            count = sum(not self.is_consumed(ordinal) for ordinal in left)
             needed = count - max(0, due - self.progress.step) * self.prompts_per_step
             needed -= sum(ordinal < end for ordinal in taken)
             found = [ordinal for ordinal in free if ordinal < end and ordinal not in taken][: max(0, needed)]
@@ -72,7 +72,7 @@ class ByArrival(Assembler[Group]):
     def _has_all(self, lost: Mapping[int, Lost]) -> bool:
         """Whether every group of the order has come: its last step may be short."""
         return self.end is not None and all(
-            ordinal in self._ready or ordinal in lost or self._is_consumed(ordinal)
+            ordinal in self._ready or ordinal in lost or self.is_consumed(ordinal)
             for ordinal in range(self.cursor, self.end)
         )
 

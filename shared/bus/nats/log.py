@@ -22,7 +22,7 @@ from shared.runtime.logging import get_logger
 _FORGET_S = 3600.0
 """The server removes the consumer of a reader that was silent for so long; the reader makes another."""
 _LOOK_S = 1.0
-"""A reader that gets nothing looks this often whether its consumer is still there."""
+"""A reader that gets nothing looks this often whether its consumer still stands where it does itself."""
 _AWAY_S = 0.2
 """Pause after a try that found the server away."""
 
@@ -34,7 +34,8 @@ class OrderedReader:
     several subjects skips what it has not delivered of the others when one of them is purged (nats-server 2.12.8).
 
     The consumer is file-backed and numbers what it delivers; when a number is missing (a cut connection, a restart of
-    the server), reading goes on with a new consumer at the first message that did not arrive.
+    the server), or more was delivered than arrived, reading goes on with a new consumer at the first message that did
+    not arrive.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class OrderedReader:
         try:
             puller = self._puller or await self.open(max(wait_s, ANSWER_S))
             found = await puller.pull(limit, wait_s)
-            if not found and time.monotonic() > self._looked_at + _LOOK_S and not await self._exists():
+            if not found and time.monotonic() > self._looked_at + _LOOK_S and not await self._stands_where_we_do():
                 await self.close()
         except Unavailable:
             if self._link.client.is_closed:
@@ -119,15 +120,16 @@ class OrderedReader:
         self._puller = Puller(self._link, self._stream, name)
         return self._puller
 
-    async def _exists(self) -> bool:
+    async def _stands_where_we_do(self) -> bool:
+        """Whether the consumer is still there, and has delivered nothing that did not arrive, by a cut connection."""
         streams, self._looked_at = self._link.streams, time.monotonic()
         try:
-            await self._link.call(
+            info = await self._link.call(
                 f"look at {self._name}", lambda: streams.consumer_info(self._stream, self._name), ANSWER_S
             )
         except NotFoundError:
             return False
-        return True
+        return info.delivered is None or (info.delivered.consumer_seq or 0) <= self._delivered
 
     async def close(self) -> None:
         """Forget the consumer, here and (when it answers) at the server."""

@@ -23,11 +23,11 @@ _NO_MESSAGES, _NO_RESPONDERS = "404", "503"
 
 
 class Puller:
-    """Requests messages of one consumer, one request at a time.
+    """Requests messages of one consumer.
 
-    Of a work queue (`ack_wait_s`) nothing is asked for that `pull` does not want now: what comes is ours to tend. A
-    message that arrives after its request was given up is kept for the next `pull`, but not longer than `ack_wait_s`:
-    by then it was delivered to somebody else.
+    Of a work queue (`ack_wait_s`), by one request at a time, nothing is asked for that `pull` does not want now: what
+    comes is ours to tend. A message that arrives after its request was given up is kept for the next `pull`, but not
+    longer than `ack_wait_s`: by then it was delivered to somebody else.
 
     Of a log (None) a request stands from one `pull` to the next, so that a message comes as it is stored.
     """
@@ -130,21 +130,22 @@ class Puller:
             self._standing = await self._send(limit, _LINGER_S)
             self._owed, self._owed_until = limit if self._standing else 0, now + _LINGER_S + _GRACE_S
         if self._owed > 0 and await self._wait(min(now + linger_s, self._owed_until)):
-            await self._pause_without_responders()
+            if _status(self._arrived[0][1]) == _NO_RESPONDERS:  # the server is starting, or the consumer is gone
+                await asyncio.sleep(_PAUSE_S)
             self._take_left_over(limit)
-
-    async def _pause_without_responders(self) -> None:
-        if _status(self._arrived[0][1]) == _NO_RESPONDERS:  # the server is starting, or the consumer is gone
-            await asyncio.sleep(_PAUSE_S)
 
     async def _collect(self, reply: str, count: int, until: float) -> None:
         while len(self._hand) < count and await self._wait(until):
-            await self._pause_without_responders()
             _, message = self._arrived.popleft()
-            if not _status(message):
+            status = _status(message)
+            if not status:
                 self._take(message)
+            elif message.subject == self._standing:
+                self._owed = 0
             elif message.subject == reply:
-                self._has_more = self._has_more and _status(message) != _NO_MESSAGES
+                self._has_more = self._has_more and status != _NO_MESSAGES
+                if status == _NO_RESPONDERS:
+                    await asyncio.sleep(_PAUSE_S)
                 break
 
     async def _wait(self, until: float) -> bool:
