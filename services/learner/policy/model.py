@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from services.learner.policy.tower import KeptTower
 from shared.jobs.spec import Learner
 from shared.models.family import PreparedImage
 from shared.models.hf import adapters, forward
+from shared.models.hf.convolutions import flatten_convolutions
 from shared.models.hf.loading import copy_processor_files, open_model
 from shared.models.inputs import Inputs
 from shared.models.roles import Role, role_of
@@ -35,18 +35,6 @@ BANNED_LOGIT = -1e9
 """Added to the logits of banned tokens: their probability is exactly 0 in float32, and 0·log 0 stays finite."""
 DUMMY_SIDE = 64
 """Pixels of a side of the image that stands in where a rank has none."""
-
-
-class FlatConv3d(nn.Conv3d):
-    """A convolution whose kernel is as large as its input, as one matrix product; same weights, same names.
-
-    oneDNN's backward pass of such a convolution takes about a tenth of a small model's step on a CPU.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, C, T, H, W), where (T, H, W) is the kernel's size, to (B, C', 1, 1, 1)."""
-        output = F.linear(input.flatten(1), self.weight.flatten(1), self.bias)
-        return output[:, :, None, None, None]
 
 
 @dataclass(frozen=True)
@@ -256,19 +244,3 @@ class VisionLanguageModel:
             raise OSError(f"{error}, at the tokenizer in {folder}") from error
         self.inputs.parts.image_processor.save_pretrained(folder)
         copy_processor_files(self._source, folder)
-
-
-def flatten_convolutions(module: nn.Module) -> None:
-    """Replace each 3-d convolution with kernel = stride and no padding by a `FlatConv3d` over the same parameters."""
-    for name, child in module.named_children():
-        if (
-            type(child) is nn.Conv3d
-            and child.kernel_size == child.stride
-            and child.padding == (0, 0, 0)
-            and child.groups == 1
-        ):
-            flat = FlatConv3d.__new__(FlatConv3d)
-            flat.__dict__.update(child.__dict__)
-            setattr(module, name, flat)
-        else:
-            flatten_convolutions(child)

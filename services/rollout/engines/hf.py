@@ -23,6 +23,7 @@ from shared.blobs.weights import WeightsAt
 from shared.errors import Corrupt
 from shared.messages import Completion, Prompt, pack_floats, pack_ints
 from shared.models.hf import adapters, selfcheck
+from shared.models.hf.convolutions import flatten_convolutions
 from shared.models.hf.forward import encoder_outputs, position_ids, positions_of
 from shared.models.hf.loading import open_inputs, open_model
 from shared.models.inputs import Inputs, Kept, PixelLimits
@@ -39,6 +40,7 @@ class HfEngine:
         """`feature_gib`: image features that are kept for later groups, at most."""
         self.model = model.eval().requires_grad_(False)
         attention.install(self.model)
+        flatten_convolutions(self.model)
         self.inputs = inputs
         self._features = FeatureCache(self.model, inputs, int(feature_gib * 2**30))
         self._max_prompt_tokens = max_prompt_tokens
