@@ -55,6 +55,12 @@ def test_frequencies_are_the_probabilities() -> None:
     assert torch.bincount(tokens).tolist() == pytest.approx([2000, 5000, 3000], abs=2)
 
 
-def test_logits_that_are_not_finite_are_an_error() -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_logits_that_are_not_finite_are_an_error(value: float) -> None:
     with pytest.raises(Corrupt, match="not finite"):
-        choose(torch.tensor([[0.0, math.nan]]), torch.tensor([0.5]), rules([1.0]))
+        choose(torch.tensor([[0.0, value]]), torch.tensor([0.5]), rules([1.0]))
+
+
+def test_a_row_without_an_allowed_token_is_an_error() -> None:
+    with pytest.raises(Corrupt, match="not finite"):
+        choose(torch.tensor([[0.0, 1.0], [-math.inf, -math.inf]]), torch.tensor([0.5, 0.5]), rules([1.0, 1.0]))
