@@ -6,6 +6,7 @@ shorter prompts: the whole cache, as often as heads share it.
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -38,5 +39,18 @@ def decode_attention(
         )
         return made
     together = query[:, :, 0].unflatten(1, (key.shape[1], -1))  # (R, Hkv, H / Hkv, D)
-    found = F.scaled_dot_product_attention(together, key, value, attn_mask=attention_mask, scale=scaling)
+    attend = _by_products if query.device.type == "cpu" and query.dtype == torch.float32 else _by_kernel
+    found = attend(together, key, value, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
     return found.flatten(1, 2)[:, None], None
+
+
+def _by_kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+
+
+def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """The same written out: torch's kernel for CPUs costs more by the row than so few queries have to compute."""
+    scores = torch.matmul(query, key.transpose(-1, -2)).mul_(scale)
+    if mask is not None:
+        scores.masked_fill_(~mask, -torch.inf)
+    return torch.matmul(torch.softmax(scores, dim=-1), value)
