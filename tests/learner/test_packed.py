@@ -25,6 +25,22 @@ def test_segments_of_one_length_are_one_call_wherever_they_stand(monkeypatch: py
     assert len(calls) == 4
 
 
+def test_on_a_cpu_bfloat16_is_attended_to_in_float32_and_rounded_once() -> None:
+    """Output and gradients are float32's of the same numbers, rounded: both segments, of lengths 5 and 3."""
+    bounds = torch.tensor([0, 5, 8])
+    wide = [torch.randn(1, 2, 8, 4, generator=torch.Generator().manual_seed(i)).bfloat16().float() for i in (1, 2, 3)]
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        states = [part.to(dtype).requires_grad_() for part in wide]
+        made, _ = segment_attention(torch.nn.Module(), *states, None, cu_seq_lens_q=bounds)
+        made.float().square().sum().backward()
+        found.append([made, *(part.grad for part in states)])
+    assert {tensor.dtype for tensor in found[0]} == {torch.bfloat16}
+    assert torch.equal(found[0][0], found[1][0].bfloat16())
+    for rounded, exact in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(rounded.float(), exact, atol=0.02, rtol=0.02)
+
+
 def block(context: list[int], keys: int, queries: int, images: list[list[int]] | None = None) -> BlockTensors:
     rows = len(context)
     padded = any(real != keys - queries for real in context)

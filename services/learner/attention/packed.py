@@ -99,7 +99,7 @@ def segment_attention(
         places = (torch.tensor(found)[:, None] + torch.arange(length)).flatten().to(query.device)
         states = [_rows(part[0].transpose(0, 1), places, len(found)) for part in (query, key, value)]
         made = F.scaled_dot_product_attention(states[0], states[1], states[2], scale=scaling)
-        output = output.index_copy(0, places, made.transpose(1, 2).flatten(0, 1))
+        output = output.index_copy(0, places, made.transpose(1, 2).flatten(0, 1).to(output.dtype))
     return output.unsqueeze(0), None
 
 
@@ -138,7 +138,7 @@ def _over_blocks(
             enable_gqa=query.shape[1] != key.shape[1],
         )
         outputs.append(output.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, layout.restore)
+    return torch.cat(outputs).to(states[0].dtype).index_select(0, layout.restore)
 
 
 def repeats_heads(device: torch.device) -> bool:
@@ -147,8 +147,12 @@ def repeats_heads(device: torch.device) -> bool:
 
 
 def _rows(states: Tensor, places: Tensor, rows: int) -> Tensor:
-    """(N, H, D) gathered to (rows, H, length, D)."""
-    return states.index_select(0, places).unflatten(0, (rows, -1)).transpose(1, 2)
+    """(N, H, D) gathered to (rows, H, length, D).
+
+    On a CPU bfloat16 becomes float32: torch's backward pass there takes up to nine times as long in bfloat16.
+    """
+    found = states.index_select(0, places).unflatten(0, (rows, -1)).transpose(1, 2)
+    return found.float() if found.device.type == "cpu" and found.dtype == torch.bfloat16 else found
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
