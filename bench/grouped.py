@@ -11,31 +11,26 @@ import torch
 import torch.nn.functional as F
 from prefix_grouper import PrefixGrouper
 from torch import Tensor
-from transformers import AttentionInterface, AutoModelForImageTextToText
+from transformers import AttentionInterface
 
+from bench.side import Side
 from services.learner.algorithms.losses import ppo_clip
 from services.learner.algorithms.tokens import Tokens
 from services.learner.attention.batch import Ready
 from services.learner.intake.pixels import PixelCache
 from shared.jobs.spec import JobSpec
 from shared.models.hf.forward import image_arguments
-from shared.models.roles import role_of
 
 NAME = "prefix-grouper"
 
 
-class Grouped:
+class Grouped(Side):
     """See `bench.learner.Plain`, whose update this computes without the repeated prompts."""
 
     def __init__(self, spec: JobSpec, groups: Sequence[Ready], pixels: PixelCache) -> None:
-        self.model: Any = AutoModelForImageTextToText.from_pretrained(spec.model, dtype=torch.float32)
+        super().__init__(spec)
         AttentionInterface.register(NAME, self._attention)
         self.model.model.language_model.config._attn_implementation = NAME
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(role_of(name) not in spec.optimizer.freeze)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.adam = torch.optim.AdamW(trained, lr=spec.optimizer.learning_rate, fused=True)
-        self.settings = spec.algorithm
         lengths = [[len(group.prompt_ids), *(len(row.token_ids) for row in group.responses)] for group in groups]
         self.grouper = PrefixGrouper(lengths)
         self.masks = _masks(self.grouper)
@@ -64,7 +59,7 @@ class Grouped:
         _, _, suffix, known = self.grouper.split_output(hidden, include_prefix_last=1)
         # The prompt's last place and all but a response's last one predict it.
         logits = self.model.lm_head(suffix[:, :-1][known[:, 1:]])
-        return logits.log_softmax(-1).gather(-1, self.targets[:, None])[:, 0]
+        return logits.float().log_softmax(-1).gather(-1, self.targets[:, None])[:, 0]
 
     def update(self) -> None:
         """Forward, loss, backward, clip and AdamW."""
@@ -72,9 +67,7 @@ class Grouped:
         before = log_probs.detach()
         losses, _ = ppo_clip.loss(Tokens(log_probs, before, before, self.advantages, self.lengths), self.settings)
         losses.mean().backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
+        self.apply()
 
 
 def _masks(grouper: PrefixGrouper) -> dict[str, Tensor | None]:

@@ -1,10 +1,11 @@
 """One learner update against the same update with every prompt and image repeated n times, and grouped.
 
-Prints one JSON line a case: `python bench/learner.py [--threads N] [--repeats N]`, seconds, response tokens a second
-and, from a process apart, the peak of memory. The plain update is transformers'
+Prints one JSON line a case: `python bench/learner.py [--threads N] [--repeats N] [--dtype TYPE] [--flat]`, seconds,
+response tokens a second and, from a process apart, the peak of memory. The plain update is transformers'
 own model, its batch padded within buckets of similar length; the grouped one is `bench.grouped`, where PyPI's
 `prefix-grouper` is installed. All take turns, so that a busy machine slows all of them; seconds are the process's own
-on all its cores, and wall seconds beside them.
+on all its cores, and wall seconds beside them. In bfloat16 all sides have the same optimizer, with float32 masters.
+`--flat` gives the others our convolution over patches, too, to see what of a ratio is attention and packing.
 """
 
 import argparse
@@ -29,9 +30,9 @@ import blake3
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText
 
 from bench import resident
+from bench.side import Side
 from services.learner.algorithms.losses import ppo_clip
 from services.learner.algorithms.tokens import Tokens
 from services.learner.attention.batch import Ready
@@ -57,7 +58,6 @@ from shared.messages import (
 )
 from shared.models.hf.forward import image_arguments
 from shared.models.inputs import Inputs
-from shared.models.roles import role_of
 from triune.demo.tiny_vlm import make_tiny_vlm
 
 N = 8
@@ -95,16 +95,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="numbers of the cases, from 0")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of the parameters")
+    parser.add_argument("--flat", action="store_true", help="the others' convolution is a matrix product, as ours is")
     parser.add_argument("--peaks", action="store_true", help="measure memory instead (the process that is apart)")
     arguments = parser.parse_args()
+    Side.flat = arguments.flat
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as folder:
         make_tiny_vlm(Path(folder), ["count the red circles 0 1 2 3"] * 8)
         for number in arguments.cases:
             if arguments.peaks:
-                line = peaks(CASES[number], folder)
+                line = peaks(CASES[number], folder, arguments.dtype)
             else:
-                line = measure(CASES[number], folder, arguments.repeats) | peaks_apart(number)
+                line = measure(CASES[number], folder, arguments.dtype, arguments.repeats)
+                line |= peaks_apart(number, arguments.dtype)
             sys.stdout.write(json.dumps(line) + "\n")
             sys.stdout.flush()
 
@@ -123,17 +127,17 @@ def sides(spec: JobSpec, groups: Sequence[Ready], pixels: PixelCache) -> dict[st
     return found | {"learner": shared}
 
 
-def peaks_apart(number: int) -> dict[str, object]:
+def peaks_apart(number: int, dtype: str) -> dict[str, object]:
     """`peaks` of a case, from a process that gives freed memory back."""
-    command = [sys.executable, __file__, "--threads", "1", "--cases", str(number), "--peaks"]
+    command = [sys.executable, __file__, "--threads", "1", "--cases", str(number), "--dtype", dtype, "--peaks"]
     env = {**os.environ, **resident.GIVEN_BACK}
     made = subprocess.run(command, env=env, stdout=subprocess.PIPE, check=True, text=True)
     return dict(json.loads(made.stdout.splitlines()[-1]))
 
 
-def peaks(case: Case, folder: str) -> dict[str, object]:
+def peaks(case: Case, folder: str, dtype: str) -> dict[str, object]:
     """MiB that a side's second update has at most above what was there before its model was loaded."""
-    spec = job(case, folder)
+    spec = job(case, folder, dtype)
     ingest = GroupIngest(spec)
     groups = [ingest.ready(*scored_group(case, ordinal, ingest.inputs)) for ordinal in range(case.groups)]
     found = {}
@@ -151,9 +155,9 @@ def peaks(case: Case, folder: str) -> dict[str, object]:
     }
 
 
-def measure(case: Case, folder: str, repeats: int) -> dict[str, object]:
+def measure(case: Case, folder: str, dtype: str, repeats: int) -> dict[str, object]:
     """Median seconds of each update after one unmeasured round, and their ratios."""
-    spec = job(case, folder)
+    spec = job(case, folder, dtype)
     ingest = GroupIngest(spec)
     groups = [ingest.ready(*scored_group(case, ordinal, ingest.inputs)) for ordinal in range(case.groups)]
     updates = {name: make() for name, make in sides(spec, groups, ingest.pixels).items()}
@@ -162,6 +166,8 @@ def measure(case: Case, folder: str, repeats: int) -> dict[str, object]:
     return {
         "bench": "learner",
         "case": case.name,
+        "dtype": dtype,
+        "flat": Side.flat,
         "groups": case.groups,
         "completions": N,
         "image_tokens": case.image_tokens,
@@ -194,16 +200,11 @@ def take_turns(calls: Sequence[Callable[[], None]], repeats: int) -> list[tuple[
     ]
 
 
-class Plain:
+class Plain(Side):
     """The same update by transformers' forward: one row a completion, with its own copy of prompt and image."""
 
     def __init__(self, spec: JobSpec, groups: Sequence[Ready], pixels: PixelCache) -> None:
-        self.model: Any = AutoModelForImageTextToText.from_pretrained(spec.model, dtype=torch.float32)
-        for name, parameter in self.model.named_parameters():
-            parameter.requires_grad_(role_of(name) not in spec.optimizer.freeze)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.adam = torch.optim.AdamW(trained, lr=spec.optimizer.learning_rate, fused=True)
-        self.settings = spec.algorithm
+        super().__init__(spec)
         rows = sorted(
             ((group, row) for group in groups for row in group.responses), key=lambda pair: len(pair[1].token_ids)
         )
@@ -244,23 +245,23 @@ class Plain:
             keep, mask = bucket["keep"], bucket["mask"]
             logits = self.model(**bucket["inputs"], use_cache=False, logits_to_keep=keep).logits[:, :-1]
             targets = bucket["inputs"]["input_ids"][:, bucket["prompt"] :, None]
-            log_probs = logits.log_softmax(-1).gather(-1, targets)[..., 0][mask]
+            log_probs = logits.float().log_softmax(-1).gather(-1, targets)[..., 0][mask]
             before = log_probs.detach()
             tokens = Tokens(log_probs, before, before, bucket["advantages"][mask], mask.sum(-1))
             losses, _ = ppo_clip.loss(tokens, self.settings)
             (losses.sum() / self.tokens).backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.adam.step()
-        self.adam.zero_grad(set_to_none=True)
+        self.apply()
 
 
-def job(case: Case, folder: str) -> JobSpec:
+def job(case: Case, folder: str, dtype: str) -> JobSpec:
     """A job of one update a step on the model in `folder`."""
     return parse_job(
         {
             "model": folder,
             "total_steps": 1000,
             "data": {"train": ["unused"]},
+            "algorithm": {"importance": "off"},
+            "learner": {"dtype": dtype},
             "optimizer": {"learning_rate": 1e-5, "freeze": list(case.freeze)},
         }
     )

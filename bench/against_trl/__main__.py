@@ -103,7 +103,7 @@ def rows(pictures: Path, out: Path) -> Path:
     return out
 
 
-def job(model: Path, data: Path, case: Case, steps: int, max_staleness: int) -> dict[str, Any]:
+def job(model: Path, data: Path, case: Case, dtype: str, steps: int, max_staleness: int) -> dict[str, Any]:
     """Our side's job file."""
     return {
         "name": "trl",
@@ -118,12 +118,14 @@ def job(model: Path, data: Path, case: Case, steps: int, max_staleness: int) -> 
         },
         "sampling": {"max_new_tokens": TOKENS},
         "optimizer": {"learning_rate": 1e-6, "freeze": []},
-        "learner": {"checkpoint_every": 0, "measure_uniform": True},
+        "learner": {"checkpoint_every": 0, "measure_uniform": True, "dtype": dtype},
         "reward": {"plugins": ["drawn.py"]},
     }
 
 
-async def ours(folder: Path, model: Path, data: Path, case: Case, steps: int, max_staleness: int) -> dict[str, Any]:
+async def ours(
+    folder: Path, model: Path, data: Path, case: Case, dtype: str, steps: int, max_staleness: int
+) -> dict[str, Any]:
     """Wall and processor seconds a step of a job on services of its own, the latter in all and by service."""
     async with deployed(
         folder / "runs",
@@ -132,7 +134,7 @@ async def ours(folder: Path, model: Path, data: Path, case: Case, steps: int, ma
         threads=compute_threads(max_staleness),
         env={"TRIUNE_REWARD_PLUGINS": str(folder / "plugins")},
     ) as system:
-        return await followed(system, job(model, data, case, steps, max_staleness))
+        return await followed(system, job(model, data, case, dtype, steps, max_staleness))
 
 
 async def followed(system: Deployment, document: dict[str, Any]) -> dict[str, Any]:
@@ -170,14 +172,14 @@ def used() -> dict[str, float]:
     return found
 
 
-def theirs(python: Path, model: Path, pictures: Path, case: Case) -> dict[str, Any]:
+def theirs(python: Path, model: Path, pictures: Path, case: Case, dtype: str) -> dict[str, Any]:
     """Wall and processor seconds a step of TRL."""
     sizes = {"prompts": case.prompts, "completions": N, "tokens": TOKENS}
     numbers = sizes | {"steps": THEIR_STEPS, "threads": os.cpu_count()}
     options = [part for name, value in numbers.items() for part in (f"--{name}", str(value))]
     command = [str(python), str(Path(__file__).with_name("theirs.py")), str(model), str(pictures)]
     made = subprocess.run(
-        [*command, "--question", QUESTION, *options],
+        [*command, "--question", QUESTION, "--dtype", dtype, *options],
         env={**os.environ, "PYTHONPATH": str(SITE)},
         stdout=subprocess.PIPE,
         check=True,
@@ -187,7 +189,7 @@ def theirs(python: Path, model: Path, pictures: Path, case: Case) -> dict[str, A
     return dict(json.loads(made.stdout.splitlines()[-1]))
 
 
-def measure(case: Case, size: str, python: Path, steps: int, rounds: int, folder: Path) -> dict[str, Any]:
+def measure(case: Case, size: str, dtype: str, python: Path, steps: int, rounds: int, folder: Path) -> dict[str, Any]:
     """One line: seconds a step and how many times as many groups a second."""
     pictures = images(folder / "images", case, 4 * case.prompts)
     data = rows(pictures, folder / "data")
@@ -196,9 +198,9 @@ def measure(case: Case, size: str, python: Path, steps: int, rounds: int, folder
     (folder / "plugins" / "drawn.py").write_text(PLUGIN)
     found: dict[str, list[dict[str, Any]]] = {"on_policy": [], "stale": [], "trl": []}
     for _ in range(rounds):
-        found["on_policy"].append(asyncio.run(ours(folder, model, data, case, steps, 0)))
-        found["trl"].append(theirs(python, model, pictures, case))
-        found["stale"].append(asyncio.run(ours(folder, model, data, case, steps, 1)))
+        found["on_policy"].append(asyncio.run(ours(folder, model, data, case, dtype, steps, 0)))
+        found["trl"].append(theirs(python, model, pictures, case, dtype))
+        found["stale"].append(asyncio.run(ours(folder, model, data, case, dtype, steps, 1)))
     medians = {
         f"{name}_{kind}_s": statistics.median(one[kind] for one in rows)
         for name, rows in found.items()
@@ -211,7 +213,8 @@ def measure(case: Case, size: str, python: Path, steps: int, rounds: int, folder
     }
     by = {service: round(value, 3) for service, value in found["on_policy"][-1]["by"].items()}
     rounded = {name: round(value, 3) for name, value in (medians | ratios).items()}
-    line = {"bench": "trl", "trl": found["trl"][0]["trl"], "model": size, "pixels": case.side, "prompts": case.prompts}
+    line = {"bench": "trl", "trl": found["trl"][0]["trl"], "model": size, "dtype": dtype}
+    line |= {"pixels": case.side, "prompts": case.prompts}
     return line | rounded | {"on_policy_cpu_by_service": by}
 
 
@@ -222,12 +225,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--model", choices=MODELS, default="larger", help="1.9 million parameters, or the demo's 0.6")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of updates; bfloat16 is TRL's default"
+    )
     parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="numbers of the cases, from 0")
     wanted = parser.parse_args()
     for number in wanted.cases:
         with tempfile.TemporaryDirectory() as made:
             python = wanted.python.absolute()
-            line = measure(CASES[number], wanted.model, python, wanted.steps, wanted.rounds, Path(made))
+            line = measure(CASES[number], wanted.model, wanted.dtype, python, wanted.steps, wanted.rounds, Path(made))
         sys.stdout.write(json.dumps(line) + "\n")
         sys.stdout.flush()
 
