@@ -10,6 +10,7 @@ from typing import Any
 
 import nats
 import pytest
+from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import ServiceUnavailableError
 from opentelemetry import propagate, trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
@@ -17,6 +18,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 from shared.blobs.store import BlobStore
 from shared.bus.nats import link, work
 from shared.bus.nats.bus import NatsBus
+from shared.bus.nats.pull import Puller
 from shared.bus.port import MAX_BODY_BYTES
 from shared.errors import Corrupt, Unavailable, UserError
 from shared.messages import DeadLetter, JobChanged, Voided
@@ -299,6 +301,26 @@ async def test_a_reader_whose_request_has_ended_sends_another_at_once(bus: NatsB
         await reader.fetch(8, 0.3)
     assert '"expires"' in asked[0]
     await reader.close()
+
+
+@pytest.mark.parametrize("ack_wait_s", [None, 5.0], ids=["log", "work queue"])
+async def test_a_server_that_refuses_a_request_is_not_asked_again_at_once(
+    bus: NatsBus, client: nats.NATS, ack_wait_s: float | None
+) -> None:
+    """A consumer lets one request wait at a time (409, Exceeded MaxWaiting), and another client's does."""
+    config = ConsumerConfig(
+        name="narrow", ack_policy=AckPolicy.EXPLICIT, max_waiting=1, filter_subject="scored.j.train"
+    )
+    await client.jetstream().add_consumer("scored", config)
+    taken = client.new_inbox()
+    await client.publish("$JS.API.CONSUMER.MSG.NEXT.scored.narrow", b'{"batch": 1, "expires": 20000000000}', taken)
+    await client.subscribe(taken)
+    await client.flush()
+    puller = Puller(bus._link, "scored", "narrow", ack_wait_s)
+    async with requests(client, "scored") as asked:
+        assert await puller.pull(1, 0.6) == []
+    assert 1 <= len(asked) < 20
+    await puller.close()
 
 
 async def test_the_journal_is_read_whole_over_a_kill(bus: NatsBus, own_nats_server: NatsServer) -> None:

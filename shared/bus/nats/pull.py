@@ -19,7 +19,9 @@ _LINGER_S = 1.0
 """A request waits so long at the server, then it is sent anew."""
 _GRACE_S = 0.5
 _PAUSE_S = 0.05
-_NO_MESSAGES, _NO_RESPONDERS = "404", "503"
+_NO_MESSAGES, _CONFLICT, _NO_RESPONDERS = "404", "409", "503"
+_FULL = ("batch completed", "message size exceeds maxbytes")
+"""Conflicts that are none: the request has all that it may."""
 
 
 class Puller:
@@ -130,7 +132,7 @@ class Puller:
             self._standing = await self._send(limit, _LINGER_S)
             self._owed, self._owed_until = limit if self._standing else 0, now + _LINGER_S + _GRACE_S
         if self._owed > 0 and await self._wait(min(now + linger_s, self._owed_until)):
-            if _status(self._arrived[0][1]) == _NO_RESPONDERS:  # the server is starting, or the consumer is gone
+            if _is_refusal(self._arrived[0][1]):
                 await asyncio.sleep(_PAUSE_S)
             self._take_left_over(limit)
 
@@ -144,7 +146,7 @@ class Puller:
                 self._owed = 0
             elif message.subject == reply:
                 self._has_more = self._has_more and status != _NO_MESSAGES
-                if status == _NO_RESPONDERS:
+                if _is_refusal(message):
                     await asyncio.sleep(_PAUSE_S)
                 break
 
@@ -175,6 +177,17 @@ class Puller:
 def _status(message: Any) -> str | None:
     """The status of an answer that is no message."""
     return message.headers.get("Status") if message.headers and not message.reply else None
+
+
+def _is_refusal(message: Any) -> bool:
+    """Whether the same request would be refused again at once.
+
+    The server is starting or stopping, its leader changes, the consumer is gone, or too many requests wait at it.
+    """
+    status = _status(message)
+    if status != _CONFLICT:
+        return status == _NO_RESPONDERS
+    return message.headers.get("Description", "").lower() not in _FULL
 
 
 def sequences(message: Any) -> tuple[int, int, int]:
