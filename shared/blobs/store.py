@@ -164,8 +164,12 @@ class BlobStore:
 
     def delete(self, ref: BlobRef) -> None:
         with self._deleting(ref):
-            if self._job is None or not self._is_of_others(ref.digest, self._job):
-                self._remove(self._path(ref))
+            path = self._path(ref)
+            if self._job is not None and self._is_local:
+                self._release(ref.digest, self._job)
+            elif self._job is None or not self._is_of_others(ref.digest, self._job):
+                # Not set aside first, which an object store would do by a copy: what another job puts just now may go.
+                self._remove(path)
             if self._job is not None:  # last: a killed process leaves no blob without an owner
                 self._marked.discard(ref.digest)
                 self._remove(f"{self._root}/refs/{self._job}/{ref.digest}")

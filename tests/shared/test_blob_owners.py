@@ -73,6 +73,26 @@ def test_a_job_that_deletes_what_another_one_has_too_takes_its_own_mark_alone(st
     assert not store.has(ref)
 
 
+def test_a_blob_that_another_job_puts_while_its_owner_deletes_it_is_there_afterwards(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one comes between the look at the marks and the deletion."""
+    mine, looks = store.of("mine"), []
+    ref, look = mine.put(b"the same frozen weights"), BlobStore._is_of_others
+
+    def look_then_put(self: BlobStore, digest: str, job: str) -> bool:
+        found = look(self, digest, job)
+        if not looks:
+            store.of("other").put(b"the same frozen weights")
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr(BlobStore, "_is_of_others", look_then_put)
+    mine.delete(ref)
+    assert looks == [False, True]
+    assert store.get(ref) == b"the same frozen weights"
+
+
 def test_a_torn_blob_is_its_owners_still(store: BlobStore, tmp_path: Path) -> None:
     mine = store.of("job")
     ref = mine.put(b"weights")
