@@ -138,6 +138,26 @@ def test_a_tar_without_rows_is_named(tmp_path: Path) -> None:
         open_file(Place(str(tmp_path / "b.tar")))
 
 
+def test_a_tar_whose_rows_lack_a_column_is_refused_with_what_makes_it(tmp_path: Path) -> None:
+    rows = [{name: value for name, value in math_row(i).items() if name != "reward_model"} for i in range(2)]
+    path = as_tar(tmp_path, rows)
+    with pytest.raises(BadData, match=r"column reward_model is missing\. `triune data convert` makes such a file"):
+        open_file(Place(str(path)))
+
+
+@pytest.mark.parametrize("fields", [b"not json", b"[1]", b"[" * 100_000], ids=["text", "list", "deep"])
+def test_a_row_of_a_tar_that_is_no_object_is_that_rows_fault(tmp_path: Path, fields: bytes) -> None:
+    whole = as_tar(tmp_path, [math_row(0)])
+    with tarfile.open(whole, "a") as archive:
+        add(archive, "bad.json", fields)
+    layout = tar.look(Place(str(whole)))
+    assert layout.groups == (2,)
+    rows = tar.rows(Place(str(whole)), layout.marks[0], 2)
+    assert next(rows)["data_source"] == math_row(0)["data_source"]
+    with pytest.raises(ValueError, match=r"member bad\.json is no JSON object: "):
+        next(rows)
+
+
 def test_a_row_group_that_does_not_fit_is_refused_with_the_command_that_mends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

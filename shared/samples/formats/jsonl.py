@@ -1,12 +1,10 @@
 """JSON Lines: one row a line, with the names of the schema; images are paths or URIs. The groups are runs of lines."""
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 from shared.errors import BadData
-from shared.samples.formats.layout import Layout, Row
+from shared.samples.formats.layout import Layout, Row, json_object
 from shared.samples.places import Place, explained
 from shared.samples.schema import REQUIRED, absences, in_one_sentence, without
 
@@ -28,7 +26,7 @@ def look(place: Place) -> Layout:
     try:
         for number, (offset, line) in enumerate(_lines(place, 0)):
             try:
-                row = _object(line)
+                row = json_object(line)
             except ValueError as error:
                 raise BadData(f"line {number + 1} is no JSON object: {error}") from error
             missing = without(missing, row)
@@ -44,7 +42,7 @@ def look(place: Place) -> Layout:
 
 
 def sources(place: Place, layout: Layout) -> Iterator[Sequence[str | None]]:
-    every = (_object(line).get("data_source") for _, line in _lines(place, 0))
+    every = (json_object(line).get("data_source") for _, line in _lines(place, 0))
     for rows in layout.groups:
         yield list(islice(every, rows))
 
@@ -57,18 +55,7 @@ def _group(place: Place, mark: int, rows: int) -> Iterator[Row]:
     for number, (_, line) in enumerate(_lines(place, mark)):
         if number == rows:
             return
-        yield _object(line)
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    """Raises ValueError."""
-    try:
-        row = json.loads(line)
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{type(row).__name__}; expected an object")
-    return row
+        yield json_object(line)
 
 
 def _lines(place: Place, start: int) -> Iterator[tuple[int, bytes]]:

@@ -1,5 +1,6 @@
 """What every format tells of a file: groups of rows, each of which can be read alone."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -28,3 +29,14 @@ class Format(Protocol):
 
     def rows(self, place: Place, mark: int, rows: int) -> Iterator[Row]:
         """The group's rows as read, a few at a time in memory. Raises as `sources` does."""
+
+
+def json_object(text: bytes) -> Row:
+    """A row's fields; raises ValueError."""
+    try:
+        row = json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{type(row).__name__}; expected an object")
+    return row

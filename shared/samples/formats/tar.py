@@ -4,16 +4,17 @@ The json has the names of the schema without `images`. Members of a row stand to
 groups are runs of rows.
 """
 
-import json
+import contextlib
 import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from shared.errors import BadData
-from shared.samples.formats.layout import Layout, Row
+from shared.samples.formats.layout import Layout, Row, json_object
 from shared.samples.images import LIMIT_BYTES
 from shared.samples.places import Place, explained
+from shared.samples.schema import REQUIRED, absences, in_one_sentence, without
 
 GROUP_ROWS = 64
 """Rows that are read together."""
@@ -28,22 +29,32 @@ class _Member(NamedTuple):
 
 
 def look(place: Place) -> Layout:
-    """Reads every header once; images are skipped."""
+    """Reads every header once; images are skipped, and fields, once every column that each row needs was seen.
+
+    A column that every row needs and none has makes the file unusable.
+    """
     counts: list[int] = []
     marks: list[int] = []
+    missing, is_read = set(REQUIRED), False
     try:
-        for number, members in enumerate(_grouped(_members(place, 0))):
-            if not any(member.suffix == "json" for member in members):
-                names = ", ".join(member.info.name for member in members)
-                raise BadData(f"row {number} has no json member beside {names}")
-            if number % GROUP_ROWS == 0:
-                marks.append(members[0].offset)
-                counts.append(0)
-            counts[-1] += 1
+        with place.open() as source:
+            for number, members in enumerate(_grouped(_members(place, 0))):
+                if not any(member.suffix == "json" for member in members):
+                    names = ", ".join(member.info.name for member in members)
+                    raise BadData(f"row {number} has no json member beside {names}")
+                if missing:
+                    with contextlib.suppress(ValueError):  # a row that cannot be read is told in its turn
+                        missing, is_read = without(missing, _fields(source, members)), True
+                if number % GROUP_ROWS == 0:
+                    marks.append(members[0].offset)
+                    counts.append(0)
+                counts[-1] += 1
     except tarfile.TarError as error:
         raise BadData(f"cannot be read as tar: {error}") from error
     except OSError as error:
         raise explained(error, place) from error
+    if is_read and missing:
+        raise BadData(in_one_sentence(absences(missing)))
     return Layout(tuple(counts), tuple(marks))
 
 
@@ -62,14 +73,25 @@ def _rows(place: Place, mark: int, rows: int, *, with_images: bool) -> Iterator[
         for number, members in enumerate(_grouped(_members(place, mark))):
             if number == rows:
                 return
-            row: dict[str, Any] = {}
-            images = []
-            for member in members:
-                if member.suffix == "json":
-                    row |= _object(_read(source, member), member.info.name)
-                elif with_images and member.suffix in IMAGE_SUFFIXES:
-                    images.append({"bytes": _read(source, member), "path": member.info.name})
+            row = _fields(source, members)
+            images = [
+                {"bytes": _read(source, member), "path": member.info.name}
+                for member in members
+                if with_images and member.suffix in IMAGE_SUFFIXES
+            ]
             yield {**row, "images": images} if images else row
+
+
+def _fields(source: Any, members: Sequence[_Member]) -> Row:
+    """What the json members say of a row; raises ValueError."""
+    row: Row = {}
+    for member in members:
+        if member.suffix == "json":
+            try:
+                row |= json_object(_read(source, member))
+            except ValueError as error:
+                raise ValueError(f"member {member.info.name} is no JSON object: {error}") from error
+    return row
 
 
 def _read(source: Any, member: _Member) -> bytes:
@@ -78,13 +100,6 @@ def _read(source: Any, member: _Member) -> bytes:
     source.seek(member.info.offset_data)
     data: bytes = source.read(member.info.size)
     return data
-
-
-def _object(data: bytes, name: str) -> dict[str, Any]:
-    row = json.loads(data)
-    if not isinstance(row, dict):
-        raise ValueError(f"member {name} is {type(row).__name__} in JSON; expected an object")
-    return row
 
 
 def _members(place: Place, start: int) -> Iterator[_Member]:
