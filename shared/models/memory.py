@@ -213,7 +213,8 @@ def estimate(spec: JobSpec, architecture: Architecture, shape: Shape, *, device:
     checkpointing = learner.gradient_checkpointing == "on" or (
         learner.gradient_checkpointing == "auto" and device == "cuda"
     )
-    on_device["activations"] = _activations(architecture, shape, spec, size, checkpointing)
+    attended = size if device == "cuda" else 4  # a CPU attends in float32
+    on_device["activations"] = _activations(architecture, shape, spec, size, attended, checkpointing)
     on_device["logits"] = 3 * 4 * min(shape.responses * architecture.vocabulary, LOGITS_AT_ONCE[device])
     if "llm" not in spec.optimizer.freeze and not learner.lora_rank:
         on_device["logits"] += (
@@ -236,25 +237,28 @@ def _trained(spec: JobSpec, architecture: Architecture) -> int:
     return spec.learner.lora_rank * sides
 
 
-def _activations(architecture: Architecture, shape: Shape, spec: JobSpec, size: int, checkpointing: bool) -> int:
+def _activations(
+    architecture: Architecture, shape: Shape, spec: JobSpec, size: int, attended: int, checkpointing: bool
+) -> int:
     """What the backward pass needs of the language model, and of the tower when it is trained."""
     text, vision = architecture.text, architecture.vision
-    layer = _layer(text, shape.tokens, shape.gathered, size)
+    layer = _layer(text, shape.tokens, shape.gathered, size, attended)
     kept = text.layers * shape.tokens * text.hidden * size + layer if checkpointing else text.layers * layer
-    tower = _layer(vision, shape.patches, shape.patches, size) + 4 * shape.patches * architecture.patch_values
+    tower = _layer(vision, shape.patches, shape.patches, size, attended) + 4 * shape.patches * architecture.patch_values
     if "vit" not in spec.optimizer.freeze:
         tower *= 1 if checkpointing else vision.layers
     return kept + tower
 
 
-def _layer(tower: Tower, tokens: int, gathered: int, size: int) -> int:
-    """One layer without recomputing.
+def _layer(tower: Tower, tokens: int, gathered: int, size: int, attended: int) -> int:
+    """One layer without recomputing, of numbers of `size` bytes, in attention `attended`.
 
     Each of two norms keeps 3 H a token (one of them float32), attention 3 H and what it has gathered of keys and
     values, the gated MLP 4 I.
     """
     norms = tokens * 2 * (2 * tower.hidden * size + tower.hidden * 4)
-    return norms + size * (tokens * (3 * tower.hidden + 4 * tower.mlp) + 2 * gathered * tower.keys)
+    attention = attended * (tokens * 3 * tower.hidden + 2 * gathered * tower.keys)
+    return norms + attention + size * tokens * 4 * tower.mlp
 
 
 REMEDIES: tuple[dict[str, Any], ...] = (
