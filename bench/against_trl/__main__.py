@@ -226,7 +226,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--model", choices=MODELS, default="larger", help="1.9 million parameters, or the demo's 0.6")
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], default="float32", help="of updates; bfloat16 is TRL's default"
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="of the learner; of all that TRL does, without float32 masters",
     )
     parser.add_argument("--cases", type=int, nargs="*", default=range(len(CASES)), help="numbers of the cases, from 0")
     wanted = parser.parse_args()

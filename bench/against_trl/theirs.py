@@ -45,7 +45,7 @@ def main():
     parser.add_argument("model", type=Path)
     parser.add_argument("images", type=Path)
     parser.add_argument("--question", required=True)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16: TRL's default")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of weights and computing")
     for name in ("prompts", "completions", "tokens", "steps", "threads"):
         parser.add_argument(f"--{name}", type=int, required=True)
     wanted = parser.parse_args()
@@ -65,9 +65,7 @@ def main():
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:
         trainer = GRPOTrainer(
-            model=AutoModelForImageTextToText.from_pretrained(
-                wanted.model, dtype=torch.bfloat16 if wanted.dtype == "bfloat16" else torch.float32
-            ),
+            model=AutoModelForImageTextToText.from_pretrained(wanted.model, dtype=getattr(torch, wanted.dtype)),
             reward_funcs=reward,
             args=GRPOConfig(
                 output_dir=folder,
@@ -78,7 +76,7 @@ def main():
                 learning_rate=1e-6,
                 beta=0.0,
                 use_cpu=True,
-                bf16=wanted.dtype != "float32",
+                bf16=wanted.dtype == "bfloat16",
                 gradient_checkpointing=False,
                 save_strategy="no",
                 report_to=[],
